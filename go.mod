@@ -3,3 +3,11 @@ module espalier
 go 1.26.0
 
 toolchain go1.26.8
+
+require (
+	github.com/alecthomas/kong v1.17.0 // indirect
+	github.com/mattn/go-colorable v0.1.14 // indirect
+	github.com/mattn/go-isatty v0.0.20 // indirect
+	github.com/rs/zerolog v1.35.1 // indirect
+	golang.org/x/sys v0.29.0 // indirect
+)

@@ -1,0 +1,198 @@
+// Package event is what the parts of the daemon tell the world: SA up, failed
+// and why, packet dropped. Everyone publishes; log, control, journal, metrics
+// and doctor read. It is for observers: what a restart needs is persisted
+// elsewhere.
+package event
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Event is one typed fact. Its fields are what MarshalZerologObject writes; it
+// never carries key material.
+type Event interface {
+	zerolog.LogObjectMarshaler
+	// Message is the constant sentence a log line has for this kind of event.
+	Message() string
+	// Level is the log level at which an operator wants to see it.
+	Level() zerolog.Level
+}
+
+// Record is an event with the time of its publication.
+type Record struct {
+	Time  time.Time
+	Event Event
+}
+
+// IKE names an IKE SA in every event about it.
+type IKE struct {
+	Conn              string         // connection name; empty before one is chosen
+	UniqueID          uint64         // counts from 1 within a run of the daemon
+	Local, Remote     netip.AddrPort // outer addresses as used by IKE now
+	LocalID, RemoteID string         // identities; empty before they are known
+	SPIi, SPIr        uint64         // IKE SPIs of initiator and responder
+	Initiator         bool           // we are the original initiator
+}
+
+func (i *IKE) fields(e *zerolog.Event) {
+	if i.Conn != "" {
+		e.Str("conn", i.Conn)
+	}
+	e.Uint64("ike", i.UniqueID).Stringer("local", i.Local).Stringer("remote", i.Remote)
+	if i.LocalID != "" {
+		e.Str("local_id", i.LocalID)
+	}
+	if i.RemoteID != "" {
+		e.Str("remote_id", i.RemoteID)
+	}
+	e.Hex("spi_i", be64(i.SPIi)).Hex("spi_r", be64(i.SPIr))
+}
+
+// Child names a CHILD SA in every event about it.
+type Child struct {
+	Name              string   // name of the child's configuration
+	UniqueID          uint64   // counts from 1 within a run of the daemon
+	ReqID             uint32   // kernel request id that ties policies to SAs
+	SPIIn, SPIOut     uint32   // ESP SPIs, ours and the peer's
+	Mode              string   // TUNNEL, TRANSPORT, …
+	Encap             bool     // UDP encapsulated
+	Proposal          string   // chosen ESP proposal, e.g. AES_GCM_16-128
+	LocalTS, RemoteTS []string // negotiated traffic selectors
+}
+
+func (c *Child) fields(e *zerolog.Event) {
+	e.Str("child", c.Name).Uint64("child_id", c.UniqueID).Uint32("reqid", c.ReqID).
+		Hex("spi_in", be32(c.SPIIn)).Hex("spi_out", be32(c.SPIOut)).
+		Str("mode", c.Mode).Bool("encap", c.Encap).Str("esp", c.Proposal).
+		Strs("local_ts", c.LocalTS).Strs("remote_ts", c.RemoteTS)
+}
+
+// IKEUp: an IKE SA is established, both sides authenticated.
+type IKEUp struct {
+	IKE
+	Proposal            string // chosen IKE proposal
+	NATLocal, NATPeer   bool   // a NAT stands before us, before the peer
+	LocalAuth, PeerAuth string // methods, e.g. "PSK", "ECDSA-256"
+}
+
+func (IKEUp) Message() string      { return "IKE SA established" }
+func (IKEUp) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v IKEUp) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Str("proposal", v.Proposal).Bool("nat_local", v.NATLocal).Bool("nat_remote", v.NATPeer).
+		Str("local_auth", v.LocalAuth).Str("remote_auth", v.PeerAuth)
+}
+
+// IKEDown: an IKE SA is gone, and why.
+type IKEDown struct {
+	IKE
+	Reason string
+}
+
+func (IKEDown) Message() string      { return "IKE SA closed" }
+func (IKEDown) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v IKEDown) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Str("reason", v.Reason)
+}
+
+// ChildUp: a CHILD SA is installed in the data plane.
+type ChildUp struct {
+	IKE
+	Child Child
+}
+
+func (ChildUp) Message() string      { return "CHILD SA installed" }
+func (ChildUp) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v ChildUp) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	v.Child.fields(e)
+}
+
+// ChildDown: a CHILD SA has left the data plane, and why.
+type ChildDown struct {
+	IKE
+	Child  Child
+	Reason string
+}
+
+func (ChildDown) Message() string      { return "CHILD SA removed" }
+func (ChildDown) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v ChildDown) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	v.Child.fields(e)
+	e.Str("reason", v.Reason)
+}
+
+// Cause classifies a failure; its text is the notify's IANA name where there is one.
+type Cause string
+
+// The causes that people meet.
+const (
+	NoProposalChosen     Cause = "NO_PROPOSAL_CHOSEN"
+	InvalidKEPayload     Cause = "INVALID_KE_PAYLOAD"
+	TSUnacceptable       Cause = "TS_UNACCEPTABLE"
+	AuthenticationFailed Cause = "AUTHENTICATION_FAILED"
+	InvalidSyntax        Cause = "INVALID_SYNTAX"
+	UnsupportedCritical  Cause = "UNSUPPORTED_CRITICAL_PAYLOAD"
+	NoConnection         Cause = "NO_MATCHING_CONNECTION"
+	PeerTimeout          Cause = "PEER_TIMEOUT"
+	HalfOpenTimeout      Cause = "HALF_OPEN_TIMEOUT"
+	KernelRefused        Cause = "KERNEL_REFUSED"
+	PeerError            Cause = "PEER_ERROR"
+	CredentialMissing    Cause = "CREDENTIAL_MISSING"
+	KeyExchangeFailed    Cause = "KEY_EXCHANGE_FAILED"
+)
+
+// Fact is one labelled line of an explanation, e.g. {"ours", "aes256-sha256-modp2048"}.
+type Fact struct{ Name, Value string }
+
+// Failed: a negotiation or an SA failed. It explains itself: what we wanted,
+// what the peer wanted, on which point they part, and what to do.
+type Failed struct {
+	IKE
+	ChildName string // empty when it concerns the IKE SA
+	Cause     Cause
+	ByPeer    bool   // the peer refused (its notify); otherwise we did
+	Facts     []Fact // in the order in which they should be read
+	Fix       string // what the operator can do, one sentence; may be empty
+}
+
+func (v Failed) Message() string    { return "negotiation failed" }
+func (Failed) Level() zerolog.Level { return zerolog.WarnLevel }
+func (v Failed) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	if v.ChildName != "" {
+		e.Str("child", v.ChildName)
+	}
+	e.Str("cause", string(v.Cause)).Bool("by_peer", v.ByPeer)
+	for _, f := range v.Facts {
+		e.Str(f.Name, f.Value)
+	}
+	if v.Fix != "" {
+		e.Str("fix", v.Fix)
+	}
+}
+
+// Discarded: a message from the network was ignored without a change of state.
+type Discarded struct {
+	Local, Remote netip.AddrPort
+	Reason        string
+}
+
+func (Discarded) Message() string      { return "message ignored" }
+func (Discarded) Level() zerolog.Level { return zerolog.DebugLevel }
+func (v Discarded) MarshalZerologObject(e *zerolog.Event) {
+	e.Stringer("local", v.Local).Stringer("remote", v.Remote).Str("reason", v.Reason)
+}
+
+func be64(v uint64) []byte {
+	return []byte{byte(v >> 56), byte(v >> 48), byte(v >> 40), byte(v >> 32), byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+}
+
+func be32(v uint32) []byte {
+	return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+}
