@@ -1,0 +1,187 @@
+package sa
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/suite"
+)
+
+// Connection is the compiled configuration of one IKE peer. It is immutable
+// once handed to the engine; sessions refer to it by Name.
+type Connection struct {
+	Name   string
+	Origin string // "file" or "vici": a reload touches only its own
+
+	// LocalAddrs and RemoteAddrs say where this connection applies; empty: any.
+	// The first concrete address is where an initiator starts from and goes to.
+	LocalAddrs, RemoteAddrs []AddrSpec
+	LocalPort, RemotePort   uint16 // 0: the settings' IKE port
+
+	Proposals []suite.Proposal // IKE proposals in order of preference
+
+	// Local and Remote are the authentication rounds of either side, at least
+	// one each.
+	Local  []auth.Local
+	Remote []auth.Remote
+
+	Encap       bool // force UDP encapsulation by faking a NAT
+	SendCertReq bool // ask for certificates of our CAs (default yes)
+
+	Children []*ChildConfig
+}
+
+// Child finds a child's configuration by name.
+func (c *Connection) Child(name string) *ChildConfig {
+	for _, ch := range c.Children {
+		if ch.Name == name {
+			return ch
+		}
+	}
+	return nil
+}
+
+// ChildConfig is the compiled configuration of one CHILD SA.
+type ChildConfig struct {
+	Name              string
+	Proposals         []suite.Proposal // ESP proposals in order of preference
+	LocalTS, RemoteTS []selector.Spec  // may hold "dynamic"
+	Mode              dataplane.Mode
+	Start             bool // initiate when the connection is loaded
+
+	// Lifetimes; zero means no limit. They apply from installation on.
+	LifeTime                time.Duration
+	LifeBytes, LifePackets  uint64
+	RekeyTime               time.Duration
+	ReqID                   uint32 // fixed request id; 0: from the registry
+	Priority                uint32 // policy priority; 0: from the selector
+	ReplayWindow            uint32 // packets
+	MarkIn, MarkOut         dataplane.Mark
+	MarkInSA                bool // put MarkIn on the inbound SA, too
+	SetMarkIn, SetMarkOut   dataplane.Mark
+	IfIDIn, IfIDOut         uint32
+	Policies                bool // install policies (default yes)
+	PoliciesFwdOut          bool // install forward policies for outbound traffic, too
+	CopyDF, CopyECN         bool
+	CopyDSCPOut, CopyDSCPIn bool
+}
+
+// AddrSpec is one entry of local_addrs or remote_addrs: an address, a prefix, a
+// range, a host name, or anything.
+type AddrSpec struct {
+	Start, End netip.Addr // equal for one address; both invalid for Host and for any
+	Host       string     // resolved on each try
+	Family     uint8      // 4 or 6 restricts "any" (%any4, %any6); 0: both
+}
+
+// IsAny reports whether the entry matches without naming an address.
+func (a AddrSpec) IsAny() bool { return !a.Start.IsValid() && a.Host == "" }
+
+// Single returns the entry's address when it is exactly one.
+func (a AddrSpec) Single() (netip.Addr, bool) {
+	return a.Start, a.Start.IsValid() && a.Start == a.End
+}
+
+// Matches reports whether addr fits the entry, and how well: 3 for the address
+// itself, 2 for a range, 1 for anything. Host names are matched by the resolved
+// addresses, which the caller passes.
+func (a AddrSpec) Matches(addr netip.Addr, resolve func(host string) []netip.Addr) int {
+	switch {
+	case a.Host != "":
+		if resolve != nil && slices.Contains(resolve(a.Host), addr) {
+			return 3
+		}
+		return 0
+	case a.Start.IsValid():
+		if a.Start.Is4() != addr.Is4() || addr.Less(a.Start) || a.End.Less(addr) {
+			return 0
+		}
+		if a.Start == a.End {
+			return 3
+		}
+		return 2
+	case a.Family == 4 && !addr.Is4(), a.Family == 6 && addr.Is4():
+		return 0
+	}
+	return 1
+}
+
+// ConnSet is the immutable set of connections a machine may choose from.
+type ConnSet struct {
+	conns   []*Connection
+	byName  map[string]*Connection
+	resolve func(host string) []netip.Addr
+}
+
+// NewConnSet makes a set; resolve answers for host names from a cache and never
+// blocks; it may be nil.
+func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *ConnSet {
+	s := &ConnSet{conns: conns, byName: make(map[string]*Connection, len(conns)), resolve: resolve}
+	for _, c := range conns {
+		s.byName[c.Name] = c
+	}
+	return s
+}
+
+// All returns the connections in the order of the configuration.
+func (s *ConnSet) All() []*Connection { return s.conns }
+
+// ByName returns the connection or nil.
+func (s *ConnSet) ByName(name string) *Connection { return s.byName[name] }
+
+// Match returns the connections that apply between the addresses, best first.
+func (s *ConnSet) Match(local, remote netip.Addr) []*Connection {
+	type scored struct {
+		c *Connection
+		n int
+	}
+	var found []scored
+	for _, c := range s.conns {
+		l, r := s.best(c.LocalAddrs, local), s.best(c.RemoteAddrs, remote)
+		if l > 0 && r > 0 {
+			found = append(found, scored{c, l*4 + r*5})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b scored) int { return b.n - a.n })
+	out := make([]*Connection, len(found))
+	for i, f := range found {
+		out[i] = f.c
+	}
+	return out
+}
+
+func (s *ConnSet) best(specs []AddrSpec, addr netip.Addr) int {
+	if len(specs) == 0 {
+		return 1
+	}
+	n := 0
+	for _, a := range specs {
+		n = max(n, a.Matches(addr, s.resolve))
+	}
+	return n
+}
+
+// Settings are the daemon-wide knobs that the machine reads.
+type Settings struct {
+	Port, NATTPort     uint16        // IKE ports; the NAT-T port carries the non-ESP marker
+	RetransmitTries    int           // retransmissions before giving up, after the first transmission
+	RetransmitTimeout  time.Duration // before the first retransmission
+	RetransmitBase     float64       // growth of each further wait
+	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
+	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
+	PreferPeerProposal bool          // choose by the peer's order instead of ours
+}
+
+// DefaultSettings are strongSwan's defaults where it has them.
+func DefaultSettings() Settings {
+	return Settings{
+		Port: 500, NATTPort: 4500,
+		RetransmitTries: 5, RetransmitTimeout: 4 * time.Second, RetransmitBase: 1.8,
+		HalfOpenTimeout: 30 * time.Second,
+		MaxSelectors:    256,
+	}
+}

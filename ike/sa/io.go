@@ -1,0 +1,163 @@
+package sa
+
+import (
+	"io"
+	"net/netip"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/auth"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+	"espalier/internal/secret"
+)
+
+// Env is everything a step may look at besides its state and its event: the
+// time, randomness, and the configuration of the moment.
+type Env struct {
+	Now      time.Time
+	Rand     io.Reader
+	Conns    *ConnSet
+	Creds    *auth.Credentials
+	Settings *Settings
+}
+
+// Event is an input of the machine.
+type Event interface{ isEvent() }
+
+type (
+	// Start begins as initiator: the first event of a machine made by NewInitiator.
+	Start struct{}
+	// Received is a datagram without non-ESP marker, its sockets' addresses
+	// with ports.
+	Received struct {
+		Local, Remote netip.AddrPort
+		Data          []byte // not kept beyond the call unless copied
+	}
+	// Tick says that Deadline has passed.
+	Tick struct{}
+	// JobDone brings back what a Job asked for. A result whose ID the machine
+	// no longer waits for is ignored.
+	JobDone struct {
+		ID     uint32
+		Result any // the job's result type; nil when Err is set
+		Err    error
+	}
+	// Terminate ends the session (Child empty) or the CHILD SAs of one
+	// configuration name, or the one with the unique id.
+	Terminate struct {
+		Child   string
+		ChildID uint64 // 0: by name
+	}
+)
+
+func (Start) isEvent()     {}
+func (Received) isEvent()  {}
+func (Tick) isEvent()      {}
+func (JobDone) isEvent()   {}
+func (Terminate) isEvent() {}
+
+// Action is what the shell has to do after a step, in the order given: what is
+// persisted first, then the kernel, then the network.
+type Action interface{ isAction() }
+
+type (
+	// Persist: the state changed such that a restart must know; the shell takes
+	// Machine.Encode.
+	Persist struct{}
+	// Send transmits one datagram, without non-ESP marker: the shell adds it on
+	// the NAT-T port. Data belongs to the machine's state and must not be changed.
+	Send struct {
+		Local, Remote netip.AddrPort
+		Data          []byte
+	}
+	// Job asks for work that takes time or that others must agree to. Its Spec
+	// is one of the Spec types; the answer is JobDone with the same ID.
+	Job struct {
+		ID   uint32
+		Spec Spec
+	}
+	// Publish hands an event to the observers.
+	Publish struct{ Event event.Event }
+	// Established: authentication is complete; the session no longer counts as
+	// half open.
+	Established struct{}
+	// Gone: the session has ended and holds nothing in the kernel; the shell
+	// forgets it. The last action of a machine.
+	Gone struct{}
+)
+
+func (Persist) isAction()     {}
+func (Send) isAction()        {}
+func (Job) isAction()         {}
+func (Publish) isAction()     {}
+func (Established) isAction() {}
+func (Gone) isAction()        {}
+
+// Spec is a job's description: a plain value, rebuilt from the state after a
+// restart.
+type Spec interface{ isSpec() }
+
+type (
+	// GenerateKE makes a key pair. Result: KEPair.
+	GenerateKE struct{ Method wire.KEMethod }
+	// EncapsulateKE answers a peer's public value. Result: KEAnswer.
+	EncapsulateKE struct {
+		Method wire.KEMethod
+		Peer   []byte
+	}
+	// DecapsulateKE finishes our own exchange. Result: secret.Bytes, the shared
+	// secret.
+	DecapsulateKE struct {
+		Method  wire.KEMethod
+		Private secret.Bytes
+		Peer    []byte
+	}
+	// SignAuth computes our AUTH payload. Result: auth.SignResult.
+	SignAuth struct{ auth.SignJob }
+	// VerifyAuth checks the peer's. Result: auth.VerifyResult.
+	VerifyAuth struct{ auth.VerifyJob }
+	// ReserveSPI takes an inbound SPI; the shell fills Min and Max with the
+	// session's bucket. Result: uint32.
+	ReserveSPI struct{ dataplane.SPIRequest }
+	// AskChild asks the registry for a CHILD SA's unique id and request id.
+	// Result: ChildIDs.
+	AskChild struct {
+		ReqID   uint32 // fixed by configuration; 0: by identity
+		Conn    string
+		Child   string
+		Remote  netip.Addr
+		LocalTS string // canonical text of the negotiated selectors
+		PeerTS  string
+	}
+	// Kernel applies operations to the data plane. Result: nil.
+	Kernel struct{ Ops []dataplane.Op }
+)
+
+func (GenerateKE) isSpec()    {}
+func (EncapsulateKE) isSpec() {}
+func (DecapsulateKE) isSpec() {}
+func (SignAuth) isSpec()      {}
+func (VerifyAuth) isSpec()    {}
+func (ReserveSPI) isSpec()    {}
+func (AskChild) isSpec()      {}
+func (Kernel) isSpec()        {}
+
+// KEPair is a fresh key pair of GenerateKE.
+type KEPair struct {
+	Public  []byte
+	Private secret.Bytes
+}
+
+// KEAnswer is the responder's half of a key exchange.
+type KEAnswer struct {
+	Public []byte
+	Shared secret.Bytes
+}
+
+// ChildIDs are the registry's answer to AskChild. The request id is released by
+// the shell when no CHILD SA with the same identity is left.
+type ChildIDs struct {
+	UniqueID uint64
+	ReqID    uint32
+}
