@@ -1,0 +1,61 @@
+package vici
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"espalier/ike/sa"
+)
+
+// Engine is what the server needs of the IKE engine. Its methods are safe for
+// concurrent use: each client is served by a goroutine of its own.
+type Engine interface {
+	// Sessions yields a snapshot of every session, ordered by unique id, until
+	// yield says false. yield waits for the client and may take seconds: it must
+	// be called outside of locks and shards. The snapshot need not be of one
+	// instant.
+	Sessions(yield func(sa.Info) bool)
+
+	// FindChild resolves names of the configuration: the first connection that
+	// has a child of that name, only within connection ike unless that is empty.
+	// With an empty child it looks for the connection alone.
+	FindChild(ike, child string) (conn string, found bool)
+
+	// Initiate brings up a child of conn, or with an empty child the IKE SA
+	// alone. It returns when the SA is up, when it failed, or when ctx ends,
+	// with ctx's error; ending ctx does not stop the attempt. A child that is up
+	// already is success. With noWait it returns as soon as the attempt began.
+	// Errors: ErrNotFound; else why it failed, in a sentence for people.
+	Initiate(ctx context.Context, conn, child string, noWait bool) error
+
+	// Terminate deletes what target names. It returns when that is gone, when
+	// ctx ends, with ctx's error, or with noWait as soon as the delete began;
+	// ending ctx does not stop the delete.
+	// Errors: ErrNotFound when the SA is not there.
+	Terminate(ctx context.Context, target Target, noWait bool) error
+
+	// Stats is what the stats command tells.
+	Stats() Stats
+}
+
+// ErrNotFound says that no configuration or SA has the name or id.
+var ErrNotFound = errors.New("not found")
+
+// Target names what is to be terminated.
+type Target struct {
+	IKE   uint64 // unique id of the IKE SA, always set
+	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children
+	Force bool   // do not wait for the peer's answer
+}
+
+// Stats are the daemon's numbers.
+type Stats struct {
+	Started    time.Time
+	IKESAs     int // sessions, half open ones included
+	HalfOpen   int
+	Workers    int // goroutines that do the heavy crypto
+	Idle       int // workers without a job
+	QueuedJobs int // jobs that wait for a worker
+	Timers     int // sessions that wait for a deadline
+}
