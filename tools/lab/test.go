@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"espalier/tools/lab/guest"
+)
+
+type testCmd struct {
+	machineFlags
+	Verbose  bool     `short:"v" help:"Print every test (-test.v)."`
+	RunRE    string   `name:"run" help:"Run only tests that match." placeholder:"REGEXP"`
+	Race     bool     `help:"Build with the race detector; needs a C compiler here."`
+	Packages []string `arg:"" help:"Go packages, as go test takes them."`
+}
+
+// pkg is what 'go list -json' says of a package.
+type pkg struct {
+	ImportPath   string
+	Dir          string
+	TestGoFiles  []string
+	XTestGoFiles []string
+}
+
+// Run implements the verb test: it builds on this machine, where the compiler is, and runs in the guest, each package in its directory.
+func (c *testCmd) Run(ctx context.Context, l *lab) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	pkgs, err := listPackages(ctx, c.Packages)
+	if err != nil {
+		return err
+	}
+	bins, err := os.MkdirTemp("", "espalier-tests-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(bins)
+	var steps []guest.Step
+	for i, p := range pkgs {
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
+			continue
+		}
+		say("building the tests of %s", p.ImportPath)
+		bin := filepath.Join(bins, fmt.Sprintf("%d.test", i))
+		if err := c.build(ctx, p.ImportPath, bin); err != nil {
+			return err
+		}
+		argv := []string{bin, "-test.timeout=" + c.TimeLimit.String(), "-test.paniconexit0"}
+		if c.Verbose {
+			argv = append(argv, "-test.v")
+		}
+		if c.RunRE != "" {
+			argv = append(argv, "-test.run="+c.RunRE)
+		}
+		steps = append(steps, guest.Step{Name: p.ImportPath, Dir: p.Dir, Argv: append(argv, l.rest...)})
+	}
+	if len(steps) == 0 {
+		return fmt.Errorf("no tests in %s", strings.Join(c.Packages, " "))
+	}
+	return c.machineFlags.run(ctx, []string{bins}, steps)
+}
+
+// build compiles the tests of one package into bin.
+func (c *testCmd) build(ctx context.Context, path, bin string) error {
+	args := []string{"test", "-c", "-tags=lab", "-o", bin}
+	cgo := "CGO_ENABLED=0" // the guest's C library is not this machine's
+	if c.Race {
+		args, cgo = append(args, "-race", "-ldflags=-linkmode=external -extldflags=-static"), "CGO_ENABLED=1"
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, path)...)
+	cmd.Env = append(os.Environ(), cgo)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("building the tests of %s: %w", path, err)
+	}
+	return nil
+}
+
+// listPackages resolves package patterns.
+func listPackages(ctx context.Context, patterns []string) ([]pkg, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-tags=lab", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}, patterns...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("listing packages: %w", err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("reading what 'go list' printed: %w", err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
