@@ -170,6 +170,55 @@ func (i IPCompTransform) String() string {
 	return unknown("IPCompTransform", uint16(i))
 }
 
+// PPKIDType is the type of the identity in a PPK_IDENTITY notification (RFC 8784 section 5.1).
+type PPKIDType uint8
+
+// Values of PPKIDType.
+const (
+	PPKIDOpaque PPKIDType = 1
+	PPKIDFixed  PPKIDType = 2
+)
+
+// String is the IANA name.
+func (p PPKIDType) String() string {
+	switch p {
+	case PPKIDOpaque:
+		return "PPK_ID_OPAQUE"
+	case PPKIDFixed:
+		return "PPK_ID_FIXED"
+	}
+	return unknown("PPKIDType", uint16(p))
+}
+
+// ROHCAttribute is the type of an attribute of a ROHC_SUPPORTED notification (RFC 5857 section 2.1.2), 0 to 32767.
+type ROHCAttribute uint16
+
+// Values of ROHCAttribute.
+const (
+	ROHCMaxCID  ROHCAttribute = 1
+	ROHCProfile ROHCAttribute = 2
+	ROHCInteg   ROHCAttribute = 3
+	ROHCICVLen  ROHCAttribute = 4
+	ROHCMRRU    ROHCAttribute = 5
+)
+
+// String is the abbreviation in the IANA name.
+func (r ROHCAttribute) String() string {
+	switch r {
+	case ROHCMaxCID:
+		return "MAX_CID"
+	case ROHCProfile:
+		return "ROHC_PROFILE"
+	case ROHCInteg:
+		return "ROHC_INTEG"
+	case ROHCICVLen:
+		return "ROHC_ICV_LEN"
+	case ROHCMRRU:
+		return "MRRU"
+	}
+	return unknown("ROHCAttribute", uint16(r))
+}
+
 // GatewayType is the kind of gateway identity in a REDIRECT or REDIRECTED_FROM notification (RFC 5685 section 10).
 type GatewayType uint8
 

@@ -59,10 +59,10 @@ const (
 	EAPTypeAKA                 EAPType = 23
 	EAPType3ComWireless        EAPType = 24
 	EAPTypePEAP                EAPType = 25
-	EAPTypeMSEAPAuthentication EAPType = 26
+	EAPTypeMSCHAPv2            EAPType = 26 // EAP-MSCHAPv2 as every peer speaks it
 	EAPTypeMAKE                EAPType = 27
 	EAPTypeCRYPTOCard          EAPType = 28
-	EAPTypeMSCHAPv2            EAPType = 29
+	EAPTypeMSCHAPv2Other       EAPType = 29 // registered, but peers use 26
 	EAPTypeDynamID             EAPType = 30
 	EAPTypeRob                 EAPType = 31
 	EAPTypeProtectedOTP        EAPType = 32
@@ -141,13 +141,13 @@ func (e EAPType) String() string {
 		return "EAP-3Com Wireless"
 	case EAPTypePEAP:
 		return "PEAP"
-	case EAPTypeMSEAPAuthentication:
+	case EAPTypeMSCHAPv2:
 		return "MS-EAP-Authentication"
 	case EAPTypeMAKE:
 		return "Mutual Authentication w/Key Exchange (MAKE)"
 	case EAPTypeCRYPTOCard:
 		return "CRYPTOCard"
-	case EAPTypeMSCHAPv2:
+	case EAPTypeMSCHAPv2Other:
 		return "EAP-MSCHAP-V2"
 	case EAPTypeDynamID:
 		return "DynamID"

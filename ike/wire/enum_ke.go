@@ -121,12 +121,59 @@ func (e ESNID) String() string {
 	return unknown("ESNID", uint16(e))
 }
 
+// KeyWrapID is a key wrap algorithm, transform type KWA (RFC 9838).
+type KeyWrapID uint16
+
+// Values of KeyWrapID.
+const (
+	KeyWrap5649_128 KeyWrapID = 1
+	KeyWrap5649_192 KeyWrapID = 2
+	KeyWrap5649_256 KeyWrapID = 3
+	KeyWrapARX      KeyWrapID = 4
+)
+
+// String is the IANA name.
+func (k KeyWrapID) String() string {
+	switch k {
+	case KeyWrap5649_128:
+		return "KW_5649_128"
+	case KeyWrap5649_192:
+		return "KW_5649_192"
+	case KeyWrap5649_256:
+		return "KW_5649_256"
+	case KeyWrapARX:
+		return "KW_ARX"
+	}
+	return unknown("KeyWrapID", uint16(k))
+}
+
+// GCAuthID is a group controller authentication method, transform type GCAUTH (RFC 9838).
+type GCAuthID uint16
+
+// Values of GCAuthID.
+const (
+	GCAuthImplicit         GCAuthID = 1
+	GCAuthDigitalSignature GCAuthID = 2
+)
+
+// String is the IANA name.
+func (g GCAuthID) String() string {
+	switch g {
+	case GCAuthImplicit:
+		return "Implicit"
+	case GCAuthDigitalSignature:
+		return "Digital Signature"
+	}
+	return unknown("GCAuthID", uint16(g))
+}
+
 // AttributeType is the type of a transform attribute (RFC 7296 3.3.5), without the format bit.
 type AttributeType uint16
 
 // Values of AttributeType.
 const (
-	AttrKeyLength AttributeType = 14 // bits, short format
+	AttrKeyLength          AttributeType = 14 // bits, short format
+	AttrSignatureAlgorithm AttributeType = 18 // RFC 9838
 )
 
 // String is the IANA name.
@@ -134,6 +181,8 @@ func (a AttributeType) String() string {
 	switch a {
 	case AttrKeyLength:
 		return "Key Length"
+	case AttrSignatureAlgorithm:
+		return "Signature Algorithm Identifier"
 	}
 	return unknown("AttributeType", uint16(a))
 }

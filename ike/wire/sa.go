@@ -63,6 +63,36 @@ func (t Transform) KeyLength() (bits uint16, ok bool) {
 	return 0, false
 }
 
+// IDName is the IANA name of the transform's ID in the light of its type.
+func (t Transform) IDName() string {
+	switch {
+	case t.Type == TransformENCR:
+		return EncrID(t.ID).String()
+	case t.Type == TransformPRF:
+		return PRFID(t.ID).String()
+	case t.Type == TransformINTEG:
+		return IntegID(t.ID).String()
+	case t.Type.IsKE():
+		return KEMethod(t.ID).String()
+	case t.Type == TransformESN:
+		return ESNID(t.ID).String()
+	case t.Type == TransformKWA:
+		return KeyWrapID(t.ID).String()
+	case t.Type == TransformGCAUTH:
+		return GCAuthID(t.ID).String()
+	}
+	return unknown("TransformID", t.ID)
+}
+
+// String is the IANA name of the transform's ID, with "/" and the key length in bits where there is one:
+// "ENCR_AES_CBC/256".
+func (t Transform) String() string {
+	if bits, ok := t.KeyLength(); ok {
+		return t.IDName() + "/" + itoa(int(bits))
+	}
+	return t.IDName()
+}
+
 // Type is PayloadSA.
 func (p *SA) Type() PayloadType { return PayloadSA }
 
