@@ -90,6 +90,10 @@ func checkReplay(sa *SA) error {
 	if sa.ReplayWindow > MaxReplayWindow {
 		return fmt.Errorf("replay window of %d packets: expected at most %d", sa.ReplayWindow, MaxReplayWindow)
 	}
+	if sa.ESN && sa.Dir == In && sa.ReplayWindow == 0 {
+		// The receiver finds the upper half of the number only with a window.
+		return fmt.Errorf("extended sequence numbers without a replay window: expected at least 1 packet (RFC 4303 3.3.3)")
+	}
 	if !sa.ESN && (sa.Seq.Out >= 1<<32 || sa.Seq.In >= 1<<32) {
 		return fmt.Errorf("sequence numbers start at %d out, %d in: expected below 2^32 without ESN", sa.Seq.Out, sa.Seq.In)
 	}
@@ -97,7 +101,7 @@ func checkReplay(sa *SA) error {
 }
 
 // MaxReplayWindow is the largest replay window in packets that kernels accept.
-const MaxReplayWindow = 4096 * 8
+const MaxReplayWindow = 4096
 
 func checkAlgorithms(sa *SA) error {
 	crypt, auth, aead := sa.Crypt.Name != "", sa.Auth.Name != "", sa.AEAD.Name != ""

@@ -145,6 +145,7 @@ func refusedSAs(t *testing.T, dp dataplane.DataPlane) {
 		"soft above hard":    func(s *dataplane.SA) { s.Limits = dataplane.Limits{SoftBytes: 2, HardBytes: 1} },
 		"negative lifetime":  func(s *dataplane.SA) { s.Limits = dataplane.Limits{HardTime: -time.Second} },
 		"window too large":   func(s *dataplane.SA) { s.ReplayWindow = dataplane.MaxReplayWindow + 1 },
+		"ESN, no window":     func(s *dataplane.SA) { s.ESN, s.ReplayWindow = true, 0 },
 		"sequence, no ESN":   func(s *dataplane.SA) { s.Seq.Out = 1 << 32 },
 		"encapsulated AH": func(s *dataplane.SA) {
 			s.Proto, s.AEAD, s.Encap = dataplane.AH, dataplane.Algorithm{}, &dataplane.Encap{SrcPort: 1, DstPort: 2}
