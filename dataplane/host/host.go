@@ -1,0 +1,109 @@
+// Package host is what the box is and the privileged verbs that change it: a
+// fixed list behind one interface, so that a small root helper can take them
+// over and the daemon keeps no more capabilities than it needs.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Verbs are the privileged things that the data plane asks of the box.
+// Implementations are safe for concurrent use.
+type Verbs interface {
+	// LoadModule makes a kernel module available; nil when it is loaded or
+	// built in. Names are those of modprobe.
+	LoadModule(name string) error
+	// Sysctl reads a setting of the calling thread's network namespace by its
+	// dotted name, e.g. "net.core.xfrm_acq_expires".
+	Sysctl(name string) (string, error)
+	// SetSysctl writes one.
+	SetSysctl(name, value string) error
+}
+
+// Local performs the verbs in this process, which needs the rights itself.
+type Local struct{}
+
+// moduleTime bounds a modprobe; a loaded crypto driver tests itself first.
+const moduleTime = 20 * time.Second
+
+// LoadModule implements Verbs.
+func (Local) LoadModule(name string) error {
+	if !word(name) {
+		return fmt.Errorf("module name %q: expected letters, digits, - and _", name)
+	}
+	if _, err := os.Stat("/sys/module/" + strings.ReplaceAll(name, "-", "_")); err == nil {
+		return nil
+	}
+	tool, err := modprobe()
+	if err != nil {
+		return fmt.Errorf("load module %s: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), moduleTime)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, tool, "--", name).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("load module %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// modprobe finds the tool also where a daemon's PATH lacks sbin.
+func modprobe() (string, error) {
+	for _, p := range []string{"/usr/sbin/modprobe", "/sbin/modprobe"} {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", errors.New("modprobe not found in /usr/sbin and /sbin (package kmod)")
+}
+
+// Sysctl implements Verbs.
+func (Local) Sysctl(name string) (string, error) {
+	path, err := sysctlPath(name)
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read sysctl %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// SetSysctl implements Verbs.
+func (Local) SetSysctl(name, value string) error {
+	path, err := sysctlPath(name)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+func sysctlPath(name string) (string, error) {
+	parts := strings.Split(name, ".")
+	for _, p := range parts {
+		if !word(p) {
+			return "", fmt.Errorf("sysctl %q: expected words of letters, digits, - and _ with dots between them", name)
+		}
+	}
+	return filepath.Join(append([]string{"/proc/sys"}, parts...)...), nil
+}
+
+func word(s string) bool {
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return s != "" && s[0] != '-'
+}
