@@ -95,7 +95,30 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 		kernel, err := vm.UMLKernel(st, f.UML)
 		return &vm.UML{Kernel: kernel, Why: "given by --uml or ESPALIER_LAB_UML"}, err
 	}
-	return nil, errors.New("no QEMU yet")
+	if err := host.Need(ctx, vm.Binary, "qemu-system-x86", "xz", "xz-utils", "zstd", "zstd"); err != nil {
+		return nil, err
+	}
+	kernel, err := host.Kernel(ctx, st, f.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	q := &vm.QEMU{Image: kernel.Image, Modules: kernel.Modules, Release: kernel.Release, Why: "asked for by --accel"}
+	switch f.Accel {
+	case "kvm":
+		q.KVM = true
+		return q, nil
+	case "tcg":
+		return q, nil
+	}
+	switch err := q.ProbeKVM(ctx, st, init, say); {
+	case err == nil:
+		q.KVM, q.Why = true, "KVM boots here"
+	case errors.Is(err, vm.ErrNoKVM):
+		q.Why = err.Error()
+	default:
+		return nil, err
+	}
+	return q, nil
 }
 
 // run runs the steps in a machine and turns their status into an error. The shares come on top of those of the flags.

@@ -20,6 +20,9 @@ type Host struct {
 	Say func(format string, args ...any)
 	// Progress takes what the programs print that are run.
 	Progress io.Writer
+
+	// dir is where programs are run; empty is the current directory.
+	dir string
 }
 
 // Need installs the Debian packages of the programs that are missing. It takes pairs: program, package.
@@ -42,11 +45,11 @@ func (h *Host) Install(ctx context.Context, packages ...string) error {
 	if os.Getuid() != 0 {
 		return fmt.Errorf("missing on this machine: %s; run the lab as root, or install them with apt-get", strings.Join(packages, " "))
 	}
-	if _, err := h.run(ctx, nil, "apt-get", "-q", "update"); err != nil {
+	if _, err := h.run(ctx, nil, "apt-get", "-qq", "update"); err != nil {
 		return err
 	}
 	env := []string{"DEBIAN_FRONTEND=noninteractive"}
-	_, err := h.run(ctx, env, "apt-get", append([]string{"-q", "-y", "-o", "DPkg::Lock::Timeout=300", "--no-install-recommends", "install"}, packages...)...)
+	_, err := h.run(ctx, env, "apt-get", append([]string{"-qq", "-y", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300", "--no-install-recommends", "install"}, packages...)...)
 	return err
 }
 
@@ -98,6 +101,7 @@ func archiveKeyring(dir string) (string, error) {
 func (h *Host) run(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	var out, tail bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = h.dir
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), env...)
 	cmd.Stdout = io.MultiWriter(&out, &tail, h.Progress)
 	cmd.Stderr = io.MultiWriter(&tail, h.Progress)

@@ -1,0 +1,121 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"espalier/tools/lab/guest"
+)
+
+// QEMU runs jobs in a kernel of Debian's with all its modules, under KVM or software emulation.
+type QEMU struct {
+	// Image is the bootable kernel, Modules a directory that stands for its /lib/modules, Release its name there.
+	Image, Modules, Release string
+	// KVM chooses the processor's virtualisation instead of software emulation.
+	KVM bool
+	// Why says why this runner was picked.
+	Why string
+}
+
+// Binary is QEMU's program.
+const Binary = "qemu-system-x86_64"
+
+// Describe implements Runner.
+func (q *QEMU) Describe() string {
+	accel := "software emulation"
+	if q.KVM {
+		accel = "KVM"
+	}
+	return fmt.Sprintf("QEMU with %s, Linux %s (%s)", accel, q.Release, q.Why)
+}
+
+// Run implements Runner.
+func (q *QEMU) Run(ctx context.Context, job *Job) (int, error) {
+	dir, err := os.MkdirTemp("", "espalier-qemu-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	spec := guest.Spec{Transport: guest.Transport9P, Modules: true, Env: job.Env, Steps: job.Steps}
+	exports := []string{export(guest.RootTag, job.Root, true), export(guest.ModulesTag, q.Modules, true)}
+	for i, s := range job.Shares {
+		tag := fmt.Sprintf("share%d", i)
+		spec.Shares = append(spec.Shares, guest.Share{Tag: tag, Path: s})
+		exports = append(exports, export(tag, s, false))
+	}
+	raw, err := json.Marshal(&spec)
+	if err != nil {
+		return 0, err
+	}
+	args, err := q.args(dir, job.Init, raw, "")
+	if err != nil {
+		return 0, err
+	}
+	args = append(args, "-smp", fmt.Sprint(job.CPUs), "-m", fmt.Sprintf("%dM", job.MemMiB),
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd=3", "-device", "virtserialport,chardev=lab,name="+guest.PortName)
+	for _, e := range exports {
+		args = append(args, "-virtfs", e)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("making a pair of sockets: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil { // so that closing it ends a read
+		return 0, err
+	}
+	cmd := exec.Command(Binary, args...)
+	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "qemu's end")}
+	said, err := os.OpenFile(consoleFile(dir), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer said.Close()
+	cmd.Stdout, cmd.Stderr = said, said
+	p := &process{cmd: cmd, answer: os.NewFile(uintptr(fds[0]), "guest"), log: said.Name()}
+	return p.run(ctx, job)
+}
+
+// consoleFile is where the guest kernel's serial console and QEMU's own complaints go.
+func consoleFile(dir string) string { return filepath.Join(dir, "console") }
+
+// export is an argument of -virtfs. Commas are doubled, as QEMU's options have it.
+func export(tag, path string, readOnly bool) string {
+	e := fmt.Sprintf("local,mount_tag=%s,path=%s,security_model=passthrough,multidevs=remap", tag, strings.ReplaceAll(path, ",", ",,"))
+	if readOnly {
+		e += ",readonly=on"
+	}
+	return e
+}
+
+// args writes the initial root into dir and returns the arguments that every run has.
+func (q *QEMU) args(dir, init string, spec []byte, extra string) ([]string, error) {
+	initrd := filepath.Join(dir, "initrd")
+	f, err := os.OpenFile(initrd, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := writeInitrd(f, init, spec, q.Modules, q.Release); err != nil {
+		return nil, fmt.Errorf("writing the guest's initial root: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	// The guest is a test's, so what guards a processor's secrets is off: under emulation it only costs.
+	cmdline := "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr nowatchdog no_timer_check tsc=reliable random.trust_cpu=1 " + extra
+	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35",
+		"-kernel", q.Image, "-initrd", initrd, "-append", cmdline,
+		"-chardev", "file,id=console,path=" + consoleFile(dir) + ",append=on", "-serial", "chardev:console"}
+	if q.KVM {
+		return append(args, "-accel", "kvm", "-cpu", "host"), nil
+	}
+	// Five-level page tables cost an emulator one more step at every miss.
+	return append(args, "-accel", "tcg,thread=multi", "-cpu", "max,la57=off"), nil
+}
