@@ -1,0 +1,193 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
+const firstFD = 3
+
+// Options and values of linux/udp.h and linux/xfrm.h that x/sys/unix lacks.
+const (
+	udpEncap         = 100 // UDP_ENCAP
+	udpEncapESPInUDP = 2   // UDP_ENCAP_ESPINUDP
+	policyIn         = 0   // XFRM_POLICY_IN
+	policyOut        = 1   // XFRM_POLICY_OUT
+)
+
+// configure sets the options of a socket; what the kernel lacks and o tolerates
+// comes back by name.
+func configure(sock *socket, o *Options) (missing []string, err error) {
+	raw, err := sock.conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) { missing, err = setOptions(int(fd), sock, o) })
+	return missing, errors.Join(cerr, err)
+}
+
+func setOptions(fd int, sock *socket, o *Options) (missing []string, err error) {
+	level, pktinfo, mtu, policy := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_MTU_DISCOVER, unix.IP_XFRM_POLICY
+	family := uint16(unix.AF_INET)
+	if sock.local.Addr().Is6() {
+		level, pktinfo, mtu, policy = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.IPV6_MTU_DISCOVER, unix.IPV6_XFRM_POLICY
+		family = unix.AF_INET6
+	}
+	if err := unix.SetsockoptInt(fd, level, pktinfo, 1); err != nil {
+		return nil, fmt.Errorf("ask for the local address of datagrams: %w", err)
+	}
+	// Big messages (certificates) must fragment rather than vanish.
+	if err := unix.SetsockoptInt(fd, level, mtu, unix.IP_PMTUDISC_DONT); err != nil {
+		return nil, fmt.Errorf("switch path MTU discovery off: %w", err)
+	}
+	// The forced variant needs CAP_NET_ADMIN; the plain one is cut at the sysctl's limit.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, o.ReceiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, o.ReceiveBuffer)
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, o.SendBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, o.SendBuffer)
+	}
+	tolerate := func(what string, err error) error {
+		switch {
+		case err == nil:
+			return nil
+		case o.TolerateNoXFRM && lacking(err):
+			missing = append(missing, fmt.Sprintf("%s on %s: %v", what, sock.local, err))
+			return nil
+		}
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if sock.natt {
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, udpEncap, udpEncapESPInUDP)
+		if err := tolerate("UDP decapsulation of ESP", err); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range []byte{policyIn, policyOut} {
+		err := unix.SetsockoptString(fd, level, policy, string(bypass(family, dir)))
+		if err := tolerate("IPsec bypass policy", err); err != nil {
+			return nil, err
+		}
+	}
+	return missing, nil
+}
+
+// bypass is a struct xfrm_userpolicy_info without templates: what the socket
+// receives or sends passes in clear, whatever other policies say.
+func bypass(family uint16, dir byte) []byte {
+	const (
+		size     = 168
+		familyAt = 40  // sel.family, in host order
+		dirAt    = 160 // dir; action 0 behind it is XFRM_POLICY_ALLOW
+	)
+	b := make([]byte, size)
+	binary.NativeEndian.PutUint16(b[familyAt:], family)
+	b[dirAt] = dir
+	return b
+}
+
+// lacking reports whether the kernel, or the process's rights, have no such option.
+func lacking(err error) bool {
+	return errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM)
+}
+
+func inUse(err error) bool  { return errors.Is(err, unix.EADDRINUSE) }
+func noIPv6(err error) bool { return errors.Is(err, unix.EAFNOSUPPORT) }
+func full(err error) bool   { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) }
+
+// transient reports whether a read error belongs to one datagram (an ICMP
+// answer to one we sent), not to the socket.
+func transient(err error) bool {
+	for _, e := range []error{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EINTR, unix.EAGAIN, unix.EMSGSIZE, unix.ENOMEM, unix.ENOBUFS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Unreachable reports whether an error of Route or Send says that there is no
+// way to the peer now, which may change.
+func Unreachable(err error) bool {
+	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// localOf finds the destination address in a datagram's control messages.
+// Socket control comes from the kernel, yet lengths are checked all the same.
+func localOf(oob []byte) netip.Addr {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
+		n := int(h.Len)
+		if n < unix.SizeofCmsghdr || n > len(oob) {
+			break
+		}
+		data := oob[unix.CmsgLen(0):n]
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			return netip.AddrFrom4([4]byte(data[8:12])) // ipi_addr
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			return netip.AddrFrom16([16]byte(data[0:16]))
+		}
+		oob = oob[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(oob)):]
+	}
+	return netip.Addr{}
+}
+
+// send is one non-blocking sendmsg. The address the message leaves from is
+// given as packet information, so that an answer comes from where it was asked.
+func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte) error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	bufs := [][]byte{data}
+	if s.natt {
+		bufs = [][]byte{marker[:], data}
+	}
+	var to unix.Sockaddr
+	if remote.Addr().Is4() {
+		to = &unix.SockaddrInet4{Port: int(remote.Port()), Addr: remote.Addr().As4()}
+	} else {
+		to = &unix.SockaddrInet6{Port: int(remote.Port()), Addr: remote.Addr().As16(), ZoneId: zoneID(remote.Addr().Zone())}
+	}
+	oob := pktinfo(local)
+	var serr error
+	// Write's callback says "done" at once: a full buffer must not park a shard.
+	err = raw.Write(func(fd uintptr) bool {
+		_, serr = unix.SendmsgBuffers(int(fd), bufs, oob, to, unix.MSG_DONTWAIT)
+		return true
+	})
+	return errors.Join(err, serr)
+}
+
+// pktinfo is the control message that sets the source address; none for an
+// unspecified one.
+func pktinfo(local netip.Addr) []byte {
+	if !local.IsValid() || local.IsUnspecified() {
+		return nil
+	}
+	if local.Is4() {
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: local.As4()})
+	}
+	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: local.As16()})
+}
+
+func inherit(fd int, name string) *os.File {
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+func splitNames(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ":")
+}
