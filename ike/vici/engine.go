@@ -19,19 +19,21 @@ type Engine interface {
 
 	// FindChild resolves names of the configuration: the first connection that
 	// has a child of that name, only within connection ike unless that is empty.
-	// With an empty child it looks for the connection alone.
+	// With an empty child it looks for connection ike alone.
 	FindChild(ike, child string) (conn string, found bool)
 
-	// Initiate brings up a child of conn, or with an empty child the IKE SA
-	// alone. It returns when the SA is up, when it failed, or when ctx ends,
-	// with ctx's error; ending ctx does not stop the attempt. A child that is up
-	// already is success. With noWait it returns as soon as the attempt began.
+	// Initiate brings up a child of conn; an empty child means conn's first. It
+	// returns when the child is installed (or, without one, the IKE SA is
+	// established), when that failed, or when ctx ends, with ctx's error; ending
+	// ctx does not stop the attempt. A child that is up already is success. What
+	// happens meanwhile is published as events, the last before the return. With
+	// noWait it returns as soon as the attempt began.
 	// Errors: ErrNotFound; else why it failed, in a sentence for people.
 	Initiate(ctx context.Context, conn, child string, noWait bool) error
 
-	// Terminate deletes what target names. It returns when that is gone, when
-	// ctx ends, with ctx's error, or with noWait as soon as the delete began;
-	// ending ctx does not stop the delete.
+	// Terminate deletes what target names. It returns when that is gone, its
+	// events published, when ctx ends, with ctx's error, or with noWait as soon
+	// as the delete began; ending ctx does not stop the delete.
 	// Errors: ErrNotFound when the SA is not there.
 	Terminate(ctx context.Context, target Target, noWait bool) error
 
