@@ -54,8 +54,8 @@ func (c Choice) EncrKeyBits() int {
 // AEAD reports whether the encryption algorithm authenticates too, so that there is no integrity algorithm.
 func (c Choice) AEAD() bool { return encryption(c.Encr()).aead }
 
-// PRF is the pseudo-random function; 0 for ESP and AH.
-func (c Choice) PRF() wire.PRFID { return wire.PRFID(c.id(wire.TransformPRF)) }
+// PRF is the pseudo-random function; that of ID 0, which is not usable, for ESP and AH.
+func (c Choice) PRF() PRF { return PRF{wire.PRFID(c.id(wire.TransformPRF))} }
 
 // Integ is the integrity algorithm, IntegNone with an AEAD.
 func (c Choice) Integ() wire.IntegID { return wire.IntegID(c.id(wire.TransformINTEG)) }

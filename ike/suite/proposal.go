@@ -67,13 +67,26 @@ func Join(ps []Proposal) string {
 	return strings.Join(s, ", ")
 }
 
-// JoinWire is [Join] of proposals as they came.
+// JoinWire is [Join] of proposals as they came, at most a few kilobytes of them.
 func JoinWire(ps []wire.Proposal) string {
-	s := make([]string, len(ps))
+	const most = 2000 // octets after which the rest is left out: the peer decides how much there is
+	var b strings.Builder
 	for i, p := range ps {
-		s[i] = FromWire(p).String()
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		for j, t := range FromWire(p).Transforms {
+			if b.Len() > most {
+				b.WriteString("…")
+				return b.String()
+			}
+			if j > 0 {
+				b.WriteByte('-')
+			}
+			b.WriteString(t.String())
+		}
 	}
-	return strings.Join(s, ", ")
+	return b.String()
 }
 
 // Of lists the transforms of type t in the order of preference; nil when there is none.
@@ -242,4 +255,13 @@ func (p Proposal) promoteKE(m wire.KEMethod) Proposal {
 		}
 	}
 	return out
+}
+
+func (p Proposal) has(t Transform) bool {
+	for _, x := range p.Transforms {
+		if x == t {
+			return true
+		}
+	}
+	return false
 }
