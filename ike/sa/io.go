@@ -49,6 +49,9 @@ type (
 		Child   string
 		ChildID uint64 // 0: by name
 	}
+	// Abort ends the session without a word to the peer: what it holds in the
+	// kernel is removed, then it is Gone.
+	Abort struct{ Reason string }
 )
 
 func (Start) isEvent()     {}
@@ -56,6 +59,7 @@ func (Received) isEvent()  {}
 func (Tick) isEvent()      {}
 func (JobDone) isEvent()   {}
 func (Terminate) isEvent() {}
+func (Abort) isEvent()     {}
 
 // Action is what the shell has to do after a step, in the order given: what is
 // persisted first, then the kernel, then the network.
@@ -79,20 +83,19 @@ type (
 	}
 	// Publish hands an event to the observers.
 	Publish struct{ Event event.Event }
-	// Established: authentication is complete; the session no longer counts as
-	// half open.
-	Established struct{}
+	// Authenticated: the session no longer counts as half open.
+	Authenticated struct{}
 	// Gone: the session has ended and holds nothing in the kernel; the shell
 	// forgets it. The last action of a machine.
 	Gone struct{}
 )
 
-func (Persist) isAction()     {}
-func (Send) isAction()        {}
-func (Job) isAction()         {}
-func (Publish) isAction()     {}
-func (Established) isAction() {}
-func (Gone) isAction()        {}
+func (Persist) isAction()       {}
+func (Send) isAction()          {}
+func (Job) isAction()           {}
+func (Publish) isAction()       {}
+func (Authenticated) isAction() {}
+func (Gone) isAction()          {}
 
 // Spec is a job's description: a plain value, rebuilt from the state after a
 // restart.

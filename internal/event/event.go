@@ -177,6 +177,23 @@ func (v Failed) MarshalZerologObject(e *zerolog.Event) {
 	}
 }
 
+// Retrying: a set-up goes on in another way than we began it.
+type Retrying struct {
+	IKE
+	Cause Cause
+	Facts []Fact
+}
+
+func (Retrying) Message() string      { return "trying again as the peer asks" }
+func (Retrying) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v Retrying) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Str("cause", string(v.Cause))
+	for _, f := range v.Facts {
+		e.Str(f.Name, f.Value)
+	}
+}
+
 // Discarded: a message from the network was ignored without a change of state.
 type Discarded struct {
 	Local, Remote netip.AddrPort

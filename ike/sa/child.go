@@ -1,0 +1,373 @@
+package sa
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+// negotiated is the CHILD SA that the running exchange makes; nil if none.
+func (m *Machine) negotiated() *Child {
+	for i := range m.s.Children {
+		if m.s.Children[i].Status == ChildNegotiated {
+			return &m.s.Children[i]
+		}
+	}
+	return nil
+}
+
+// resolve puts addresses in the place of "dynamic".
+func (m *Machine) resolve(c *ChildConfig) (local, remote []selector.TS) {
+	k := &m.s.IKE
+	for _, s := range c.LocalTS {
+		local = append(local, s.Resolve(k.Local.Addr()))
+	}
+	for _, s := range c.RemoteTS {
+		remote = append(remote, s.Resolve(k.Remote.Addr()))
+	}
+	return local, remote
+}
+
+// appendChildOffer adds SA, TSi and TSr to the initiator's IKE_AUTH.
+func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
+	c := m.conn.Child(m.s.ChildName)
+	local, remote := m.resolve(c)
+	if c.Mode == dataplane.Transport {
+		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
+	}
+	spi := binary.BigEndian.AppendUint32(nil, m.s.Setup.ReservedSPI)
+	// The first CHILD SA has no key exchange of its own (RFC 7296 1.2).
+	return append(ps, suite.Offer(suite.WithoutKE(c.Proposals), spi, 0), wireTS(true, local), wireTS(false, remote))
+}
+
+// appendChildAnswer adds the responder's side of the child, or why there is none.
+func (m *Machine) appendChildAnswer(ps []wire.Payload) []wire.Payload {
+	c := m.installedOrNegotiated()
+	if c == nil {
+		if e := m.s.Setup.ChildError; e != 0 {
+			ps = append(ps, &wire.Notify{NotifyType: e})
+		}
+		return ps
+	}
+	if c.Mode == dataplane.Transport {
+		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
+	}
+	spi := binary.BigEndian.AppendUint32(nil, c.SPIIn)
+	return append(ps, c.Chosen.Answer(spi), wireTS(true, c.PeerTS), wireTS(false, c.LocalTS))
+}
+
+func (m *Machine) installedOrNegotiated() *Child {
+	if len(m.s.Children) == 0 {
+		return nil
+	}
+	return &m.s.Children[len(m.s.Children)-1]
+}
+
+// chooseChild answers the initiator's child offer: which configuration, which
+// proposal, which selectors (RFC 7296 2.9). It reports whether there will be a
+// CHILD SA; otherwise Setup.ChildError says what the answer tells the peer.
+func (m *Machine) chooseChild() bool {
+	st := m.s.Setup
+	ps := m.kept()
+	sa, ok := wire.First[*wire.SA](ps)
+	if !ok {
+		return false // childless: RFC 6023
+	}
+	peerLocal, err1 := tsOf(ps, false)
+	peerRemote, err2 := tsOf(ps, true)
+	if err1 != nil || err2 != nil {
+		st.ChildError = wire.NotifyTSUnacceptable
+		m.failed(event.TSUnacceptable, false, "", "", event.Fact{Name: "detail", Value: firstErr(err1, err2)})
+		return false
+	}
+	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
+	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote)
+	if cfg == nil {
+		st.ChildError = wire.NotifyTSUnacceptable
+		m.tsFailed(false, "", peerLocal, peerRemote, why)
+		return false
+	}
+	choice, mismatch := suite.Select(suite.WithoutKE(cfg.Proposals), sa.Proposals, suite.SelectOptions{PreferPeer: m.env.Settings.PreferPeerProposal})
+	if mismatch != nil {
+		st.ChildError = wire.NotifyNoProposalChosen
+		m.failed(event.NoProposalChosen, false, cfg.Name, "give both sides one ESP proposal in common",
+			event.Fact{Name: "ours", Value: mismatch.OursText()}, event.Fact{Name: "peer", Value: mismatch.PeerText()}, event.Fact{Name: "part_on", Value: mismatch.PartText()})
+		return false
+	}
+	if !validSPI(choice.SPI) {
+		st.ChildError = wire.NotifyNoProposalChosen
+		m.failed(event.InvalidSyntax, false, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer's ESP SPI is not 4 octets above 255"})
+		return false
+	}
+	return m.newChild(cfg, choice, local, remote, false)
+}
+
+// matchChild finds the child whose selectors overlap most with the peer's offer.
+func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS) (best *ChildConfig, local, remote []selector.TS, why string) {
+	bestScore := -1
+	for _, c := range m.conn.Children {
+		ourLocal, ourRemote := m.resolve(c)
+		l, r := selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
+		l, r, reason := m.withinLimit(l, r)
+		if len(l) == 0 || len(r) == 0 {
+			if reason != "" {
+				why = reason
+			}
+			continue
+		}
+		score := 0
+		if (c.Mode == dataplane.Transport) == m.s.Setup.Transport {
+			score += 4
+		}
+		if sameTS(l, peerLocal) && sameTS(r, peerRemote) {
+			score += 2
+		}
+		if sameTS(l, ourLocal) && sameTS(r, ourRemote) {
+			score++
+		}
+		if score > bestScore {
+			best, local, remote, bestScore = c, l, r, score
+		}
+	}
+	return best, local, remote, why
+}
+
+// withinLimit drops selectors from the end until the kernel can express what is
+// left with the configured number of policies.
+func (m *Machine) withinLimit(local, remote []selector.TS) (l, r []selector.TS, why string) {
+	for len(local) > 0 && len(remote) > 0 {
+		_, err := expand(local, remote, m.env.Settings.MaxSelectors)
+		if err == nil {
+			return local, remote, why
+		}
+		why = err.Error()
+		switch {
+		case len(local) >= len(remote) && len(local) > 1:
+			local = local[:len(local)-1]
+		case len(remote) > 1:
+			remote = remote[:len(remote)-1]
+		default:
+			return nil, nil, why
+		}
+	}
+	return nil, nil, why
+}
+
+// newChild adds the negotiated CHILD SA to the state and derives its keys.
+func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote []selector.TS, initiator bool) bool {
+	st, k := m.s.Setup, &m.s.IKE
+	keys, err := suite.DeriveChild(m.s.IKE.Chosen.PRF(), k.Keys.D, choice, nil, st.Ni, st.Nr)
+	if err != nil {
+		st.ChildError = wire.NotifyNoProposalChosen
+		m.failed(event.KeyExchangeFailed, false, cfg.Name, "", event.Fact{Name: "detail", Value: err.Error()})
+		return false
+	}
+	mode := cfg.Mode
+	if mode == dataplane.Transport && !st.Transport {
+		mode = dataplane.Tunnel // the peer did not agree (RFC 7296 1.3.1)
+	}
+	m.s.Children = append(m.s.Children, Child{
+		Name: cfg.Name, Initiator: initiator, ReqID: cfg.ReqID, SPIIn: st.ReservedSPI, SPIOut: binary.BigEndian.Uint32(choice.SPI),
+		Mode: mode, Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
+		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut, Keys: keys,
+	})
+	st.ReservedSPI = 0
+	return true
+}
+
+// acceptChild checks the responder's answer to our child offer. It reports
+// whether there is a CHILD SA; the IKE SA stands in any case (RFC 7296 1.2).
+func (m *Machine) acceptChild() bool {
+	st := m.s.Setup
+	cfg := m.conn.Child(m.s.ChildName)
+	ps := m.kept()
+	sa, ok := wire.First[*wire.SA](ps)
+	if !ok {
+		m.childRefused(cfg, ps)
+		return false
+	}
+	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
+	choice, err := suite.Accept(suite.WithoutKE(cfg.Proposals), sa.Proposals)
+	if err != nil || !validSPI(choice.SPI) {
+		m.failed(event.NoProposalChosen, false, cfg.Name, "the peer answered with something we did not offer",
+			event.Fact{Name: "ours", Value: suite.Join(cfg.Proposals)}, event.Fact{Name: "peer", Value: suite.JoinWire(sa.Proposals)}, event.Fact{Name: "detail", Value: errText(err, "SPI")})
+		m.undoPeerChild(sa)
+		return false
+	}
+	peerLocal, err1 := tsOf(ps, true)
+	peerRemote, err2 := tsOf(ps, false)
+	ourLocal, ourRemote := m.resolve(cfg)
+	l, r := selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
+	switch {
+	case err1 != nil || err2 != nil || !sameTS(l, peerLocal) || !sameTS(r, peerRemote):
+		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "the peer answered with selectors that are not a part of ours")
+		m.undoPeerChild(sa)
+		return false
+	}
+	if _, err := expand(l, r, m.env.Settings.MaxSelectors); err != nil {
+		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, err.Error())
+		m.undoPeerChild(sa)
+		return false
+	}
+	if st.Transport && cfg.Mode != dataplane.Transport {
+		m.failed(event.PeerError, false, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer answered with transport mode, which we did not ask for"})
+		m.undoPeerChild(sa)
+		return false
+	}
+	if !m.newChild(cfg, choice, l, r, true) {
+		m.undoPeerChild(sa)
+		return false
+	}
+	return true
+}
+
+// undoPeerChild deletes a CHILD SA that the peer has installed and we can't use.
+func (m *Machine) undoPeerChild(sa *wire.SA) {
+	if len(sa.Proposals) == 1 && validSPI(sa.Proposals[0].SPI) && m.s.Setup.ReservedSPI != 0 {
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(m.s.Setup.ReservedSPI)})
+	}
+}
+
+// childRefused explains a responder's refusal of the child.
+func (m *Machine) childRefused(cfg *ChildConfig, ps []wire.Payload) {
+	n, ok := wire.FindError(ps)
+	if !ok {
+		m.failed(event.PeerError, true, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer's answer has neither a child nor a reason"})
+		return
+	}
+	switch n.NotifyType {
+	case wire.NotifyTSUnacceptable:
+		m.tsFailed(true, cfg.Name, nil, nil, "")
+	case wire.NotifyNoProposalChosen:
+		m.failed(event.NoProposalChosen, true, cfg.Name, "give both sides one ESP proposal in common", event.Fact{Name: "ours", Value: suite.Join(cfg.Proposals)})
+	default:
+		m.failed(event.PeerError, true, cfg.Name, "", event.Fact{Name: "notify", Value: n.NotifyType.String()})
+	}
+}
+
+// tsFailed explains selectors that do not meet, with both lists.
+func (m *Machine) tsFailed(byPeer bool, child string, peerLocal, peerRemote []selector.TS, why string) {
+	var facts []event.Fact
+	for _, c := range m.conn.Children {
+		if child != "" && c.Name != child {
+			continue
+		}
+		l, r := m.resolve(c)
+		facts = append(facts, event.Fact{Name: "ours_" + c.Name, Value: tsText(l) + " === " + tsText(r)})
+	}
+	if peerLocal != nil || peerRemote != nil {
+		facts = append(facts, event.Fact{Name: "peer", Value: tsText(peerLocal) + " === " + tsText(peerRemote) + " (local to us === remote)"})
+	}
+	if why != "" {
+		facts = append(facts, event.Fact{Name: "detail", Value: why})
+	}
+	m.failed(event.TSUnacceptable, byPeer, child, "local_ts of one side must overlap remote_ts of the other, in both directions", facts...)
+}
+
+func tsText(ts []selector.TS) string {
+	parts := make([]string, len(ts))
+	for i, t := range ts {
+		parts[i] = t.String()
+	}
+	return strings.Join(parts, ",")
+}
+
+func tsTexts(ts []selector.TS) []string {
+	parts := make([]string, len(ts))
+	for i, t := range ts {
+		parts[i] = t.String()
+	}
+	return parts
+}
+
+// sameTS compares as sets.
+func sameTS(a, b []selector.TS) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, x := range a {
+		found := false
+		for _, y := range b {
+			found = found || x == y
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// wireTS makes TSi (initiator) or TSr.
+func wireTS(initiator bool, ts []selector.TS) *wire.TS {
+	p := &wire.TS{Initiator: initiator, Selectors: make([]wire.TrafficSelector, len(ts))}
+	for i, t := range ts {
+		typ := wire.TSIPv4AddrRange
+		if t.Start.Is6() {
+			typ = wire.TSIPv6AddrRange
+		}
+		p.Selectors[i] = wire.TrafficSelector{TSType: typ, Protocol: t.Proto, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End}
+	}
+	return p
+}
+
+// tsOf reads TSi (initiator) or TSr; selectors of unknown type are passed over.
+func tsOf(ps []wire.Payload, initiator bool) ([]selector.TS, error) {
+	p, ok := wire.FindTS(ps, initiator)
+	if !ok {
+		return nil, errMissing("TSi or TSr payload missing beside SA")
+	}
+	var out []selector.TS
+	for _, t := range p.Selectors {
+		if t.TSType != wire.TSIPv4AddrRange && t.TSType != wire.TSIPv6AddrRange {
+			continue
+		}
+		out = append(out, selector.TS{Proto: t.Protocol, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End})
+	}
+	return out, nil
+}
+
+type errMissing string
+
+func (e errMissing) Error() string { return string(e) }
+
+func firstErr(errs ...error) string {
+	for _, e := range errs {
+		if e != nil {
+			return e.Error()
+		}
+	}
+	return ""
+}
+
+func errText(err error, otherwise string) string {
+	if err != nil {
+		return err.Error()
+	}
+	return otherwise
+}
+
+// validSPI: ESP SPIs are 4 octets, those to 255 reserved (RFC 4303 2.1).
+func validSPI(b []byte) bool { return len(b) == 4 && binary.BigEndian.Uint32(b) > 255 }
+
+// eventChild names a CHILD SA for observers.
+func (c *Child) eventChild() event.Child {
+	return event.Child{Name: c.Name, UniqueID: c.UniqueID, ReqID: c.ReqID, SPIIn: c.SPIIn, SPIOut: c.SPIOut, Mode: c.Mode.String(),
+		Encap: c.Encap, Proposal: c.Chosen.String(), LocalTS: tsTexts(c.LocalTS), RemoteTS: tsTexts(c.PeerTS)}
+}
+
+func (m *Machine) childUp(c *Child) {
+	m.publish(event.ChildUp{IKE: m.eventIKE(), Child: c.eventChild()})
+}
+
+func (m *Machine) childDown(c *Child, reason string) {
+	m.publish(event.ChildDown{IKE: m.eventIKE(), Child: c.eventChild(), Reason: reason})
+}
+
+// identity is the text by which the registry knows a CHILD SA's selectors.
+func identity(ts []selector.TS) string { return strconv.Itoa(len(ts)) + ":" + tsText(ts) }

@@ -1,0 +1,265 @@
+package sa
+
+import (
+	"fmt"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+)
+
+// stateVersion is what Encode writes. Decode reads every version from 1 on:
+// a field that is new in version n is coded under "if c.version >= n" and has
+// its zero value when read from an older one.
+const stateVersion = 1
+
+// Encode appends the session's state to dst. It holds the session's keys.
+func (m *Machine) Encode(dst []byte) []byte {
+	c := &coder{version: stateVersion, b: dst}
+	c.uint(stateVersion)
+	c.state(&m.s)
+	return c.b
+}
+
+// Decode reads what Encode wrote, in this or an older version, and binds it to
+// its connection. Outstanding jobs are issued again by Resume.
+// Errors: a version from the future, a malformed state, a connection that is
+// not configured any more.
+func Decode(b []byte, conns *ConnSet) (*Machine, error) {
+	c := &coder{reading: true, b: b}
+	c.version = c.uint(0)
+	if c.err == nil && (c.version == 0 || c.version > stateVersion) {
+		return nil, fmt.Errorf("session state: expected version 1 to %d, found %d", stateVersion, c.version)
+	}
+	m := &Machine{}
+	c.state(&m.s)
+	if c.err == nil && len(c.b) != 0 {
+		c.fail("expected the end")
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	if m.s.Conn != "" {
+		if m.conn = conns.ByName(m.s.Conn); m.conn == nil {
+			return nil, fmt.Errorf("session state: connection %q is not configured", m.s.Conn)
+		}
+	}
+	if err := m.validate(); err != nil {
+		return nil, err
+	}
+	if len(m.s.IKE.Keys.D) > 0 {
+		if err := m.bind(); err != nil {
+			return nil, fmt.Errorf("session state: keys: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// validate checks what the steps rely on, so that a state from a stranger
+// cannot make them panic.
+func (m *Machine) validate() error {
+	s := &m.s
+	if s.Phase >= phaseCount {
+		return fmt.Errorf("session state: expected a phase, found %d", s.Phase)
+	}
+	halfOpen := s.Phase < Established
+	if halfOpen != (s.Setup != nil) && s.Phase <= Established {
+		return fmt.Errorf("session state: phase %s, set-up present: %v", s.Phase, s.Setup != nil)
+	}
+	if m.conn == nil && s.Phase != Fresh && s.Phase < Lingering && len(s.Jobs) > 0 {
+		return fmt.Errorf("session state: phase %s without a connection", s.Phase)
+	}
+	keyed := s.Phase > Agreeing && s.Phase != Answering && s.Phase <= Closing
+	if keyed && len(s.IKE.Keys.D) == 0 {
+		return fmt.Errorf("session state: phase %s without keys", s.Phase)
+	}
+	for i := range s.Children {
+		c := &s.Children[i]
+		if c.Status > ChildRemoving || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
+			return fmt.Errorf("session state: child %q with status %s", c.Name, c.Status)
+		}
+	}
+	for _, j := range s.Jobs {
+		if err := m.validJob(j); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Machine) validJob(j JobRef) error {
+	bad := func(what string) error {
+		return fmt.Errorf("session state: job %d of kind %d without %s", j.ID, j.Kind, what)
+	}
+	st := m.s.Setup
+	switch j.Kind {
+	case jobGenerate, jobEncapsulate, jobDecapsulate, jobReserve:
+		if st == nil && m.s.Phase != Cleaning {
+			return bad("set-up")
+		}
+	case jobSign:
+		if st == nil || len(m.conn.Local) == 0 {
+			return bad("set-up")
+		}
+	case jobVerify:
+		if st == nil {
+			return bad("set-up")
+		}
+		ps := m.kept()
+		_, hasID := wire.FindID(ps, !m.s.IKE.Initiator)
+		if _, ok := wire.First[*wire.Auth](ps); !ok || !hasID {
+			return bad("the peer's ID and AUTH")
+		}
+	case jobAsk, jobInstall:
+		if st == nil || m.negotiated() == nil {
+			return bad("a negotiated child")
+		}
+	case jobRemove, jobClean:
+	default:
+		return bad("meaning")
+	}
+	return nil
+}
+
+func (c *coder) state(s *State) {
+	num(c, &s.ID)
+	raw(c, &s.Conn)
+	raw(c, &s.ChildName)
+	num(c, &s.Phase)
+	c.ike(&s.IKE)
+	optional(c, &s.Setup, (*coder).setup)
+	list(c, &s.Children, (*coder).child)
+	num(c, &s.NextJob)
+	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind) })
+	list(c, &s.Tasks, func(c *coder, t *Task) { num(c, &t.Kind); num(c, &t.Child) })
+	optional(c, &s.Pending, func(c *coder, p *PendingAnswer) {
+		num(c, &p.MessageID)
+		list(c, &p.SPIs, num[uint32])
+	})
+	instant(c, &s.Created)
+	instant(c, &s.Since)
+	instant(c, &s.Expires)
+	raw(c, &s.EndReason)
+	list(c, &s.Orphans, num[uint32])
+}
+
+func (c *coder) ike(k *IKE) {
+	boolean(c, &k.Initiator)
+	num(c, &k.SPIi)
+	num(c, &k.SPIr)
+	addrPort(c, &k.Local)
+	addrPort(c, &k.Remote)
+	c.choice(&k.Chosen)
+	raw(c, &k.Keys.D)
+	raw(c, &k.Keys.Ai)
+	raw(c, &k.Keys.Ar)
+	raw(c, &k.Keys.Ei)
+	raw(c, &k.Keys.Er)
+	raw(c, &k.Keys.Pi)
+	raw(c, &k.Keys.Pr)
+	num(c, &k.SealCounter)
+	c.id(&k.LocalID)
+	c.id(&k.RemoteID)
+	raw(c, &k.LocalAuth)
+	raw(c, &k.RemoteAuth)
+	boolean(c, &k.NATLocal)
+	boolean(c, &k.NATRemote)
+	num(c, &k.NextOut)
+	num(c, &k.NextIn)
+	optional(c, &k.Request, func(c *coder, r *Request) {
+		num(c, &r.Exchange)
+		num(c, &r.MessageID)
+		raw(c, &r.Data)
+		num(c, &r.Sent)
+		instant(c, &r.Again)
+	})
+	raw(c, &k.Answer)
+	fixed(c, k.AnswerTo[:])
+}
+
+func (c *coder) setup(s *Setup) {
+	num(c, &s.KE)
+	raw(c, &s.Private)
+	raw(c, &s.Public)
+	raw(c, &s.PeerPublic)
+	boolean(c, &s.FixedKE)
+	raw(c, &s.Cookie)
+	num(c, &s.Cookies)
+	raw(c, &s.Ni)
+	raw(c, &s.Nr)
+	raw(c, &s.InitI)
+	raw(c, &s.InitR)
+	raw(c, &s.IntAuthI)
+	raw(c, &s.IntAuthR)
+	num(c, &s.Further)
+	list(c, &s.PeerHashes, num[wire.HashAlgorithm])
+	list(c, &s.CertReqs, raw[[]byte])
+	boolean(c, &s.CertReq)
+	raw(c, &s.Inner)
+	num(c, &s.InnerFirst)
+	num(c, &s.AuthID)
+	num(c, &s.ChildError)
+	optional(c, &s.OwnAuth, func(c *coder, a *wire.Auth) { num(c, &a.Method); raw(c, &a.Data) })
+	list(c, &s.OwnCerts, func(c *coder, x *wire.Cert) { num(c, &x.Encoding); raw(c, &x.Data) })
+	num(c, &s.ReservedSPI)
+	boolean(c, &s.Transport)
+}
+
+func (c *coder) child(h *Child) {
+	num(c, &h.UniqueID)
+	raw(c, &h.Name)
+	num(c, &h.Status)
+	boolean(c, &h.Initiator)
+	num(c, &h.ReqID)
+	num(c, &h.SPIIn)
+	num(c, &h.SPIOut)
+	num(c, &h.Mode)
+	c.choice(&h.Chosen)
+	list(c, &h.LocalTS, (*coder).ts)
+	list(c, &h.PeerTS, (*coder).ts)
+	addr(c, &h.Local)
+	addr(c, &h.Remote)
+	boolean(c, &h.Encap)
+	c.mark(&h.MarkIn)
+	c.mark(&h.MarkOut)
+	boolean(c, &h.MarkInSA)
+	num(c, &h.IfIDIn)
+	num(c, &h.IfIDOut)
+	raw(c, &h.Keys.Ei)
+	raw(c, &h.Keys.Ai)
+	raw(c, &h.Keys.Er)
+	raw(c, &h.Keys.Ar)
+	instant(c, &h.InstalledAt)
+	raw(c, &h.EndReason)
+}
+
+func (c *coder) choice(x *suite.Choice) {
+	num(c, &x.Number)
+	raw(c, &x.SPI)
+	num(c, &x.Protocol)
+	list(c, &x.Transforms, func(c *coder, t *suite.Transform) {
+		num(c, &t.Type)
+		num(c, &t.ID)
+		num(c, &t.KeyBits)
+	})
+}
+
+func (c *coder) id(x *auth.ID) {
+	num(c, &x.Type)
+	raw(c, &x.Data)
+}
+
+func (c *coder) mark(x *dataplane.Mark) {
+	num(c, &x.Value)
+	num(c, &x.Mask)
+}
+
+func (c *coder) ts(x *selector.TS) {
+	num(c, &x.Proto)
+	num(c, &x.StartPort)
+	num(c, &x.EndPort)
+	addr(c, &x.Start)
+	addr(c, &x.End)
+}

@@ -1,0 +1,314 @@
+package sa
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"math"
+	"time"
+
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+// bind makes the ciphers of the IKE SA from its keys.
+func (m *Machine) bind() error {
+	k := &m.s.IKE
+	eOut, aOut, eIn, aIn := k.Keys.Ei, k.Keys.Ai, k.Keys.Er, k.Keys.Ar
+	if !k.Initiator {
+		eOut, aOut, eIn, aIn = eIn, aIn, eOut, aOut
+	}
+	s, err := suite.NewSealer(k.Chosen, eOut, aOut, k.SealCounter)
+	if err != nil {
+		return err
+	}
+	o, err := suite.NewOpener(k.Chosen, eIn, aIn)
+	if err != nil {
+		return err
+	}
+	m.sealer, m.opener = s, o
+	return nil
+}
+
+// bindSealer copies the sealer's counter into the state after each step.
+func (m *Machine) bindSealer() {
+	if m.sealer != nil {
+		m.s.IKE.SealCounter = m.sealer.Counter()
+	}
+}
+
+func (m *Machine) header(ex wire.ExchangeType, id uint32, response bool) wire.Header {
+	k := &m.s.IKE
+	h := wire.Header{SPIi: k.SPIi, SPIr: k.SPIr, Exchange: ex, MessageID: id}
+	if k.Initiator {
+		h.Flags |= wire.FlagInitiator
+	}
+	if response {
+		h.Flags |= wire.FlagResponse
+	}
+	return h
+}
+
+// request seals and sends our next request. The window is one: the caller made
+// sure that none is outstanding.
+func (m *Machine) request(ex wire.ExchangeType, payloads ...wire.Payload) []byte {
+	k := &m.s.IKE
+	h := m.header(ex, k.NextOut, false)
+	var data []byte
+	if ex == wire.ExchangeIKESAInit {
+		data = wire.AppendMessage(nil, h, payloads)
+	} else {
+		var err error
+		if data, err = m.seal(h, payloads); err != nil {
+			m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
+			m.fail("our message could not be built")
+			return nil
+		}
+	}
+	k.Request = &Request{Exchange: ex, MessageID: k.NextOut, Data: data}
+	k.NextOut++
+	m.transmit()
+	return data
+}
+
+func (m *Machine) seal(h wire.Header, payloads []wire.Payload) ([]byte, error) {
+	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, m.sealer)
+}
+
+// transmit sends the outstanding request and sets the time of the next try
+// (RFC 7296 2.1): each wait grows by the configured base.
+func (m *Machine) transmit() {
+	k, set := &m.s.IKE, m.env.Settings
+	r := k.Request
+	wait := time.Duration(float64(set.RetransmitTimeout) * math.Pow(set.RetransmitBase, float64(r.Sent)))
+	r.Sent++
+	r.Again = m.env.Now.Add(wait)
+	m.persist = true
+	m.act(Send{k.Local, k.Remote, r.Data})
+}
+
+// retransmit repeats the outstanding request, the same bytes, or gives up.
+func (m *Machine) retransmit() {
+	r := m.s.IKE.Request
+	if int(r.Sent) <= m.env.Settings.RetransmitTries {
+		m.transmit()
+		return
+	}
+	if m.s.Phase == Closing {
+		m.fail(m.s.EndReason)
+		return
+	}
+	m.failed(event.PeerTimeout, false, "", "check that the peer is up and that UDP ports 500 and 4500 pass in both directions",
+		event.Fact{Name: "exchange", Value: r.Exchange.String()},
+		event.Fact{Name: "transmissions", Value: itoa(int(r.Sent))},
+		event.Fact{Name: "peer", Value: m.s.IKE.Remote.String()})
+	m.fail("no answer from the peer")
+}
+
+// respond seals, remembers and sends the answer to the peer's request.
+func (m *Machine) respond(ex wire.ExchangeType, id uint32, payloads ...wire.Payload) {
+	data, err := m.seal(m.header(ex, id, true), payloads)
+	if err != nil {
+		m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
+		m.fail("our answer could not be built")
+		return
+	}
+	m.answer(data)
+}
+
+// answer remembers and sends a response.
+func (m *Machine) answer(data []byte) {
+	k := &m.s.IKE
+	k.Answer = data
+	m.persist = true
+	m.act(Send{k.Local, k.Remote, data})
+}
+
+// received is the front door of every datagram.
+func (m *Machine) received(ev Received) {
+	msg, err := wire.ParseMessage(ev.Data)
+	if err != nil {
+		m.discard("cannot be parsed: " + err.Error())
+		return
+	}
+	k := &m.s.IKE
+	switch {
+	case m.s.Phase == Fresh:
+		m.initRequest(msg, ev)
+	case msg.SPIi != k.SPIi || msg.SPIr != k.SPIr && !(m.s.Phase == InitSent || msg.Exchange == wire.ExchangeIKESAInit):
+		m.discard("SPIs of another IKE SA")
+	case msg.IsInitiator() == k.Initiator:
+		m.discard("initiator flag says that we sent it")
+	case msg.IsResponse():
+		m.response(msg, ev)
+	default:
+		m.peerRequest(msg, ev)
+	}
+}
+
+// response handles the answer to our outstanding request.
+func (m *Machine) response(msg *wire.Message, ev Received) {
+	k := &m.s.IKE
+	r := k.Request
+	if r == nil || r.MessageID != msg.MessageID || r.Exchange != msg.Exchange {
+		m.discard("response without a request of ours")
+		return
+	}
+	if r.Exchange == wire.ExchangeIKESAInit {
+		m.initResponse(msg, ev)
+		return
+	}
+	payloads, first, inner, ok := m.open(msg, ev)
+	if !ok {
+		return
+	}
+	switch r.Exchange {
+	case wire.ExchangeIKEIntermediate:
+		m.moreResponse(payloads, ev.Data, msg, inner)
+	case wire.ExchangeIKEAuth:
+		m.authResponse(payloads, first, inner)
+	case wire.ExchangeInformational:
+		m.informationalResponse(payloads)
+	}
+}
+
+// peerRequest handles a request of the peer's: the next one, or one that it
+// repeats because our answer got lost (RFC 7296 2.1 to 2.3).
+func (m *Machine) peerRequest(msg *wire.Message, ev Received) {
+	k := &m.s.IKE
+	if msg.MessageID+1 == k.NextIn {
+		// The same bytes get the same answer, without opening them: keys may
+		// have moved on since (RFC 9370), and the peer cannot tell us apart.
+		if k.Answer != nil && sha256.Sum256(ev.Data) == k.AnswerTo {
+			m.act(Send{k.Local, k.Remote, k.Answer})
+			return
+		}
+		m.discard("repeated request, its answer not ready or its bytes not the same")
+		return
+	}
+	if msg.MessageID != k.NextIn {
+		m.discard("message id " + itoa(int(msg.MessageID)) + " outside the window, expected " + itoa(int(k.NextIn)))
+		return
+	}
+	if !m.expects(msg.Exchange) {
+		m.discard(msg.Exchange.String() + " request not expected in phase " + m.s.Phase.String())
+		return
+	}
+	payloads, first, inner, ok := m.open(msg, ev)
+	if !ok {
+		return
+	}
+	m.take(ev)
+	switch msg.Exchange {
+	case wire.ExchangeIKEIntermediate:
+		m.moreRequest(payloads, ev.Data, msg, inner)
+	case wire.ExchangeIKEAuth:
+		m.authRequest(msg, payloads, first, inner)
+	case wire.ExchangeInformational:
+		m.informationalRequest(msg.MessageID, payloads)
+	case wire.ExchangeCreateChildSA:
+		m.respond(msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyNoAdditionalSAs})
+	}
+}
+
+// expects says which requests of the peer a phase takes.
+func (m *Machine) expects(ex wire.ExchangeType) bool {
+	switch m.s.Phase {
+	case AwaitAuth:
+		more := int(m.s.Setup.Further) < len(m.s.IKE.Chosen.AdditionalKEs())
+		return more && ex == wire.ExchangeIKEIntermediate || !more && ex == wire.ExchangeIKEAuth
+	case Established, Closing:
+		return m.s.Pending == nil && (ex == wire.ExchangeInformational || ex == wire.ExchangeCreateChildSA)
+	}
+	return false
+}
+
+// take accepts a request: its message id is used up, its answer is due, and
+// until the session is established the peer's address is where it came from.
+func (m *Machine) take(ev Received) {
+	k := &m.s.IKE
+	k.NextIn++
+	k.Answer = nil
+	k.AnswerTo = sha256.Sum256(ev.Data)
+	if m.s.Phase < Established {
+		k.Local, k.Remote = ev.Local, ev.Remote
+	}
+	m.persist = true
+}
+
+// open authenticates and decrypts. What is not authentic changes nothing; what
+// is authentic but wrong is answered (requests) and, being the peer's own
+// error, ends a session that is not established (RFC 7296 2.21).
+func (m *Machine) open(msg *wire.Message, ev Received) ([]wire.Payload, wire.PayloadType, []byte, bool) {
+	if m.opener == nil {
+		m.discard("encrypted message before keys")
+		return nil, 0, nil, false
+	}
+	if _, ok := msg.SK(); !ok {
+		m.discard(msg.Exchange.String() + " without an SK payload")
+		return nil, 0, nil, false
+	}
+	first, inner, err := wire.OpenInner(ev.Data, msg, m.opener)
+	if err != nil {
+		m.discard(err.Error())
+		return nil, 0, nil, false
+	}
+	payloads, err := wire.ParsePayloads(first, inner)
+	if err == nil {
+		for _, p := range payloads {
+			if !wire.Allowed(msg.Exchange, msg.IsResponse(), true, p.Type()) {
+				err = errors.New(p.Type().String() + " payload does not belong into " + msg.Exchange.String())
+			}
+		}
+	}
+	if err == nil {
+		return payloads, first, inner, true
+	}
+	m.badContent(msg, ev, err)
+	return nil, 0, nil, false
+}
+
+// badContent answers an authentic message whose content is wrong.
+func (m *Machine) badContent(msg *wire.Message, ev Received, err error) {
+	if msg.IsResponse() {
+		m.discard(err.Error())
+		if m.s.Phase < Established {
+			m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
+			m.fail("malformed answer")
+		}
+		return
+	}
+	m.take(ev)
+	n := &wire.Notify{NotifyType: wire.NotifyInvalidSyntax}
+	cause := event.InvalidSyntax
+	var crit *wire.UnsupportedCriticalPayload
+	if errors.As(err, &crit) {
+		n.NotifyType, n.Data = wire.NotifyUnsupportedCriticalPayload, []byte{byte(crit.PayloadType)}
+		cause = event.UnsupportedCritical
+	}
+	m.failed(cause, false, "", "", event.Fact{Name: "exchange", Value: msg.Exchange.String()}, event.Fact{Name: "detail", Value: err.Error()})
+	m.respond(msg.Exchange, msg.MessageID, n)
+	// RFC 7296 2.21.3: INVALID_SYNTAX ends the IKE SA; an unknown critical
+	// payload only this exchange, which is the end of a set-up, too.
+	if crit == nil || m.s.Phase < Established {
+		m.fail("malformed request")
+	}
+}
+
+// keep copies a peer's decrypted payloads into the set-up, for the steps that
+// follow their jobs, and parses the copy.
+func (m *Machine) keep(first wire.PayloadType, inner []byte) {
+	st := m.s.Setup
+	st.Inner, st.InnerFirst = bytes.Clone(inner), first
+	m.inner = nil
+}
+
+// kept are the payloads that keep stored.
+func (m *Machine) kept() []wire.Payload {
+	if m.inner == nil && m.s.Setup != nil && m.s.Setup.Inner != nil {
+		// They parsed before they were stored.
+		m.inner, _ = wire.ParsePayloads(m.s.Setup.InnerFirst, m.s.Setup.Inner)
+	}
+	return m.inner
+}

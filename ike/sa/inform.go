@@ -1,0 +1,157 @@
+package sa
+
+import (
+	"encoding/binary"
+
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+// nextTask begins the next request when the window is open.
+func (m *Machine) nextTask() {
+	k := &m.s.IKE
+	for m.s.Phase == Established && k.Request == nil && len(m.s.Tasks) > 0 {
+		t := m.s.Tasks[0]
+		m.s.Tasks = m.s.Tasks[1:]
+		switch t.Kind {
+		case taskDeleteIKE:
+			if m.s.EndReason == "" {
+				m.s.EndReason = "terminated"
+			}
+			m.to(Closing)
+			m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
+		case taskDeleteChild:
+			if c := m.child(t.Child); c != nil && c.Status == ChildDeleting {
+				m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, c.SPIIn))
+			}
+		case taskDeleteSPI:
+			m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, uint32(t.Child)))
+		}
+	}
+}
+
+func (m *Machine) child(id uint64) *Child {
+	for i := range m.s.Children {
+		if m.s.Children[i].UniqueID == id {
+			return &m.s.Children[i]
+		}
+	}
+	return nil
+}
+
+// informationalResponse ends our INFORMATIONAL exchange.
+func (m *Machine) informationalResponse([]wire.Payload) {
+	m.s.IKE.Request = nil
+	m.persist = true
+	if m.s.Phase == Closing {
+		m.fail(m.s.EndReason)
+		return
+	}
+	if m.removeDeleting() {
+		m.job(jobRemove)
+	}
+	m.nextTask()
+}
+
+// removeDeleting moves the child whose delete the peer confirmed, the one that
+// no task waits for any more, on to removal.
+func (m *Machine) removeDeleting() bool {
+	found := false
+	for i := range m.s.Children {
+		c := &m.s.Children[i]
+		if c.Status == ChildDeleting && !m.hasTask(c.UniqueID) {
+			c.Status, found = ChildRemoving, true
+		}
+	}
+	return found
+}
+
+func (m *Machine) hasTask(child uint64) bool {
+	for _, t := range m.s.Tasks {
+		if t.Kind == taskDeleteChild && t.Child == child {
+			return true
+		}
+	}
+	return false
+}
+
+// informationalRequest handles the peer's INFORMATIONAL (RFC 7296 1.4): deletes,
+// error notifies, or nothing, which asks whether we live.
+func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
+	if n, ok := wire.FindNotify(ps, wire.NotifyAuthenticationFailed); ok {
+		m.failed(event.AuthenticationFailed, true, "", "the peer did not accept our authentication: its log names the check", event.Fact{Name: "notify", Value: n.NotifyType.String()})
+		m.respond(wire.ExchangeInformational, id)
+		m.fail("the peer did not accept our authentication")
+		return
+	}
+	var spis []uint32
+	for d := range wire.All[*wire.Delete](ps) {
+		if d.Protocol == wire.ProtoIKE {
+			m.respond(wire.ExchangeInformational, id)
+			m.fail("deleted by the peer")
+			return
+		}
+		if d.Protocol == wire.ProtoESP && d.SPISize == 4 {
+			spis = append(spis, m.peerDeletes(d)...)
+		}
+	}
+	if spis == nil {
+		m.respond(wire.ExchangeInformational, id)
+		return
+	}
+	// The answer says that the SAs are gone, so it waits until they are.
+	m.s.Pending = &PendingAnswer{MessageID: id, SPIs: spis}
+	m.job(jobRemove)
+}
+
+// peerDeletes marks the children that a Delete payload names by the SPIs the
+// peer receives with. A child that we are deleting at the same moment is not
+// named in the answer (RFC 7296 1.4.1).
+func (m *Machine) peerDeletes(d *wire.Delete) []uint32 {
+	var spis []uint32
+	for n := range d.Count() {
+		spi := binary.BigEndian.Uint32(d.SPI(n))
+		for i := range m.s.Children {
+			c := &m.s.Children[i]
+			if c.SPIOut != spi {
+				continue
+			}
+			if c.Status == ChildInstalled {
+				spis = append(spis, c.SPIIn)
+			}
+			if c.Status == ChildInstalled || c.Status == ChildDeleting {
+				c.Status, c.EndReason = ChildRemoving, "deleted by the peer"
+				if spis == nil {
+					spis = []uint32{}
+				}
+			}
+		}
+	}
+	return spis
+}
+
+// removed follows when the kernel has removed the children with ChildRemoving
+// and the orphans.
+func (m *Machine) removed() {
+	m.s.Orphans = nil
+	kept := m.s.Children[:0]
+	for i := range m.s.Children {
+		c := m.s.Children[i]
+		if c.Status == ChildRemoving {
+			m.childDown(&c, c.EndReason)
+			continue
+		}
+		kept = append(kept, c)
+	}
+	m.s.Children = kept
+	m.persist = true
+	if p := m.s.Pending; p != nil {
+		m.s.Pending = nil
+		var ps []wire.Payload
+		if len(p.SPIs) > 0 {
+			ps = append(ps, wire.NewDelete(wire.ProtoESP, p.SPIs...))
+		}
+		m.respond(wire.ExchangeInformational, p.MessageID, ps...)
+	}
+	m.nextTask()
+}

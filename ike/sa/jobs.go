@@ -1,0 +1,248 @@
+package sa
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"espalier/ike/auth"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+	"espalier/internal/secret"
+)
+
+var noTime time.Time
+
+// job asks for work and remembers that its answer is due.
+func (m *Machine) job(kind JobKind) {
+	m.s.NextJob++
+	ref := JobRef{ID: m.s.NextJob, Kind: kind}
+	if kind == jobSign && !m.prepareSign() {
+		return
+	}
+	m.s.Jobs = append(m.s.Jobs, ref)
+	m.persist = true
+	m.act(Job{ID: ref.ID, Spec: m.spec(kind)})
+}
+
+// prepareSign settles the identity that the signature covers.
+func (m *Machine) prepareSign() bool {
+	if !m.s.IKE.LocalID.IsAny() || m.ownIdentity() {
+		return true
+	}
+	m.fail("no identity of our own")
+	return false
+}
+
+// spec describes a job from nothing but the state and the configuration, so
+// that a restart can ask again.
+func (m *Machine) spec(kind JobKind) Spec {
+	st, k := m.s.Setup, &m.s.IKE
+	switch kind {
+	case jobGenerate:
+		return GenerateKE{st.KE}
+	case jobEncapsulate:
+		return EncapsulateKE{st.KE, st.PeerPublic}
+	case jobDecapsulate:
+		return DecapsulateKE{st.KE, st.Private, st.PeerPublic}
+	case jobSign:
+		return m.signJob()
+	case jobVerify:
+		return m.verifyJob()
+	case jobReserve:
+		return ReserveSPI{m.reserveRequest()}
+	case jobAsk:
+		c := m.negotiated()
+		return AskChild{ReqID: c.ReqID, Conn: m.s.Conn, Child: c.Name, Remote: k.Remote.Addr(), LocalTS: identity(c.LocalTS), PeerTS: identity(c.PeerTS)}
+	case jobInstall:
+		return Kernel{m.installOps(m.negotiated())}
+	case jobRemove:
+		return Kernel{m.removingOps()}
+	case jobClean:
+		return Kernel{m.cleanOps()}
+	}
+	panic("sa: unknown job kind") // unreachable: Decode refuses others
+}
+
+// jobDone continues where a job was asked for.
+func (m *Machine) jobDone(e JobDone) {
+	kind := JobKind(0)
+	for i, j := range m.s.Jobs {
+		if j.ID == e.ID {
+			kind = j.Kind
+			m.s.Jobs = append(m.s.Jobs[:i], m.s.Jobs[i+1:]...)
+			break
+		}
+	}
+	if kind == 0 {
+		return
+	}
+	m.persist = true
+	if kind == jobReserve && m.s.Phase == Cleaning {
+		if e.Err == nil {
+			m.s.Orphans = append(m.s.Orphans, e.Result.(uint32))
+		}
+		m.clean()
+		return
+	}
+	if e.Err != nil {
+		m.jobFailed(kind, e.Err)
+		return
+	}
+	switch kind {
+	case jobGenerate:
+		m.generated(e.Result.(KEPair))
+	case jobEncapsulate:
+		m.encapsulated(e.Result.(KEAnswer))
+	case jobDecapsulate:
+		if m.agreed(e.Result.(secret.Bytes)) {
+			m.moreOrAuth()
+		}
+	case jobSign:
+		m.signed(e.Result.(auth.SignResult))
+	case jobVerify:
+		m.verified(e.Result.(auth.VerifyResult))
+	case jobReserve:
+		m.reserved(e.Result.(uint32))
+	case jobAsk:
+		m.numbered(e.Result.(ChildIDs))
+	case jobInstall:
+		m.installed()
+	case jobRemove:
+		m.removed()
+	case jobClean:
+		m.cleaned()
+	}
+}
+
+// reserved continues with our inbound SPI.
+func (m *Machine) reserved(spi uint32) {
+	if m.s.IKE.Initiator {
+		m.s.Setup.ReservedSPI = spi
+		m.to(Signing)
+		m.job(jobSign)
+		return
+	}
+	m.negotiated().SPIIn = spi
+	m.to(Asking)
+	m.job(jobAsk)
+}
+
+// numbered continues with the ids that the registry gave the child.
+func (m *Machine) numbered(ids ChildIDs) {
+	c := m.negotiated()
+	c.UniqueID, c.ReqID = ids.UniqueID, ids.ReqID
+	if m.s.IKE.Initiator {
+		m.to(Installing)
+		m.job(jobInstall)
+		return
+	}
+	m.to(Signing)
+	m.job(jobSign)
+}
+
+// installed continues when the child is in the kernel. From here on only the
+// kernel has its keys.
+func (m *Machine) installed() {
+	c := m.negotiated()
+	c.Status, c.InstalledAt = ChildInstalled, m.env.Now
+	c.Keys.Wipe()
+	if m.s.IKE.Initiator {
+		m.finishInitiator()
+		return
+	}
+	m.finishResponder()
+}
+
+// jobFailed explains a job's error and ends what depended on it.
+func (m *Machine) jobFailed(kind JobKind, err error) {
+	detail := event.Fact{Name: "detail", Value: err.Error()}
+	switch kind {
+	case jobVerify:
+		m.verifyFailed(err)
+	case jobSign:
+		m.failed(event.CredentialMissing, false, "", "give the connection a secret or private key for its identity", detail)
+		if !m.s.IKE.Initiator {
+			m.respond(wire.ExchangeIKEAuth, m.s.Setup.AuthID, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
+		}
+		m.fail("we cannot authenticate")
+	case jobReserve, jobAsk, jobInstall:
+		m.kernelRefused(kind, err)
+	case jobRemove:
+		// What could not be removed stays in the journal for the next start.
+		m.failed(event.KernelRefused, false, "", "", detail)
+		m.removed()
+	case jobClean:
+		m.failed(event.KernelRefused, false, "", "", detail)
+		m.cleaned()
+	default:
+		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: m.s.Setup.KE.String()}, detail)
+		if m.s.Phase == AnsweringMore {
+			m.respond(wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
+		}
+		m.fail("key exchange failed")
+	}
+}
+
+// verifyFailed refuses the peer with the check that failed.
+func (m *Machine) verifyFailed(err error) {
+	var ae *auth.Error
+	if !errors.As(err, &ae) {
+		m.authFailed("internal", err.Error(), nil)
+		return
+	}
+	m.authFailed(ae.Check, ae.Detail, []event.Fact{{Name: "peer_id", Value: ae.Peer.String()}, {Name: "our_id", Value: ae.Local.String()}})
+}
+
+// kernelRefused goes on without the child: the IKE SA does not depend on it.
+func (m *Machine) kernelRefused(kind JobKind, err error) {
+	st := m.s.Setup
+	name := m.s.ChildName
+	c := m.negotiated()
+	if c != nil {
+		name = c.Name
+	}
+	m.failed(event.KernelRefused, false, name, "", event.Fact{Name: "step", Value: kernelStep(kind)}, event.Fact{Name: "detail", Value: err.Error()})
+	if c != nil {
+		if c.SPIIn != 0 {
+			m.s.Orphans = append(m.s.Orphans, c.SPIIn)
+		}
+		if m.s.IKE.Initiator {
+			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(c.SPIIn)})
+		}
+		c.Keys.Wipe()
+		m.s.Children = m.s.Children[:len(m.s.Children)-1]
+	}
+	st.ChildError = wire.NotifyNoProposalChosen
+	switch {
+	case m.s.IKE.Initiator && kind == jobReserve:
+		m.fail("no SPI for the child")
+	case m.s.IKE.Initiator:
+		m.finishInitiator()
+	case kind == jobInstall:
+		m.finishResponder()
+		m.releaseOrphans()
+	default:
+		m.to(Signing)
+		m.releaseOrphans()
+		m.job(jobSign)
+	}
+}
+
+func (m *Machine) releaseOrphans() {
+	if len(m.s.Orphans) > 0 {
+		m.job(jobRemove)
+	}
+}
+
+func kernelStep(k JobKind) string {
+	switch k {
+	case jobReserve:
+		return "reserve SPI"
+	case jobAsk:
+		return "request id"
+	case jobInstall:
+		return "install"
+	}
+	return fmt.Sprintf("job %d", k)
+}

@@ -1,0 +1,258 @@
+package sa
+
+import (
+	"fmt"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/secret"
+)
+
+// pair is one kernel selector with our side as source.
+type pair = dataplane.Selector
+
+// expand turns the negotiated selectors into the kernel's, our side as source.
+// The limit counts all of them; the error says how many they would be.
+func expand(local, remote []selector.TS, limit int) ([]pair, error) {
+	var out []pair
+	for _, l := range local {
+		for _, r := range remote {
+			if l.Start.Is4() != r.Start.Is4() || l.Proto != 0 && r.Proto != 0 && l.Proto != r.Proto {
+				continue
+			}
+			lr, rr := asRange(l), asRange(r)
+			if lr.Proto == 0 {
+				lr.Proto = rr.Proto
+			}
+			rr.Proto = lr.Proto
+			s, err := dataplane.Expand(lr, rr, limit-len(out))
+			if err != nil {
+				return nil, fmt.Errorf("%s === %s: %w", l, r, err)
+			}
+			out = append(out, s...)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errMissing("no pair of local and remote selectors has one address family and protocol")
+	}
+	return out, nil
+}
+
+func asRange(t selector.TS) dataplane.Range {
+	return dataplane.Range{Proto: t.Proto, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End}
+}
+
+func reverse(s pair) pair {
+	if s.Proto == selector.ProtoICMP || s.Proto == selector.ProtoICMPv6 {
+		// Type and code stand at the same places in both directions.
+		return pair{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SrcPort: s.SrcPort, SrcPortMask: s.SrcPortMask, DstPort: s.DstPort, DstPortMask: s.DstPortMask}
+	}
+	return pair{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SrcPort: s.DstPort, SrcPortMask: s.DstPortMask, DstPort: s.SrcPort, DstPortMask: s.SrcPortMask}
+}
+
+// keyIn and keyOut are the kernel's names of a child's two SAs.
+func (c *Child) keyIn() dataplane.SAKey {
+	k := dataplane.SAKey{Dst: c.Local, Proto: dataplane.ESP, SPI: c.SPIIn}
+	if c.MarkInSA {
+		k.Mark = c.MarkIn
+	}
+	return k
+}
+
+func (c *Child) keyOut() dataplane.SAKey {
+	return dataplane.SAKey{Dst: c.Remote, Proto: dataplane.ESP, SPI: c.SPIOut, Mark: c.MarkOut}
+}
+
+// reserveRequest asks for an inbound SPI before the child is agreed.
+func (m *Machine) reserveRequest() dataplane.SPIRequest {
+	k := &m.s.IKE
+	r := dataplane.SPIRequest{Src: k.Remote.Addr(), Dst: k.Local.Addr(), Proto: dataplane.ESP, Mode: dataplane.Tunnel}
+	if cfg := m.childConfig(); cfg != nil {
+		r.Mode, r.IfID = cfg.Mode, cfg.IfIDIn
+		if cfg.MarkInSA {
+			r.Mark = cfg.MarkIn
+		}
+	}
+	return r
+}
+
+// reservedKey is the kernel's name of the reserved SPI.
+func (m *Machine) reservedKey(spi uint32) dataplane.SAKey {
+	r := m.reserveRequest()
+	return dataplane.SAKey{Dst: r.Dst, Proto: r.Proto, SPI: spi, Mark: r.Mark}
+}
+
+// childConfig is the configuration of the child that IKE_AUTH negotiates.
+func (m *Machine) childConfig() *ChildConfig {
+	if m.conn == nil {
+		return nil
+	}
+	if c := m.negotiated(); c != nil {
+		return m.conn.Child(c.Name)
+	}
+	return m.conn.Child(m.s.ChildName)
+}
+
+// installOps are the two SAs and the policies of the negotiated child.
+func (m *Machine) installOps(c *Child) []dataplane.Op {
+	cfg := m.conn.Child(c.Name)
+	encrIn, authIn, encrOut, authOut := c.Keys.Er, c.Keys.Ar, c.Keys.Ei, c.Keys.Ai
+	if !c.Initiator {
+		encrIn, authIn, encrOut, authOut = encrOut, authOut, encrIn, authIn
+	}
+	in := dataplane.SA{SAKey: c.keyIn(), Src: c.Remote, Dir: dataplane.In, IfID: c.IfIDIn, ReplayWindow: cfg.ReplayWindow, SetMark: cfg.SetMarkIn}
+	out := dataplane.SA{SAKey: c.keyOut(), Src: c.Local, Dir: dataplane.Out, IfID: c.IfIDOut, SetMark: cfg.SetMarkOut}
+	in.AEAD, in.Crypt, in.Auth = algorithms(c.Chosen, encrIn, authIn)
+	out.AEAD, out.Crypt, out.Auth = algorithms(c.Chosen, encrOut, authOut)
+	for _, s := range []*dataplane.SA{&in, &out} {
+		s.Mode, s.ReqID, s.ESN = c.Mode, c.ReqID, c.Chosen.ESN()
+		s.Limits = dataplane.Limits{HardBytes: cfg.LifeBytes, HardPackets: cfg.LifePackets, HardTime: cfg.LifeTime}
+		s.Flags = saFlags(c.Mode, cfg)
+	}
+	if c.Encap {
+		k := &m.s.IKE
+		in.Encap = &dataplane.Encap{SrcPort: k.Remote.Port(), DstPort: k.Local.Port()}
+		out.Encap = &dataplane.Encap{SrcPort: k.Local.Port(), DstPort: k.Remote.Port()}
+	}
+	ops := make([]dataplane.Op, 0, 5)
+	ops = append(ops, dataplane.InstallSA{SA: in}, dataplane.InstallSA{SA: out})
+	if !cfg.Policies {
+		return ops
+	}
+	return append(ops, m.policyOps(c, cfg, true)...)
+}
+
+func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
+	var f dataplane.SAFlags
+	if mode == dataplane.Tunnel {
+		f |= dataplane.AnyFamily
+	}
+	if !cfg.CopyDF {
+		f |= dataplane.NoPMTUDisc
+	}
+	if !cfg.CopyECN {
+		f |= dataplane.NoECN
+	}
+	if !cfg.CopyDSCPOut {
+		f |= dataplane.DontEncapDSCP
+	}
+	if cfg.CopyDSCPIn {
+		f |= dataplane.DecapDSCP
+	}
+	return f
+}
+
+// policyOps installs or deletes a child's policies: out, in, and for tunnels
+// fwd. The kernel matches prefixes and port masks, so ranges become several.
+func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
+	pairs, err := expand(c.LocalTS, c.PeerTS, m.env.Settings.MaxSelectors)
+	if err != nil {
+		return nil // checked when the child was agreed
+	}
+	dirs := 2
+	if c.Mode == dataplane.Tunnel {
+		dirs = 3
+	}
+	ops := make([]dataplane.Op, 0, dirs*len(pairs))
+	add := func(sel pair, dir dataplane.Direction, mark dataplane.Mark, ifID uint32, src, dst dataplane.Template) {
+		key := dataplane.PolicyKey{Selector: sel, Dir: dir, Mark: mark, IfID: ifID}
+		if !install {
+			ops = append(ops, dataplane.DeletePolicy{Key: key, Owner: c.UniqueID})
+			return
+		}
+		prio := dataplane.Priority(sel)
+		if cfg != nil && cfg.Priority != 0 {
+			prio = cfg.Priority
+		}
+		t := src
+		if dir != dataplane.Out {
+			t = dst
+		}
+		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Templates: []dataplane.Template{t}}})
+	}
+	outT := dataplane.Template{Src: c.Local, Dst: c.Remote, Proto: dataplane.ESP, Mode: c.Mode, ReqID: c.ReqID}
+	inT := outT
+	inT.Src, inT.Dst = c.Remote, c.Local
+	for _, p := range pairs {
+		add(p, dataplane.Out, c.MarkOut, c.IfIDOut, outT, inT)
+		add(reverse(p), dataplane.In, c.MarkIn, c.IfIDIn, outT, inT)
+		if c.Mode == dataplane.Tunnel {
+			add(reverse(p), dataplane.Fwd, c.MarkIn, c.IfIDIn, outT, inT)
+		}
+	}
+	return ops
+}
+
+// removeOps take a child out of the kernel; policies first, so that no packet
+// meets a policy whose SA is gone.
+func (m *Machine) removeOps(c *Child) []dataplane.Op {
+	if c.Status == ChildNegotiated && c.UniqueID == 0 {
+		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}} // reserved only
+	}
+	ops := m.policyOps(c, nil, false)
+	return append(ops, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
+}
+
+// removingOps are what jobRemove takes out.
+func (m *Machine) removingOps() []dataplane.Op {
+	var ops []dataplane.Op
+	for i := range m.s.Children {
+		if m.s.Children[i].Status == ChildRemoving {
+			ops = append(ops, m.removeOps(&m.s.Children[i])...)
+		}
+	}
+	for _, spi := range m.s.Orphans {
+		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(spi)})
+	}
+	return ops
+}
+
+// cleanOps are everything that the session has in the kernel.
+func (m *Machine) cleanOps() []dataplane.Op {
+	var ops []dataplane.Op
+	for i := range m.s.Children {
+		ops = append(ops, m.removeOps(&m.s.Children[i])...)
+	}
+	if st := m.s.Setup; st != nil && st.ReservedSPI != 0 {
+		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(st.ReservedSPI)})
+	}
+	for _, spi := range m.s.Orphans {
+		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(spi)})
+	}
+	return ops
+}
+
+// algorithms names a chosen ESP proposal as the kernel does.
+func algorithms(c suite.Choice, encr, integ secret.Bytes) (aead, crypt, auth dataplane.Algorithm) {
+	switch e := c.Encr(); e {
+	case wire.EncrAESGCM16, wire.EncrAESGCM12, wire.EncrAESGCM8:
+		bits := map[wire.EncrID]int{wire.EncrAESGCM16: 128, wire.EncrAESGCM12: 96, wire.EncrAESGCM8: 64}
+		return dataplane.Algorithm{Name: "rfc4106(gcm(aes))", Key: encr, ICVBits: bits[e]}, crypt, auth
+	case wire.EncrChaCha20Poly1305:
+		return dataplane.Algorithm{Name: "rfc7539esp(chacha20,poly1305)", Key: encr, ICVBits: 128}, crypt, auth
+	case wire.EncrAESCBC:
+		crypt = dataplane.Algorithm{Name: "cbc(aes)", Key: encr}
+	case wire.EncrAESCTR:
+		crypt = dataplane.Algorithm{Name: "rfc3686(ctr(aes))", Key: encr}
+	case wire.EncrNull:
+		crypt = dataplane.Algorithm{Name: "ecb(cipher_null)"}
+	}
+	switch c.Integ() {
+	case wire.IntegHMACSHA1_96:
+		auth = dataplane.Algorithm{Name: "hmac(sha1)", ICVBits: 96}
+	case wire.IntegHMACSHA2_256_128:
+		auth = dataplane.Algorithm{Name: "hmac(sha256)", ICVBits: 128}
+	case wire.IntegHMACSHA2_384_192:
+		auth = dataplane.Algorithm{Name: "hmac(sha384)", ICVBits: 192}
+	case wire.IntegHMACSHA2_512_256:
+		auth = dataplane.Algorithm{Name: "hmac(sha512)", ICVBits: 256}
+	case wire.IntegAESXCBC_96:
+		auth = dataplane.Algorithm{Name: "xcbc(aes)", ICVBits: 96}
+	case wire.IntegAESCMAC_96:
+		auth = dataplane.Algorithm{Name: "cmac(aes)", ICVBits: 96}
+	}
+	auth.Key = integ
+	return aead, crypt, auth
+}

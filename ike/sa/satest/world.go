@@ -1,0 +1,273 @@
+// Package satest runs session machines against each other in memory: a virtual
+// clock, a network that a test may bend, data planes that are fakes. Everything
+// is deterministic from the seed.
+package satest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/auth"
+	"espalier/ike/sa"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+// World is a clock, a network and the nodes on it.
+type World struct {
+	Now time.Time
+	// Mangle sees every datagram before it is delivered and returns what arrives
+	// in its place; nil: everything arrives as sent.
+	Mangle func(Packet) []Packet
+	// RoundTrip writes every session's state out and reads it back after each
+	// step, so that nothing that matters can hide outside of it.
+	RoundTrip bool
+	OnStep    func(sa.Transition)
+
+	rnd   *rand.ChaCha8
+	queue []Packet
+	nodes []*Node
+}
+
+// Packet is a datagram under way.
+type Packet struct {
+	From, To netip.AddrPort
+	Data     []byte
+}
+
+// Node is one gateway with its sessions.
+type Node struct {
+	Addr     netip.Addr
+	Env      sa.Env
+	DP       *dataplane.Fake
+	Sessions []*sa.Machine
+	Events   []event.Event
+	// Fail makes jobs fail: it is asked before each.
+	Fail func(sa.Spec) error
+	// Sealed counts Gone actions, Up Authenticated ones.
+	Gone, Up int
+
+	w        *World
+	lastID   uint64
+	lastReq  uint32
+	nextUniq uint64
+}
+
+// New makes a world whose randomness comes from the seed.
+func New(seed uint64) *World {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	return &World{Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), rnd: rand.NewChaCha8(key)}
+}
+
+// Rand is the world's source of randomness.
+func (w *World) Rand() *rand.ChaCha8 { return w.rnd }
+
+// Add puts a gateway into the world.
+func (w *World) Add(addr string, conns []*sa.Connection, creds *auth.Credentials) *Node {
+	set := sa.DefaultSettings()
+	n := &Node{w: w, Addr: netip.MustParseAddr(addr),
+		DP:  dataplane.NewFake(dataplane.FakeOptions{Seed: uint64(len(w.nodes) + 1), Now: func() time.Time { return w.Now }}),
+		Env: sa.Env{Rand: w.rnd, Conns: sa.NewConnSet(conns, nil), Creds: creds, Settings: &set}}
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+// Initiate starts a session of the named connection and returns it.
+func (n *Node) Initiate(conn, child string, peer netip.Addr) *sa.Machine {
+	n.lastID++
+	m := sa.NewInitiator(n.lastID, sa.NewSPI(uint8(n.lastID), 0, n.w.rnd), n.Env.Conns.ByName(conn), child,
+		netip.AddrPortFrom(n.Addr, 500), netip.AddrPortFrom(peer, 500))
+	m.OnStep(n.w.OnStep)
+	n.Sessions = append(n.Sessions, m)
+	n.step(len(n.Sessions)-1, sa.Start{})
+	return n.Sessions[len(n.Sessions)-1]
+}
+
+// Do hands an event to the i-th session.
+func (n *Node) Do(i int, ev sa.Event) { n.step(i, ev) }
+
+// step runs an event and the jobs that follow from it.
+func (n *Node) step(i int, ev sa.Event) {
+	events := []sa.Event{ev}
+	for len(events) > 0 {
+		ev, events = events[0], events[1:]
+		n.Env.Now = n.w.Now
+		m := n.Sessions[i]
+		if m == nil {
+			return
+		}
+		for _, a := range m.Handle(&n.Env, ev) {
+			switch a := a.(type) {
+			case sa.Send:
+				n.w.queue = append(n.w.queue, Packet{a.Local, a.Remote, append([]byte(nil), a.Data...)})
+			case sa.Job:
+				r, err := n.perform(a.Spec)
+				events = append(events, sa.JobDone{ID: a.ID, Result: r, Err: err})
+			case sa.Publish:
+				n.Events = append(n.Events, a.Event)
+			case sa.Authenticated:
+				n.Up++
+			case sa.Gone:
+				n.Gone++
+				n.Sessions[i] = nil
+			}
+		}
+		if n.w.RoundTrip && n.Sessions[i] != nil {
+			n.reborn(i)
+		}
+	}
+}
+
+// reborn replaces a session by what its encoding says.
+func (n *Node) reborn(i int) {
+	b := n.Sessions[i].Encode(nil)
+	m, err := sa.Decode(b, n.Env.Conns)
+	if err != nil {
+		panic(fmt.Sprintf("state of phase %s does not read back: %v", n.Sessions[i].Phase(), err))
+	}
+	if again := m.Encode(nil); string(again) != string(b) {
+		panic(fmt.Sprintf("state of phase %s changes when read back", n.Sessions[i].Phase()))
+	}
+	m.OnStep(n.w.OnStep)
+	n.Sessions[i] = m
+}
+
+func (n *Node) perform(spec sa.Spec) (any, error) {
+	if n.Fail != nil {
+		if err := n.Fail(spec); err != nil {
+			return nil, err
+		}
+	}
+	switch s := spec.(type) {
+	case sa.ReserveSPI:
+		s.Min, s.Max = sa.ChildSPIRange(1, 0)
+		return n.DP.ReserveSPI(s.SPIRequest)
+	case sa.AskChild:
+		n.nextUniq++
+		req := s.ReqID
+		if req == 0 {
+			n.lastReq++
+			req = n.lastReq
+		}
+		return sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}, nil
+	case sa.Kernel:
+		return nil, n.DP.Apply(s.Ops)
+	}
+	return sa.Perform(spec, n.Env.Creds, n.w.rnd)
+}
+
+// Deliver takes one datagram off the network; false when none is under way.
+func (w *World) Deliver() bool {
+	if len(w.queue) == 0 {
+		return false
+	}
+	p := w.queue[0]
+	w.queue = w.queue[1:]
+	arrive := []Packet{p}
+	if w.Mangle != nil {
+		arrive = w.Mangle(p)
+	}
+	for _, q := range arrive {
+		for _, n := range w.nodes {
+			if n.Addr == q.To.Addr() {
+				n.receive(q)
+			}
+		}
+	}
+	return true
+}
+
+// receive finds the session of a datagram as an engine does.
+func (n *Node) receive(p Packet) {
+	h, err := wire.ParseHeader(p.Data)
+	if err != nil {
+		return
+	}
+	own := h.SPIr
+	if !h.IsInitiator() {
+		own = h.SPIi
+	}
+	ev := sa.Received{Local: p.To, Remote: p.From, Data: p.Data}
+	for i, m := range n.Sessions {
+		if m == nil {
+			continue
+		}
+		if m.LocalSPI() == own || own == 0 && !m.Initiator() && m.PeerSPI() == h.SPIi {
+			n.step(i, ev)
+			return
+		}
+	}
+	if own != 0 || !h.IsInitiator() || h.IsResponse() {
+		return
+	}
+	n.lastID++
+	m := sa.NewResponder(n.lastID, sa.NewSPI(uint8(n.lastID), 0, n.w.rnd), p.To, p.From)
+	m.OnStep(n.w.OnStep)
+	n.Sessions = append(n.Sessions, m)
+	n.step(len(n.Sessions)-1, ev)
+}
+
+// Settle delivers until the network is quiet, at most limit datagrams.
+func (w *World) Settle(limit int) {
+	for i := 0; i < limit && w.Deliver(); i++ {
+	}
+}
+
+// Advance moves the clock and lets what is due happen, step by step.
+func (w *World) Advance(d time.Duration) {
+	end := w.Now.Add(d)
+	for {
+		w.Settle(1000)
+		next := end
+		for _, n := range w.nodes {
+			for _, m := range n.Sessions {
+				if m != nil && !m.Deadline().IsZero() && m.Deadline().Before(next) {
+					next = m.Deadline()
+				}
+			}
+		}
+		if next.After(w.Now) {
+			w.Now = next
+		}
+		due := false
+		for _, n := range w.nodes {
+			for i, m := range n.Sessions {
+				if m != nil && !m.Deadline().IsZero() && !m.Deadline().After(w.Now) {
+					due = true
+					n.step(i, sa.Tick{})
+				}
+			}
+		}
+		if !due && !w.Now.Before(end) {
+			return
+		}
+	}
+}
+
+// Live are the sessions that have not ended.
+func (n *Node) Live() []*sa.Machine {
+	var out []*sa.Machine
+	for _, m := range n.Sessions {
+		if m != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Find returns the last published event of type T.
+func Find[T event.Event](n *Node) (T, bool) {
+	for i := len(n.Events) - 1; i >= 0; i-- {
+		if e, ok := n.Events[i].(T); ok {
+			return e, true
+		}
+	}
+	var zero T
+	return zero, false
+}

@@ -1,0 +1,345 @@
+package sa
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/secret"
+)
+
+// Phase is where a session stands. Initiator and responder walk their own side
+// of the drawing; J marks a phase that waits for a job, M one that waits for a
+// message. From every phase a failure leads to Cleaning.
+//
+//	initiator                          responder
+//	Fresh                              Fresh
+//	  │ Start                            │ IKE_SA_INIT request
+//	Generating   J  ◄─┐ INVALID_KE     Answering    J
+//	  │               │ PAYLOAD          │ IKE_SA_INIT response
+//	InitSent     M  ──┘ ◄┐ COOKIE      AwaitAuth    M ◄────────┐
+//	  │             ─────┘               │      │ INTERMEDIATE │
+//	Agreeing     J                       │    AnsweringMore J ─┘
+//	  ├──────────┐ while further         │ IKE_AUTH request
+//	  │   GeneratingMore J ◄─┐         Verifying    J
+//	  │   MoreSent       M   │           │
+//	  │   AgreeingMore   J ──┤         Reserving    J ┐ only with an
+//	  │ ◄────────────────────┘         Asking       J ┘ acceptable child
+//	Reserving    J                       │
+//	Signing      J                     Signing      J
+//	AuthSent     M                       ├────────┐
+//	Verifying    J                       │      Installing J
+//	  ├────────┐                         │ ◄──────┘
+//	  │      Asking      J               │ IKE_AUTH response
+//	  │      Installing  J               │
+//	  │ ◄──────┘                         │
+//	Established ─────────────────────► Established
+//	  │ delete, ours: Closing M            │ delete, the peer's
+//	Cleaning     J   kernel state goes
+//	Lingering        answers retransmissions for a while
+//	Ended
+type Phase uint8
+
+// The phases; their numbers are part of the encoding.
+const (
+	Fresh          Phase = 0
+	Generating     Phase = 1
+	InitSent       Phase = 2
+	Agreeing       Phase = 3
+	GeneratingMore Phase = 4
+	MoreSent       Phase = 5
+	AgreeingMore   Phase = 6
+	Reserving      Phase = 7
+	Signing        Phase = 8
+	AuthSent       Phase = 9
+	Verifying      Phase = 10
+	Asking         Phase = 11
+	Installing     Phase = 12
+	Answering      Phase = 13
+	AwaitAuth      Phase = 14
+	AnsweringMore  Phase = 15
+	Established    Phase = 16
+	Closing        Phase = 17
+	Cleaning       Phase = 18
+	Lingering      Phase = 19
+	Ended          Phase = 20
+	phaseCount           = 21
+)
+
+var phaseNames = [phaseCount]string{
+	"Fresh", "Generating", "InitSent", "Agreeing", "GeneratingMore", "MoreSent", "AgreeingMore",
+	"Reserving", "Signing", "AuthSent", "Verifying", "Asking", "Installing", "Answering", "AwaitAuth",
+	"AnsweringMore", "Established", "Closing", "Cleaning", "Lingering", "Ended",
+}
+
+func (p Phase) String() string {
+	if int(p) < len(phaseNames) {
+		return phaseNames[p]
+	}
+	return fmt.Sprintf("Phase(%d)", uint8(p))
+}
+
+// Transition is a step from one phase to another on one side.
+type Transition struct {
+	Initiator bool
+	From, To  Phase
+}
+
+// Transitions are all steps the machine may take, as drawn at Phase, without
+// the failures that lead from any phase to Cleaning, Lingering or Ended.
+var Transitions = []Transition{
+	{true, Fresh, Generating},
+	{true, Generating, InitSent},
+	{true, InitSent, Generating},
+	{true, InitSent, InitSent},
+	{true, InitSent, Agreeing},
+	{true, Agreeing, GeneratingMore},
+	{true, Agreeing, Reserving},
+	{true, GeneratingMore, MoreSent},
+	{true, MoreSent, AgreeingMore},
+	{true, AgreeingMore, GeneratingMore},
+	{true, AgreeingMore, Reserving},
+	{true, Reserving, Signing},
+	{true, Signing, AuthSent},
+	{true, AuthSent, Verifying},
+	{true, Verifying, Asking},
+	{true, Verifying, Established},
+	{true, Asking, Installing},
+	{true, Asking, Established},
+	{true, Installing, Established},
+
+	{false, Fresh, Answering},
+	{false, Answering, AwaitAuth},
+	{false, AwaitAuth, AnsweringMore},
+	{false, AnsweringMore, AwaitAuth},
+	{false, AwaitAuth, Verifying},
+	{false, Verifying, Reserving},
+	{false, Verifying, Signing},
+	{false, Reserving, Asking},
+	{false, Reserving, Signing},
+	{false, Asking, Signing},
+	{false, Signing, Installing},
+	{false, Signing, Established},
+	{false, Installing, Established},
+
+	{true, Established, Closing},
+	{false, Established, Closing},
+	// An initiator that could not verify the peer says so before it leaves.
+	{true, Verifying, Closing},
+}
+
+// mayStep reports whether the drawing has the step. Any phase may fail into
+// Cleaning; what comes after Cleaning is the same for both sides.
+func mayStep(t Transition) bool {
+	switch t.To {
+	case Cleaning:
+		return t.From < Cleaning
+	case Lingering:
+		return t.From <= Cleaning
+	case Ended:
+		return t.From < Ended
+	}
+	for _, ok := range Transitions {
+		if ok == t {
+			return true
+		}
+	}
+	return false
+}
+
+// State is all that a session is: a plain value with a versioned encoding.
+type State struct {
+	ID        uint64 // unique id
+	Conn      string // connection name; empty on a responder before one is chosen
+	ChildName string // initiator: the child to negotiate with IKE_AUTH; empty: the first
+	Phase     Phase
+	IKE       IKE
+	Setup     *Setup // until established
+	Children  []Child
+	NextJob   uint32
+	Jobs      []JobRef
+	Tasks     []Task
+	// Pending is the peer's INFORMATIONAL request that is answered when the
+	// kernel has done what it demands.
+	Pending *PendingAnswer
+	Created time.Time
+	Since   time.Time // established at
+	// Expires ends a half-open responder, and the lingering after the end.
+	Expires   time.Time
+	EndReason string
+	// Orphans are reserved inbound SPIs that no CHILD SA took.
+	Orphans []uint32
+}
+
+// IKE is one IKE SA.
+type IKE struct {
+	Initiator     bool // we are its original initiator
+	SPIi, SPIr    wire.SPI
+	Local, Remote netip.AddrPort
+	Chosen        suite.Choice // one transform a type
+	Keys          suite.IKEKeys
+	SealCounter   uint64 // explicit IVs used so far (RFC 5282 3.1)
+	LocalID       auth.ID
+	RemoteID      auth.ID
+	LocalAuth     string // how we and the peer authenticated, for people
+	RemoteAuth    string
+	NATLocal      bool // a NAT stands before us, or we pretend so
+	NATRemote     bool
+	NextOut       uint32 // message id of our next request
+	NextIn        uint32 // message id that the peer's next request must have
+	Request       *Request
+	Answer        []byte   // our last response; nil while one is being made
+	AnswerTo      [32]byte // SHA-256 of the request it answers, to know a repetition
+}
+
+// Request is our outstanding request (the window is one).
+type Request struct {
+	Exchange  wire.ExchangeType
+	MessageID uint32
+	Data      []byte
+	Sent      uint8 // transmissions so far
+	Again     time.Time
+}
+
+// Setup is what a session needs only until it is established.
+type Setup struct {
+	KE           wire.KEMethod
+	Private      secret.Bytes // of the key exchange under way
+	Public       []byte       // ours: sent, or to be sent
+	PeerPublic   []byte
+	FixedKE      bool // the peer demanded KE by INVALID_KE_PAYLOAD; once
+	Cookie       []byte
+	Cookies      uint8 // COOKIE answers seen
+	Ni, Nr       []byte
+	InitI, InitR []byte // the IKE_SA_INIT messages, for AUTH
+	IntAuthI     []byte // RFC 9242
+	IntAuthR     []byte
+	Further      uint8 // further key exchanges completed (RFC 9370)
+	PeerHashes   []wire.HashAlgorithm
+	CertReqs     [][]byte // key ids of the CAs the peer trusts
+	CertReq      bool     // the peer asked for certificates, be it without naming any CA
+	Inner        []byte   // the peer's decrypted IKE_AUTH payloads
+	InnerFirst   wire.PayloadType
+	AuthID       uint32          // message id of the IKE_AUTH exchange
+	ChildError   wire.NotifyType // responder: why there will be no child; 0: none
+	OwnAuth      *wire.Auth      // made by the signing job
+	OwnCerts     []wire.Cert
+	ReservedSPI  uint32 // initiator: our inbound SPI before the child exists
+	Transport    bool   // the peer asked for transport mode, or agreed to it
+}
+
+// ChildStatus is where a CHILD SA stands.
+type ChildStatus uint8
+
+// The statuses of a CHILD SA; their numbers are part of the encoding.
+const (
+	ChildNegotiated ChildStatus = 0 // keys and selectors agreed, not in the kernel
+	ChildInstalled  ChildStatus = 1
+	ChildDeleting   ChildStatus = 2 // our delete waits for the peer's answer
+	ChildRemoving   ChildStatus = 3 // the kernel is removing it
+)
+
+func (s ChildStatus) String() string {
+	switch s {
+	case ChildNegotiated:
+		return "NEGOTIATED"
+	case ChildInstalled:
+		return "INSTALLED"
+	case ChildDeleting:
+		return "DELETING"
+	case ChildRemoving:
+		return "REMOVING"
+	}
+	return fmt.Sprintf("ChildStatus(%d)", uint8(s))
+}
+
+// Child is one CHILD SA: an inbound and an outbound SA with their policies.
+type Child struct {
+	UniqueID        uint64
+	Name            string // its configuration
+	Status          ChildStatus
+	Initiator       bool // we initiated the exchange that made it: decides which keys are whose
+	ReqID           uint32
+	SPIIn, SPIOut   uint32
+	Mode            dataplane.Mode
+	Chosen          suite.Choice
+	LocalTS, PeerTS []selector.TS
+	Local, Remote   netip.Addr // outer addresses it was installed with
+	Encap           bool
+	MarkIn, MarkOut dataplane.Mark
+	MarkInSA        bool
+	IfIDIn, IfIDOut uint32
+	Keys            suite.ChildKeys // until installed; then only the kernel has them
+	InstalledAt     time.Time
+	EndReason       string
+}
+
+// JobKind names what an outstanding job does; the job itself is rebuilt from
+// the state.
+type JobKind uint8
+
+// The kinds of job; their numbers are part of the encoding.
+const (
+	jobGenerate    JobKind = 1
+	jobEncapsulate JobKind = 2
+	jobDecapsulate JobKind = 3
+	jobSign        JobKind = 4
+	jobVerify      JobKind = 5
+	jobReserve     JobKind = 6
+	jobAsk         JobKind = 7
+	jobInstall     JobKind = 8
+	jobRemove      JobKind = 9  // the children with status ChildRemoving
+	jobClean       JobKind = 10 // everything the session holds in the kernel
+)
+
+// JobRef is an outstanding job.
+type JobRef struct {
+	ID   uint32
+	Kind JobKind
+}
+
+// TaskKind is a kind of request we want to make.
+type TaskKind uint8
+
+// The kinds of task; their numbers are part of the encoding.
+const (
+	taskDeleteChild TaskKind = 1
+	taskDeleteIKE   TaskKind = 2
+	taskDeleteSPI   TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
+)
+
+// Task waits for the request window.
+type Task struct {
+	Kind  TaskKind
+	Child uint64 // unique id
+}
+
+// PendingAnswer is a peer's request whose answer waits for the kernel.
+type PendingAnswer struct {
+	MessageID uint32
+	SPIs      []uint32 // our inbound SPIs of the deleted children, for the answer
+}
+
+// LocalSPI is the IKE SPI that we chose.
+func (k *IKE) LocalSPI() wire.SPI {
+	if k.Initiator {
+		return k.SPIi
+	}
+	return k.SPIr
+}
+
+// PeerSPI is the IKE SPI that the peer chose; zero before it has.
+func (k *IKE) PeerSPI() wire.SPI {
+	if k.Initiator {
+		return k.SPIr
+	}
+	return k.SPIi
+}
+
+// encap reports whether ESP is carried in UDP.
+func (k *IKE) encap() bool { return k.NATLocal || k.NATRemote }
