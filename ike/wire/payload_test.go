@@ -209,6 +209,7 @@ func TestSyntaxErrors(t *testing.T) {
 		{"CP value missing", `01 00 00 00 00 01 00 04 0a`, PayloadCP, 12, "INTERNAL_IP4_ADDRESS of 4 octets, got 1"},
 		{"EAP short", `03 00 00`, PayloadEAP, 4, "EAP packet header of 4 octets"},
 		{"EAP length", `03 00 00 05`, PayloadEAP, 6, "EAP length of 4, the payload's, got 5"},
+		{"EAP length shorter", `01 07 00 05 01 6d`, PayloadEAP, 6, "EAP length of 6, the payload's, got 5"},
 		{"EAP success with data", `03 00 00 05 00`, PayloadEAP, 8, "end of an EAP Success"},
 		{"EAP request without type", `01 00 00 04`, PayloadEAP, 8, "EAP type of 1 octet"},
 		{"SK inside", `00 00`, PayloadSK, 0, "no encrypted payload inside another"},

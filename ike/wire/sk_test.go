@@ -276,6 +276,16 @@ func TestTooLong(t *testing.T) {
 
 // TestFragments seals a chain in pieces of every size and puts it together again (RFC 7383 2.5).
 func TestFragments(t *testing.T) {
+	exact, err := AppendEncrypted(nil, testHeader, someInner(), &testCipher{iv: 8, icv: 16, block: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[int]int{len(exact): 1, len(exact) - 1: 2} {
+		msgs, err := AppendFragments(testHeader, someInner(), &testCipher{iv: 8, icv: 16, block: 1}, limit)
+		if err != nil || len(msgs) != want {
+			t.Errorf("limit %d for %d octets: %d messages, %v, want %d", limit, len(exact), len(msgs), err, want)
+		}
+	}
 	inner := append(someInner(), &Cert{Encoding: CertX509Signature, Data: bytes.Repeat([]byte("certificate "), 30)})
 	whole := AppendPayloads(nil, inner)
 	for _, c := range []*testCipher{{iv: 8, icv: 16, block: 1}, {iv: 16, icv: 12, block: 16}, {block: 1}} {
@@ -284,46 +294,7 @@ func TestFragments(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got []byte
-			first := PayloadNone
-			for i, raw := range msgs {
-				if len(raw) > limit {
-					t.Fatalf("limit %d: fragment of %d octets", limit, len(raw))
-				}
-				m, err := ParseMessage(raw)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if m.MessageID != testHeader.MessageID || m.SPIr != testHeader.SPIr || m.Exchange != testHeader.Exchange {
-					t.Fatalf("header is now %+v", m.Header)
-				}
-				if len(msgs) == 1 {
-					if _, ok := m.SK(); !ok {
-						t.Fatalf("limit %d: one message, but no SK", limit)
-					}
-					sk, chain, err := OpenInner(raw, m, c)
-					if err != nil {
-						t.Fatal(err)
-					}
-					first, got = sk, chain
-					break
-				}
-				f, ok := m.SKF()
-				if !ok || int(f.FragmentNumber) != i+1 || int(f.TotalFragments) != len(msgs) || (f.First != 0) != (i == 0) {
-					t.Fatalf("fragment %d of %d: got %+v", i+1, len(msgs), f)
-				}
-				if i == 0 {
-					first = f.First
-				}
-				part, err := OpenFragment(raw, m, c)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if c.aadLen != HeaderLen+genericLen+fragmentLen {
-					t.Fatalf("associated data of %d octets", c.aadLen)
-				}
-				got = append(got, part...)
-			}
+			first, got := reassemble(t, msgs, c, limit)
 			if !bytes.Equal(got, whole) {
 				t.Fatalf("limit %d: chain differs", limit)
 			}
@@ -335,6 +306,46 @@ func TestFragments(t *testing.T) {
 			}
 		}
 	}
+}
+
+// reassemble opens the messages that AppendFragments made for limit and checks each; it returns their chain.
+func reassemble(t *testing.T, msgs [][]byte, c *testCipher, limit int) (first PayloadType, chain []byte) {
+	t.Helper()
+	for i, raw := range msgs {
+		if len(raw) > limit {
+			t.Fatalf("limit %d: fragment of %d octets", limit, len(raw))
+		}
+		m, err := ParseMessage(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.MessageID != testHeader.MessageID || m.SPIr != testHeader.SPIr || m.Exchange != testHeader.Exchange {
+			t.Fatalf("header is now %+v", m.Header)
+		}
+		if len(msgs) == 1 {
+			first, chain, err = OpenInner(raw, m, c)
+			if err != nil {
+				t.Fatalf("limit %d: one message: %v", limit, err)
+			}
+			return first, chain
+		}
+		f, ok := m.SKF()
+		if !ok || int(f.FragmentNumber) != i+1 || int(f.TotalFragments) != len(msgs) || (f.First != 0) != (i == 0) {
+			t.Fatalf("fragment %d of %d: got %+v", i+1, len(msgs), f)
+		}
+		if i == 0 {
+			first = f.First
+		}
+		part, err := OpenFragment(raw, m, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.aadLen != HeaderLen+genericLen+fragmentLen {
+			t.Fatalf("associated data of %d octets", c.aadLen)
+		}
+		chain = append(chain, part...)
+	}
+	return first, chain
 }
 
 func TestOpenWrongKind(t *testing.T) {
