@@ -108,7 +108,7 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 		q.KVM = true
 		return q, nil
 	case "tcg":
-		return q, nil
+		return q, f.tcg(ctx, host, q)
 	}
 	switch err := q.ProbeKVM(ctx, st, init, say); {
 	case err == nil:
@@ -118,7 +118,24 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 	default:
 		return nil, err
 	}
-	return q, nil
+	return q, f.tcg(ctx, host, q)
+}
+
+// tcg makes q fit for software emulation with the QEMU that is here, getting a newer one when need be.
+func (f *machineFlags) tcg(ctx context.Context, host *debian.Host, q *vm.QEMU) error {
+	if q.KVM {
+		return nil
+	}
+	version, err := vm.QEMUVersion(ctx)
+	if err != nil || vm.RunsThreadsSafely(version) {
+		return err
+	}
+	if err := host.InstallBackports(ctx, "qemu-system-x86"); err != nil {
+		say("no newer QEMU to be had, so its processors share one thread: %v", err)
+	}
+	version, err = vm.QEMUVersion(ctx)
+	q.OneThread = !vm.RunsThreadsSafely(version)
+	return err
 }
 
 // run runs the steps in a machine and turns their status into an error. The shares come on top of those of the flags.

@@ -48,8 +48,32 @@ func (h *Host) Install(ctx context.Context, packages ...string) error {
 	if _, err := h.run(ctx, nil, "apt-get", "-qq", "update"); err != nil {
 		return err
 	}
-	env := []string{"DEBIAN_FRONTEND=noninteractive"}
-	_, err := h.run(ctx, env, "apt-get", append([]string{"-qq", "-y", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300", "--no-install-recommends", "install"}, packages...)...)
+	_, err := h.run(ctx, noQuestions(), "apt-get", installArgs(packages...)...)
+	return err
+}
+
+// InstallBackports installs the packages from the backports of the suite that this machine runs, whether or not apt is set up with them.
+func (h *Host) InstallBackports(ctx context.Context, packages ...string) error {
+	name, err := codename("/etc/os-release")
+	if err != nil {
+		return err
+	}
+	m, err := h.Mirror(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "espalier-apt-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	backports := name + "-backports"
+	h.Say("installing from %s with apt-get: %s", backports, strings.Join(packages, " "))
+	apt, err := h.newApt(ctx, dir, m, []string{name, backports}, true)
+	if err != nil {
+		return err
+	}
+	_, err = h.run(ctx, append(apt.env, noQuestions()...), "apt-get", append([]string{"-t", backports}, installArgs(packages...)...)...)
 	return err
 }
 

@@ -3,7 +3,6 @@ package debian
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +99,7 @@ func (h *Host) fetchKernel(ctx context.Context, st *store.Store, word string, su
 	}
 	defer os.RemoveAll(dir)
 	h.Say("asking the mirror for the newest kernel of %s", strings.Join(suites, " and "))
-	apt, err := h.newApt(ctx, dir, m, suites)
+	apt, err := h.newApt(ctx, dir, m, suites, false)
 	if err != nil {
 		return "", err
 	}
@@ -117,45 +116,6 @@ func (h *Host) fetchKernel(ctx context.Context, st *store.Store, word string, su
 		return "", err
 	}
 	return entry, st.Prune("kernel-")
-}
-
-// apt is an apt with a state of its own beside the machine's.
-type apt struct {
-	h   *Host
-	dir string
-	env []string
-}
-
-// newApt makes an apt that knows just the suites, in dir, and has it read their lists.
-func (h *Host) newApt(ctx context.Context, dir string, m Mirror, suites []string) (*apt, error) {
-	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return nil, err
-		}
-	}
-	var sources strings.Builder
-	for _, s := range suites {
-		fmt.Fprintf(&sources, "deb [arch=amd64 signed-by=%s] %s %s main\n", m.Keyring, m.URI, s)
-	}
-	conf := fmt.Sprintf(`Dir::State %q;
-Dir::State::status %q;
-Dir::Cache %q;
-Dir::Etc::SourceList %q;
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-`, dir+"/state", dir+"/status", dir+"/cache", dir+"/sources.list")
-	for name, text := range map[string]string{"sources.list": sources.String(), "apt.conf": conf, "status": ""} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return nil, err
-		}
-	}
-	a := &apt{h: h, dir: dir, env: []string{"APT_CONFIG=" + filepath.Join(dir, "apt.conf")}}
-	_, err := h.run(ctx, a.env, "apt-get", "-qq", "update")
-	return a, err
 }
 
 // kernelPackages lists, as package=version, what the newest kernel consists of: the image and, where Debian has split it, the packages with
@@ -189,11 +149,6 @@ func (a *apt) kernelPackages(ctx context.Context) ([]string, error) {
 	}
 	slices.Sort(want)
 	return want, nil
-}
-
-func (a *apt) show(ctx context.Context, what string) (string, error) {
-	quiet := Host{Say: a.h.Say, Progress: io.Discard}
-	return quiet.run(ctx, a.env, "apt-cache", "show", what)
 }
 
 // unpackKernel downloads the packages and puts the kernel and its modules below dir.
@@ -232,13 +187,6 @@ func (a *apt) unpackKernel(ctx context.Context, want []string, dir string) error
 		return err
 	}
 	return a.depmod(ctx, dir, filepath.Base(filepath.Dir(modules)))
-}
-
-// download fetches packages into the apt's directory.
-func (a *apt) download(ctx context.Context, want []string) error {
-	here := Host{Say: a.h.Say, Progress: a.h.Progress, dir: a.dir}
-	_, err := here.run(ctx, a.env, "apt-get", append([]string{"-qq", "download"}, want...)...)
-	return err
 }
 
 // depmod makes modules.dep and its like; the packages leave that to the machine they are installed on.

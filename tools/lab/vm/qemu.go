@@ -20,6 +20,8 @@ type QEMU struct {
 	Image, Modules, Release string
 	// KVM chooses the processor's virtualisation instead of software emulation.
 	KVM bool
+	// OneThread makes software emulation run all processors in turn on one thread, for a QEMU that is too old to run them side by side.
+	OneThread bool
 	// Why says why this runner was picked.
 	Why string
 }
@@ -32,6 +34,8 @@ func (q *QEMU) Describe() string {
 	accel := "software emulation"
 	if q.KVM {
 		accel = "KVM"
+	} else if q.OneThread {
+		accel += " on one thread"
 	}
 	return fmt.Sprintf("QEMU with %s, Linux %s (%s)", accel, q.Release, q.Why)
 }
@@ -117,5 +121,30 @@ func (q *QEMU) args(dir, init string, spec []byte, extra string) ([]string, erro
 		return append(args, "-accel", "kvm", "-cpu", "host"), nil
 	}
 	// Five-level page tables cost an emulator one more step at every miss.
-	return append(args, "-accel", "tcg,thread=multi", "-cpu", "max,la57=off"), nil
+	threads := "multi"
+	if q.OneThread {
+		threads = "single"
+	}
+	return append(args, "-accel", "tcg,thread="+threads, "-cpu", "max,la57=off"), nil
+}
+
+// RunsThreadsSafely tells whether software emulation with a thread a processor can be trusted in the QEMU that prints this text for --version. Before 8.1
+// one processor may translate code while another one changes it; Linux changes its code all the time (static branches), and dies of an int3 that is no
+// longer there.
+func RunsThreadsSafely(version string) bool {
+	var major, minor int
+	_, after, _ := strings.Cut(version, "version ")
+	if _, err := fmt.Sscanf(after, "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 8 || major == 8 && minor >= 1
+}
+
+// QEMUVersion is what QEMU prints for --version.
+func QEMUVersion(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, Binary, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", Binary, err)
+	}
+	return string(out), nil
 }
