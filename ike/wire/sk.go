@@ -27,8 +27,8 @@ type Sealer interface {
 	ICVLen() int   // octets of ICV behind it, 0 and more
 	BlockLen() int // plaintext, padding and pad length are a multiple of it; 1 for none
 	// Seal works in place on one whole IKE message: msg[:aadLen] is the associated data (IKE header, clear payloads
-	// and the header of the SK or SKF payload), msg[aadLen:] is IVLen octets of room, plaintext, padding, the pad
-	// length octet, and ICVLen octets of room.
+	// and the header of the SK payload, or that of the SKF payload with its fragment numbers), msg[aadLen:] is IVLen
+	// octets of room, plaintext, padding, the pad length octet, and ICVLen octets of room.
 	Seal(msg []byte, aadLen int) error
 }
 
@@ -55,12 +55,12 @@ func AppendEncrypted(b []byte, h Header, payloads []Payload, s Sealer) ([]byte, 
 	if b = AppendPayloads(b, payloads); b == nil {
 		return nil, tooLong("a payload", 0)
 	}
-	return finish(b, start, aadLen, HeaderLen, s)
+	return finish(b, start, aadLen, s)
 }
 
-// finish pads and seals the message that starts at b[start], whose plaintext ends b, whose encrypted payload starts
-// skAt octets into it and whose associated data are its first aadLen octets.
-func finish(b []byte, start, aadLen, skAt int, s Sealer) ([]byte, error) {
+// finish pads and seals the message that starts at b[start] and has its encrypted payload right after the IKE header.
+// Its plaintext ends b, its associated data are its first aadLen octets.
+func finish(b []byte, start, aadLen int, s Sealer) ([]byte, error) {
 	plain := len(b) - start - aadLen - s.IVLen()
 	pad := padLen(plain, s.BlockLen())
 	b = append(appendZeros(b, pad), byte(pad))
@@ -70,7 +70,7 @@ func finish(b []byte, start, aadLen, skAt int, s Sealer) ([]byte, error) {
 		return nil, tooLong("an encrypted message", len(msg))
 	}
 	binary.BigEndian.PutUint32(msg[24:], uint32(len(msg)))
-	binary.BigEndian.PutUint16(msg[skAt+2:], uint16(len(msg)-skAt))
+	binary.BigEndian.PutUint16(msg[HeaderLen+2:], uint16(len(msg)-HeaderLen))
 	if err := s.Seal(msg, aadLen); err != nil {
 		return nil, fmt.Errorf("seal message: %w", err)
 	}

@@ -99,7 +99,7 @@ func appendFragment(h Header, first PayloadType, number, total uint16, part []by
 	b = binary.BigEndian.AppendUint16(b, total)
 	aadLen := len(b)
 	b = append(appendZeros(b, s.IVLen()), part...)
-	return finish(b, 0, aadLen, HeaderLen, s)
+	return finish(b, 0, aadLen, s)
 }
 
 // OpenFragment opens the SKF payload of m, which was parsed from raw, with o, and returns its part of the chain
