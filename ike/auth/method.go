@@ -1,10 +1,6 @@
 package auth
 
-import (
-	"strconv"
-
-	"espalier/ike/wire"
-)
+import "strconv"
 
 // Method is the kind of authentication in one round.
 type Method uint8
@@ -27,24 +23,4 @@ func (m Method) String() string {
 		return "pubkey"
 	}
 	return "Method(" + strconv.Itoa(int(m)) + ")"
-}
-
-// KeyType is a kind of public key.
-type KeyType uint8
-
-// Values of KeyType.
-const (
-	KeyAny KeyType = iota
-	KeyRSA
-	KeyECDSA
-	KeyEd25519
-)
-
-// Scheme is one signature scheme that a configuration allows. A plain value; zero fields mean any.
-type Scheme struct {
-	Key     KeyType
-	MinBits uint16             // of the RSA modulus or the ECDSA curve
-	Hash    wire.HashAlgorithm // Ed25519: HashIdentity or 0
-	PSS     bool               // RSA: RSASSA-PSS is what we sign with; for KeyRSA with false we sign PKCS#1 v1.5
-	IKEOnly bool               // applies to AUTH only, not to the signatures in the chain ("ike:")
 }
