@@ -1,0 +1,72 @@
+// Command espctl shows and steers a running espalierd, in bpftool's grammar:
+//
+//	espctl [OPTIONS] OBJECT COMMAND [ARGUMENTS]
+//
+// Unique beginnings of objects and commands do, so "espctl sa s" is "espctl sa
+// show". Each object has a file of its own. Exit codes: 0 done, 1 failed, 2 not
+// understood.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// cli is the whole grammar.
+type cli struct {
+	Socket string `placeholder:"PATH" default:"${socket}" help:"Control socket of the daemon (${default})."`
+	JSON   bool   `short:"j" help:"Print JSON."`
+	Pretty bool   `short:"p" help:"Print JSON for people. Implies --json."`
+
+	Version versionCmd `cmd:"" help:"Versions of espctl and of the daemon."`
+	SA      saCmd      `cmd:"" name:"sa" help:"IKE SAs and their CHILD SAs."`
+	Conn    connCmd    `cmd:"" help:"Configured connections: bring up, take down."`
+}
+
+// env is what commands run with.
+type env struct {
+	ctx    context.Context // ends on the first SIGINT or SIGTERM
+	socket string
+	format format
+	stdout io.Writer
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run parses and executes a command line and returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	var grammar cli
+	parser, err := newParser(&grammar, stdout, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "espctl: %v\n", err)
+		return exitFailed
+	}
+	args, err = expand(parser.Model.Node, args)
+	if err != nil {
+		fmt.Fprintf(stderr, "espctl: %v\n", err)
+		return exitUsage
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "espctl: %v (espctl help shows what there is)\n", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e := &env{ctx: ctx, socket: grammar.Socket, format: formatOf(grammar.JSON, grammar.Pretty), stdout: stdout}
+	if err := command.Run(e); err != nil {
+		fmt.Fprintf(stderr, "espctl: %v\n", err)
+		return exitFailed
+	}
+	return 0
+}
