@@ -36,7 +36,7 @@ func (k *ChildKeys) Wipe() {
 }
 
 // SKEYSEED is prf(Ni | Nr, shared) (RFC 7296 2.14), with the first 8 octets of each nonce for the AES PRFs. It fails for
-// a PRF that is not supported and for a nonce that isn't 16 to 256 octets long (RFC 7296 3.9).
+// a PRF that is not supported and for a nonce that isn't 8 to 256 octets long.
 func SKEYSEED(prf PRF, ni, nr []byte, shared secret.Bytes) (secret.Bytes, error) {
 	if err := checkNonces(prf, ni, nr); err != nil {
 		return nil, err
@@ -151,13 +151,17 @@ func cutter(b []byte) func(n int) secret.Bytes {
 	}
 }
 
+// minNonce is what the AES PRFs take of a nonce. The codec holds peers to the 16 octets of RFC 7296 3.9; half the PRF's
+// key size (2.10) is asked of our own nonces only, since peers with 20 octets and HMAC-SHA2-512 are about.
+const minNonce = 8
+
 func checkNonces(prf PRF, ni, nr []byte) error {
 	if prf.Size() == 0 {
 		return fmt.Errorf("%w: PRF %s", ErrUnsupported, prf.id)
 	}
 	for _, n := range [][]byte{ni, nr} {
-		if len(n) < 16 || len(n) > 256 {
-			return fmt.Errorf("nonce: expected 16 to 256 octets, got %d", len(n))
+		if len(n) < minNonce || len(n) > wire.MaxNonce {
+			return fmt.Errorf("nonce: expected %d to %d octets, got %d", minNonce, wire.MaxNonce, len(n))
 		}
 	}
 	return nil
