@@ -1,0 +1,276 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/sa"
+	"espalier/ike/suite"
+)
+
+// connection compiles one section of connections.
+func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
+	conn := &sa.Connection{
+		Name: n.name, Origin: originFile,
+		LocalAddrs:  anyIsEmpty(get[[]sa.AddrSpec](n, "local_addrs")),
+		RemoteAddrs: anyIsEmpty(get[[]sa.AddrSpec](n, "remote_addrs")),
+		RemotePort:  uint16(get[uint32](n, "remote_port")),
+		Proposals:   get[[]suite.Proposal](n, "proposals"),
+		Encap:       get[bool](n, "encap"),
+		SendCertReq: get[bool](n, "send_certreq"),
+	}
+	if n.has("local_port") {
+		conn.LocalPort = uint16(get[uint32](n, "local_port"))
+		if conn.LocalPort != set.SA.Port && conn.LocalPort != set.SA.NATTPort {
+			c.rep.add(n.at("local_port"), fmt.Sprintf("local_port %d or %d, where the daemon listens", set.SA.Port, set.SA.NATTPort),
+				fmt.Sprint(conn.LocalPort), "see port in section espalier")
+		}
+	}
+	c.rounds(n, conn)
+	if children := n.sub("children"); children != nil {
+		for _, ch := range children.subs {
+			if ch.spec != nil {
+				conn.Children = append(conn.Children, c.child(ch, n, conn))
+			}
+		}
+	}
+	return conn
+}
+
+// anyIsEmpty turns a list that allows every address into the empty one.
+func anyIsEmpty(list []sa.AddrSpec) []sa.AddrSpec {
+	if slices.Contains(list, sa.AddrSpec{}) {
+		return nil
+	}
+	return list
+}
+
+// rounds compiles local* and remote*, sorted by round, else by place.
+func (c *compiler) rounds(n *node, conn *sa.Connection) {
+	sections := slices.Clone(n.subs)
+	slices.SortStableFunc(sections, func(a, b *node) int { return cmp.Compare(round(a), round(b)) })
+	for _, s := range sections {
+		switch {
+		case s.spec == nil:
+		case s.spec.name == "local*":
+			conn.Local = append(conn.Local, c.local(s, get[string](n, "send_cert")))
+		case s.spec.name == "remote*":
+			conn.Remote = append(conn.Remote, c.remote(s))
+		}
+	}
+	if n.bad {
+		return // a round may be among what is wrong
+	}
+	if len(conn.Local) == 0 {
+		c.rep.add(n.pos, "a section local in "+n.path+", which says how we authenticate", "none", "")
+	}
+	if len(conn.Remote) == 0 {
+		c.rep.add(n.pos, "a section remote in "+n.path+", which says how the peer authenticates", "none", "")
+	}
+}
+
+func round(n *node) uint32 {
+	if n.spec == nil || n.spec.key("round") == nil {
+		return 0
+	}
+	return get[uint32](n, "round")
+}
+
+// local compiles a round of our own authentication.
+func (c *compiler) local(n *node, sendCert string) auth.Local {
+	var l auth.Local
+	l.Method, l.Schemes, _ = auth.ParseAuth(get[string](n, "auth"))
+	if n.has("id") {
+		l.ID, _ = auth.ParseID(get[string](n, "id"))
+	}
+	switch sendCert {
+	case "always":
+		l.SendCert = auth.SendAlways
+	case "never":
+		l.SendCert = auth.SendNever
+	}
+	for _, f := range c.listed(n, "certs", "cert*") {
+		cert := c.certificate(f, "x509")
+		if cert == nil {
+			continue
+		}
+		l.Certs = append(l.Certs, c.creds.addCert(cert))
+		if !c.creds.hasKeyOf(cert) && !c.creds.brokenKeys {
+			c.rep.add(f.pos, "a private key for the certificate "+quote(f.name), "none that fits in private, rsa, ecdsa and pkcs8", "")
+		}
+	}
+	if l.Method == auth.MethodPSK {
+		c.pskOnly(n, "certs", "cert*")
+	} else if !n.bad && len(l.Certs) == 0 && l.ID.IsAny() && len(c.listed(n, "certs", "cert*")) == 0 {
+		c.rep.add(n.pos, "certs or id in "+n.path+", since auth is pubkey", "neither", "auth = psk is for shared keys")
+	}
+	return l
+}
+
+// remote compiles a round of the peer's authentication.
+func (c *compiler) remote(n *node) auth.Remote {
+	var r auth.Remote
+	r.Method, r.Schemes, _ = auth.ParseAuth(get[string](n, "auth"))
+	r.ID, _ = auth.ParseID(get[string](n, "id"))
+	for _, f := range c.listed(n, "certs", "cert*") {
+		if cert := c.certificate(f, "x509"); cert != nil {
+			r.Certs = append(r.Certs, c.creds.addCert(cert))
+		}
+	}
+	for _, f := range c.listed(n, "cacerts", "cacert*") {
+		if cert := c.certificate(f, "x509ca"); cert != nil {
+			r.CACerts = append(r.CACerts, c.creds.addCA(cert))
+		}
+	}
+	if r.Method == auth.MethodPSK {
+		c.pskOnly(n, "certs", "cert*", "cacerts", "cacert*")
+	}
+	return r
+}
+
+// pskOnly refuses certificates beside auth = psk.
+func (c *compiler) pskOnly(n *node, names ...string) {
+	for _, name := range names {
+		if n.has(name) {
+			c.rep.add(n.at(name), "no "+name+" in "+n.path+", since auth is psk", quote(n.keys[name].Value), "certificates need auth = pubkey")
+		}
+		for _, s := range n.subs {
+			if s.spec != nil && s.spec.name == name {
+				c.rep.add(s.pos, "no section "+name+" in "+n.path+", since auth is psk", "section "+quote(s.name), "certificates need auth = pubkey")
+			}
+		}
+	}
+}
+
+// child compiles one section of children.
+func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig {
+	ch := &sa.ChildConfig{
+		Name:           n.name,
+		Proposals:      get[[]suite.Proposal](n, "esp_proposals"),
+		LocalTS:        get[[]selector.Spec](n, "local_ts"),
+		RemoteTS:       get[[]selector.Spec](n, "remote_ts"),
+		Mode:           dataplane.Tunnel,
+		Start:          get[string](n, "start_action") == "start",
+		RekeyTime:      get[time.Duration](n, "rekey_time"),
+		LifeBytes:      get[uint64](n, "life_bytes"),
+		LifePackets:    get[uint64](n, "life_packets"),
+		ReqID:          get[uint32](n, "reqid"),
+		Priority:       get[uint32](n, "priority"),
+		ReplayWindow:   get[uint32](n, "replay_window"),
+		MarkIn:         get[dataplane.Mark](n, "mark_in"),
+		MarkOut:        get[dataplane.Mark](n, "mark_out"),
+		MarkInSA:       get[bool](n, "mark_in_sa"),
+		SetMarkIn:      get[dataplane.Mark](n, "set_mark_in"),
+		SetMarkOut:     get[dataplane.Mark](n, "set_mark_out"),
+		IfIDIn:         orConnection(n, conn, "if_id_in"),
+		IfIDOut:        orConnection(n, conn, "if_id_out"),
+		Policies:       get[bool](n, "policies"),
+		PoliciesFwdOut: get[bool](n, "policies_fwd_out"),
+		CopyDF:         get[bool](n, "copy_df"),
+		CopyECN:        get[bool](n, "copy_ecn"),
+	}
+	if get[string](n, "mode") == "transport" {
+		ch.Mode = dataplane.Transport
+	}
+	switch get[string](n, "copy_dscp") {
+	case "out":
+		ch.CopyDSCPOut = true
+	case "in":
+		ch.CopyDSCPIn = true
+	case "yes":
+		ch.CopyDSCPOut, ch.CopyDSCPIn = true, true
+	}
+	if ch.LifeTime = get[time.Duration](n, "life_time"); !n.has("life_time") {
+		ch.LifeTime = ch.RekeyTime + ch.RekeyTime/10
+	}
+	if !n.bad && !conn.bad {
+		c.contradictions(n, ch, compiled)
+	}
+	return ch
+}
+
+// orConnection takes a child's value, else the connection's.
+func orConnection(n, conn *node, key string) uint32 {
+	if n.has(key) {
+		return get[uint32](n, key)
+	}
+	return get[uint32](conn, key)
+}
+
+// contradictions refuses options of a child that can't be meant together.
+func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connection) {
+	if ch.LifeTime != 0 && ch.RekeyTime >= ch.LifeTime {
+		key := "rekey_time"
+		if !n.has(key) {
+			key = "life_time"
+		}
+		c.rep.add(n.at(key), fmt.Sprintf("a rekey_time below life_time (%s)", ch.LifeTime), ch.RekeyTime.String(), "")
+	}
+	if ch.Start && !slices.ContainsFunc(conn.RemoteAddrs, isTarget) {
+		c.rep.add(n.at("start_action"), "a single address or host name in remote_addrs, since start_action is start", "none", "")
+	}
+	if ch.MarkInSA && ch.MarkIn == (dataplane.Mark{}) {
+		c.rep.add(n.at("mark_in_sa"), "a mark_in, since mark_in_sa is yes", "none", "")
+	}
+	if ch.PoliciesFwdOut && !ch.Policies {
+		c.rep.add(n.at("policies_fwd_out"), "policies_fwd_out = no, since policies is no", "yes", "")
+	}
+	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
+		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
+	}
+	if ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
+		c.rep.add(n.pos, "life_bytes and life_packets below 2^63", "more", "")
+	}
+}
+
+// isTarget reports whether an initiator can go there.
+func isTarget(a sa.AddrSpec) bool {
+	_, single := a.Single()
+	return single || a.Host != ""
+}
+
+// shareFamily reports whether packets can pass between the two lists.
+func shareFamily(a, b []selector.Spec) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if x.Dynamic || y.Dynamic || x.TS.Start.Is4() == y.TS.Start.Is4() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// listedFile is a certificate named in the configuration.
+type listedFile struct {
+	name string
+	pos  Pos
+}
+
+// listed returns the files of a key with a list and of the sections for one.
+func (c *compiler) listed(n *node, key, sections string) []listedFile {
+	var out []listedFile
+	if n.has(key) {
+		for _, name := range get[[]string](n, key) {
+			out = append(out, listedFile{name, n.keys[key].ValuePos})
+		}
+	}
+	for _, s := range n.subs {
+		if s.spec == nil || s.spec.name != sections {
+			continue
+		}
+		if s.has("file") {
+			out = append(out, listedFile{get[string](s, "file"), s.keys["file"].ValuePos})
+		} else {
+			c.rep.add(s.pos, "a file in "+strings.TrimPrefix(s.path, "connections."), "none", "")
+		}
+	}
+	return out
+}

@@ -1,0 +1,162 @@
+// Package config reads swanctl.conf's syntax and keys, checks them against one
+// schema, and compiles them to connections, credentials and settings. All
+// mistakes are collected, each with file, line and column; a configuration with
+// a mistake yields nothing, so nothing is ever half applied.
+//
+// The way of a configuration: files → [Section] as written (parse.go, load.go)
+// → sections in force, references followed (resolve.go) → values checked
+// against the schema (schema.go, check.go) → compiled values (compile*.go).
+package config
+
+import (
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"espalier/ike/auth"
+	"espalier/ike/sa"
+)
+
+// DefaultPath is where the configuration stands unless a flag says otherwise.
+const DefaultPath = "/etc/espalier/espalier.conf"
+
+// originFile marks what comes from files, so that a reload touches only that.
+const originFile = "file"
+
+// Config is a checked and compiled configuration. It is immutable.
+type Config struct {
+	Path        string           // the main file
+	Files       []string         // every configuration file read, the main file first
+	Connections []*sa.Connection // in the order of the files
+	Credentials *auth.Credentials
+	Settings    Settings
+	// Warnings are oddities that do not keep the configuration from working as
+	// written, such as a private key without certificate.
+	Warnings Errors
+
+	creds credentialSet
+}
+
+// Settings are those of section espalier.
+type Settings struct {
+	SA              sa.Settings
+	Listen          []netip.Addr // own addresses; empty: all
+	Interfaces      []string     // network interfaces; empty: all
+	CookieThreshold int          // half-open IKE SAs from which on cookies are asked for
+	HalfOpenLimit   int          // half-open IKE SAs at most
+	RunDir          string       // folder of journal and control socket
+}
+
+// Connection finds a connection by name, nil when there is none.
+func (c *Config) Connection(name string) *sa.Connection {
+	for _, conn := range c.Connections {
+		if conn.Name == name {
+			return conn
+		}
+	}
+	return nil
+}
+
+// Load reads the configuration at path, what it includes, and the credentials
+// in the folders beside it (x509, x509ca, private, rsa, ecdsa, pkcs8).
+// Errors: Errors, every mistake found.
+func Load(path string) (*Config, error) { return load(osFS{}, path) }
+
+// load is Load with a choice of files.
+func load(fsys fileSystem, path string) (*Config, error) {
+	rep := newReport()
+	l := newLoader(fsys, rep)
+	root := &Section{Pos: Pos{File: path}}
+	l.file(path, root, nil, Pos{File: path})
+	written := len(rep.errs)
+	top, templates := resolve(root, rep)
+	newChecker(rep, l.modes).top(top, templates)
+	if written > 0 {
+		// What is missing may stand in the part that could not be read.
+		return nil, rep.err()
+	}
+	c := &compiler{fs: fsys, rep: rep, warn: newReport(), path: path, dir: filepath.Dir(path), creds: newCredentialStore()}
+	cfg := c.config(top)
+	if err := rep.err(); err != nil {
+		return nil, err
+	}
+	cfg.Path = path
+	cfg.Files = make([]string, len(rep.files))
+	for f, i := range rep.files {
+		cfg.Files[i-1] = f
+	}
+	cfg.Warnings = c.warn.list()
+	return cfg, nil
+}
+
+// compiler turns checked sections into values. It goes on after mistakes; its
+// results count only when there were none.
+type compiler struct {
+	fs    fileSystem
+	rep   *report
+	warn  *report
+	path  string // of the main file
+	dir   string // where it stands: the credential folders are there, too
+	creds *credentialStore
+}
+
+// config compiles everything.
+func (c *compiler) config(top *node) *Config {
+	cfg := &Config{Settings: c.settings(top.sub("espalier"))}
+	secrets := top.sub("secrets")
+	c.privateKeys(secrets)
+	if conns := top.sub("connections"); conns != nil {
+		for _, n := range conns.subs {
+			if n.spec != nil {
+				cfg.Connections = append(cfg.Connections, c.connection(n, &cfg.Settings))
+			}
+		}
+	}
+	c.authorities(top.sub("authorities"))
+	c.folders()
+	c.sharedKeys(secrets)
+	c.usable(cfg.Connections)
+	if len(c.rep.errs) == 0 {
+		cfg.Credentials, cfg.creds = c.build()
+	}
+	return cfg
+}
+
+// settings compiles section espalier, which may be missing.
+func (c *compiler) settings(n *node) Settings {
+	if n == nil {
+		n = &node{keys: map[string]*entry{}, spec: settingsSpec()}
+	}
+	s := Settings{
+		SA:              sa.DefaultSettings(),
+		Listen:          get[[]netip.Addr](n, "listen"),
+		Interfaces:      get[[]string](n, "interfaces"),
+		CookieThreshold: int(get[uint32](n, "cookie_threshold")),
+		HalfOpenLimit:   int(get[uint32](n, "half_open_limit")),
+		RunDir:          get[string](n, "run_dir"),
+	}
+	s.SA.Port = uint16(get[uint32](n, "port"))
+	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))
+	s.SA.RetransmitTries = int(get[uint32](n, "retransmit_tries"))
+	s.SA.RetransmitTimeout = get[time.Duration](n, "retransmit_timeout")
+	s.SA.RetransmitBase = get[float64](n, "retransmit_base")
+	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")
+	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
+	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
+	if s.SA.Port == s.SA.NATTPort {
+		c.rep.add(n.at("port_nat_t"), "another port than espalier.port for port_nat_t", "the same", "")
+	}
+	if s.SA.RetransmitTimeout == 0 {
+		c.rep.add(n.at("retransmit_timeout"), "a retransmit_timeout of at least 1s", "0s", "")
+	}
+	if s.SA.HalfOpenTimeout == 0 {
+		c.rep.add(n.at("half_open_timeout"), "a half_open_timeout of at least 1s", "0s", "")
+	}
+	if s.CookieThreshold > s.HalfOpenLimit {
+		c.rep.add(n.at("cookie_threshold"), "a cookie_threshold not above half_open_limit", "one above it", "")
+	}
+	if !filepath.IsAbs(s.RunDir) {
+		c.rep.add(n.at("run_dir"), "an absolute path for run_dir", quote(s.RunDir), "")
+	}
+	return s
+}

@@ -1,0 +1,398 @@
+package config
+
+import (
+	"cmp"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"espalier/ike/auth"
+	"espalier/ike/pki"
+	"espalier/ike/sa"
+	"espalier/internal/secret"
+)
+
+// maxCredential bounds a key or certificate file in bytes.
+const maxCredential = 1 << 20
+
+// keyID names a public key: the SHA-256 of its SubjectPublicKeyInfo.
+type keyID [sha256.Size]byte
+
+// sharedKey is one secrets.ike* section.
+type sharedKey struct {
+	key secret.Bytes
+	ids []auth.ID
+	pos Pos
+}
+
+// credentialStore collects what the configuration and the folders hold.
+type credentialStore struct {
+	certs      map[pki.Fingerprint]*x509.Certificate // end entities and intermediates
+	cas        map[pki.Fingerprint]*x509.Certificate // trusted
+	keys       map[keyID]crypto.Signer
+	keyFiles   map[keyID]string
+	shared     []sharedKey
+	files      map[string]*x509.Certificate // certificate files read so far; nil: unusable
+	brokenKeys bool                         // a private key could not be read; what misses one is not reported
+}
+
+func newCredentialStore() *credentialStore {
+	return &credentialStore{
+		certs: map[pki.Fingerprint]*x509.Certificate{}, cas: map[pki.Fingerprint]*x509.Certificate{},
+		keys: map[keyID]crypto.Signer{}, keyFiles: map[keyID]string{}, files: map[string]*x509.Certificate{},
+	}
+}
+
+func (s *credentialStore) addCert(c *x509.Certificate) pki.Fingerprint {
+	f := pki.FingerprintOf(c)
+	s.certs[f] = c
+	return f
+}
+
+func (s *credentialStore) addCA(c *x509.Certificate) pki.Fingerprint {
+	f := pki.FingerprintOf(c)
+	s.cas[f] = c
+	return f
+}
+
+// keyIDOfCert names a certificate's public key.
+func keyIDOfCert(c *x509.Certificate) keyID { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
+
+// keyIDOf names a public key; false when it has no encoding.
+func keyIDOf(pub crypto.PublicKey) (keyID, bool) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	return sha256.Sum256(der), err == nil
+}
+
+func (s *credentialStore) hasKeyOf(c *x509.Certificate) bool {
+	if _, ok := s.keys[keyIDOfCert(c)]; ok {
+		return true
+	}
+	id, ok := keyIDOf(c.PublicKey) // where the certificate's encoding is unusual
+	return ok && s.keys[id] != nil
+}
+
+// in makes a file name of the configuration absolute.
+func (c *compiler) in(folder, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(c.dir, folder, name)
+}
+
+// certificate reads a certificate that the configuration names; nil after a
+// mistake, which is reported.
+func (c *compiler) certificate(f listedFile, folder string) *x509.Certificate {
+	path := c.in(folder, f.name)
+	b, _, err := c.fs.read(path, maxCredential)
+	if err != nil {
+		c.rep.add(f.pos, "a readable certificate file "+quote(path), cause(err), "")
+		c.creds.files[path] = nil
+		return nil
+	}
+	cert, err := pki.ParseCertificate(b, path)
+	if err != nil {
+		expected, found := parseError(err, "a certificate")
+		c.rep.add(f.pos, expected+" in "+quote(path), found, "")
+		c.creds.files[path] = nil
+		return nil
+	}
+	c.creds.files[path] = cert
+	return cert
+}
+
+// parseError takes an error of package pki apart.
+func parseError(err error, expected string) (string, string) {
+	var pe *pki.ParseError
+	if errors.As(err, &pe) {
+		return pe.Expected, pe.Found
+	}
+	return expected, err.Error()
+}
+
+// authorities reads the CA certificates of section authorities.
+func (c *compiler) authorities(n *node) {
+	if n == nil {
+		return
+	}
+	for _, a := range n.subs {
+		if a.spec == nil {
+			continue
+		}
+		switch {
+		case a.has("cacert") && a.has("file"):
+			c.rep.add(a.at("file"), "one of cacert and file in "+a.path, "both", "")
+		case a.has("cacert") || a.has("file"):
+			key := "cacert"
+			if a.has("file") {
+				key = "file"
+			}
+			if cert := c.certificate(listedFile{get[string](a, key), a.keys[key].ValuePos}, "x509ca"); cert != nil {
+				c.creds.addCA(cert)
+			}
+		default:
+			c.rep.add(a.pos, "a cacert in "+a.path, "none", "")
+		}
+	}
+}
+
+// folders reads all certificates in x509 and x509ca, and warns of folders whose
+// content is not used yet.
+func (c *compiler) folders() {
+	for _, path := range c.files("x509") {
+		for _, cert := range c.certificatesIn(path) {
+			c.creds.addCert(cert)
+		}
+	}
+	for _, path := range c.files("x509ca") {
+		for _, cert := range c.certificatesIn(path) {
+			if !cert.IsCA {
+				c.rep.add(Pos{File: path}, "a CA certificate", "one that is not (basicConstraints)", "end-entity certificates belong in x509")
+				continue
+			}
+			c.creds.addCA(cert)
+		}
+	}
+	for _, folder := range []string{"x509aa", "x509ocsp", "x509crl", "pubkey", "pkcs12"} {
+		if files := c.files(folder); len(files) > 0 {
+			c.warn.add(Pos{File: files[0]}, "nothing in "+folder+", since its content is not used yet", fmt.Sprintf("%d files", len(files)), "")
+		}
+	}
+}
+
+// files lists a credential folder in alphabetic order.
+func (c *compiler) files(folder string) []string {
+	dir := filepath.Join(c.dir, folder)
+	paths, err := c.fs.list(dir)
+	if err != nil {
+		c.rep.add(Pos{File: dir}, "a readable folder", cause(err), "")
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// certificatesIn reads a file of a folder, unless the configuration named it.
+func (c *compiler) certificatesIn(path string) []*x509.Certificate {
+	if cert, ok := c.creds.files[path]; ok {
+		if cert == nil {
+			return nil // reported where it is named
+		}
+	}
+	b, _, err := c.fs.read(path, maxCredential)
+	if err != nil {
+		c.rep.add(Pos{File: path}, "a readable certificate file", cause(err), "")
+		return nil
+	}
+	certs, err := pki.ParseCertificates(b, path)
+	if err != nil {
+		expected, found := parseError(err, "certificates")
+		c.rep.add(Pos{File: path}, expected, found, "")
+		return nil
+	}
+	return certs
+}
+
+// passphrase opens an encrypted key file.
+type passphrase struct {
+	value secret.Bytes
+	pos   Pos
+}
+
+// privateKeys reads the keys in private, rsa, ecdsa and pkcs8 with the
+// passphrases of the sections of these names.
+func (c *compiler) privateKeys(secrets *node) {
+	for _, folder := range []string{"private", "rsa", "ecdsa", "pkcs8"} {
+		phrases := c.passphrases(secrets, folder)
+		paths := c.files(folder)
+		for path, ph := range phrases {
+			if !slices.Contains(paths, path) {
+				c.rep.add(ph.pos, "a file "+quote(path), "none", "")
+			}
+		}
+		for _, path := range paths {
+			var phrase []byte
+			if ph, ok := phrases[path]; ok {
+				phrase = ph.value
+			}
+			c.privateKey(path, phrase)
+		}
+	}
+}
+
+// passphrases maps files of a folder to what opens them.
+func (c *compiler) passphrases(secrets *node, folder string) map[string]passphrase {
+	out := map[string]passphrase{}
+	if secrets == nil {
+		return out
+	}
+	for _, n := range secrets.subs {
+		if n.spec == nil || n.spec.name != folder+"*" {
+			continue
+		}
+		for _, key := range []string{"file", "secret"} {
+			if !n.has(key) && (n.keys[key] == nil || n.keys[key].Value == "") {
+				c.rep.add(n.pos, "a "+key+" in "+n.path, "none", "")
+			}
+		}
+		if value, ok := c.secretValue(n); ok && n.has("file") {
+			out[c.in(folder, get[string](n, "file"))] = passphrase{value, n.keys["file"].ValuePos}
+		}
+	}
+	return out
+}
+
+// privateKey reads one key file.
+func (c *compiler) privateKey(path string, phrase []byte) {
+	at := Pos{File: path}
+	b, mode, err := c.fs.read(path, maxCredential)
+	if err != nil {
+		c.creds.brokenKeys = true
+		c.rep.add(at, "a readable private key file", cause(err), "")
+		return
+	}
+	defer clear(b)
+	if mode.Perm()&0o077 != 0 {
+		c.rep.add(at, "a private key that only its owner can read", fmt.Sprintf("mode %04o", mode.Perm()), "chmod 600 "+path)
+	}
+	key, err := pki.ParsePrivateKey(b, phrase, path)
+	if err != nil {
+		c.creds.brokenKeys = true
+		expected, found := parseError(err, "a private key")
+		c.rep.add(at, expected, found, "")
+		return
+	}
+	id, ok := keyIDOf(key.Public())
+	if !ok {
+		c.rep.add(at, "an RSA, ECDSA or Ed25519 key", fmt.Sprintf("%T", key), "")
+		return
+	}
+	c.creds.keys[id] = key
+	c.creds.keyFiles[id] = path
+}
+
+// sharedKeys reads secrets.ike*.
+func (c *compiler) sharedKeys(secrets *node) {
+	if secrets == nil {
+		return
+	}
+	for _, n := range secrets.subs {
+		if n.spec == nil || n.spec.name != "ike*" {
+			continue
+		}
+		value, ok := c.secretValue(n)
+		if !ok {
+			if e := n.keys["secret"]; e == nil || e.Value == "" {
+				c.rep.add(n.pos, "a secret in "+n.path, "none", "")
+			}
+			continue
+		}
+		shared := sharedKey{key: value, pos: n.pos}
+		for _, key := range n.order {
+			if key != "secret" && n.has(key) {
+				id, _ := auth.ParseID(get[string](n, key))
+				shared.ids = append(shared.ids, id)
+			}
+		}
+		c.creds.shared = append(c.creds.shared, shared)
+	}
+}
+
+// secretValue reads a section's secret: text, hex after 0x, base64 after 0s.
+func (c *compiler) secretValue(n *node) (secret.Bytes, bool) {
+	if !n.has("secret") {
+		return nil, false
+	}
+	s := get[string](n, "secret")
+	var b []byte
+	var err error
+	form := ""
+	switch {
+	case strings.HasPrefix(s, "0x"):
+		form = "hexadecimal digits in pairs after 0x"
+		b, err = hex.DecodeString(s[2:])
+	case strings.HasPrefix(s, "0s"):
+		form = "base64 after 0s"
+		b, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(s[2:], "="))
+	default:
+		b = []byte(s)
+	}
+	if err != nil || len(b) == 0 {
+		c.rep.add(n.keys["secret"].ValuePos, form+" for secret", "another value", "")
+		return nil, false
+	}
+	return b, true
+}
+
+// usable warns of what can never work or be used.
+func (c *compiler) usable(conns []*sa.Connection) {
+	certified := map[keyID]bool{}
+	for _, cert := range c.creds.certs {
+		certified[keyIDOfCert(cert)] = true
+		if id, ok := keyIDOf(cert.PublicKey); ok {
+			certified[id] = true
+		}
+	}
+	for id, path := range c.creds.keyFiles {
+		if !certified[id] {
+			c.warn.add(Pos{File: path}, "a certificate in x509 that holds this key's public key", "none", "")
+		}
+	}
+	for _, conn := range conns {
+		for _, r := range conn.Remote {
+			if r.Method == auth.MethodPubkey && len(r.Certs) == 0 && len(c.creds.cas) == 0 {
+				c.warn.add(Pos{File: filepath.Join(c.dir, "x509ca")}, "a CA certificate, since connection "+conn.Name+" wants certificates of the peer", "none", "")
+			}
+		}
+		for _, l := range conn.Local {
+			if l.Method == auth.MethodPSK && len(c.creds.shared) == 0 {
+				c.warn.add(Pos{File: c.path}, "a section ike in secrets, since connection "+conn.Name+" uses a shared key", "none", "")
+			}
+		}
+	}
+}
+
+// build makes the credentials, in a fixed order.
+func (c *compiler) build() (*auth.Credentials, credentialSet) {
+	s := c.creds
+	set := credentialSet{shared: s.shared, certs: sorted(s.certs), cas: sorted(s.cas), keys: sorted(s.keys)}
+	b := auth.NewBuilder()
+	for _, f := range set.certs {
+		c.added(b.AddCert(s.certs[f], originFile))
+	}
+	for _, f := range set.cas {
+		c.added(b.AddCA(s.cas[f], originFile))
+	}
+	for _, id := range set.keys {
+		c.added(b.AddKey(s.keys[id], originFile))
+	}
+	for _, k := range s.shared {
+		if err := b.AddShared(k.key, k.ids, originFile); err != nil {
+			c.rep.add(k.pos, "a usable shared key", err.Error(), "")
+		}
+	}
+	return b.Build(), set
+}
+
+// added reports a credential that the builder refused.
+func (c *compiler) added(err error) {
+	if err != nil {
+		c.rep.add(Pos{File: c.path}, "usable credentials", err.Error(), "")
+	}
+}
+
+// sorted lists the keys of a map of fixed-size names in order.
+func sorted[K ~[sha256.Size]byte, V any](m map[K]V) []K {
+	out := make([]K, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b K) int { return cmp.Compare(string(a[:]), string(b[:])) })
+	return out
+}

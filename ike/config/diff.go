@@ -1,0 +1,166 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+
+	"espalier/ike/auth"
+	"espalier/ike/pki"
+	"espalier/ike/sa"
+)
+
+// Changes says what differs between two configurations, by value: another
+// spelling of the same is no change. A child is the smallest unit.
+type Changes struct {
+	Added, Removed []string     // connections
+	Changed        []ConnChange // connections in both that differ
+	Unchanged      []string     // connections that must not be touched
+	Credentials    bool         // keys, certificates or shared secrets differ
+	Settings       []string     // keys of section espalier that differ
+}
+
+// ConnChange is a connection that differs. The children that are not named are
+// the same; sessions keep them even when IKE is set.
+type ConnChange struct {
+	Name                    string
+	IKE                     bool // something outside the children
+	Added, Removed, Changed []string
+	Unchanged               []string
+}
+
+// None reports whether nothing differs.
+func (c Changes) None() bool {
+	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Settings) == 0 && !c.Credentials
+}
+
+// Diff compares two configurations; either may be nil, which is an empty one.
+// Names come in the order of the new configuration, removed ones in the old.
+func Diff(old, new *Config) Changes {
+	if old == nil {
+		old = &Config{}
+	}
+	if new == nil {
+		new = &Config{}
+	}
+	var ch Changes
+	before := byName(old.Connections, func(c *sa.Connection) string { return c.Name })
+	after := byName(new.Connections, func(c *sa.Connection) string { return c.Name })
+	for _, c := range old.Connections {
+		if after[c.Name] == nil {
+			ch.Removed = append(ch.Removed, c.Name)
+		}
+	}
+	for _, c := range new.Connections {
+		was := before[c.Name]
+		if was == nil {
+			ch.Added = append(ch.Added, c.Name)
+			continue
+		}
+		if d, differs := diffConnection(was, c); differs {
+			ch.Changed = append(ch.Changed, d)
+		} else {
+			ch.Unchanged = append(ch.Unchanged, c.Name)
+		}
+	}
+	ch.Credentials = !old.creds.equal(new.creds)
+	ch.Settings = diffSettings(old.Settings, new.Settings)
+	return ch
+}
+
+func byName[T any](list []*T, name func(*T) string) map[string]*T {
+	m := make(map[string]*T, len(list))
+	for _, x := range list {
+		m[name(x)] = x
+	}
+	return m
+}
+
+// diffConnection compares two connections of one name.
+func diffConnection(old, new *sa.Connection) (ConnChange, bool) {
+	d := ConnChange{Name: new.Name}
+	a, b := *old, *new
+	a.Children, b.Children = nil, nil
+	d.IKE = !reflect.DeepEqual(a, b)
+	for _, c := range old.Children {
+		if new.Child(c.Name) == nil {
+			d.Removed = append(d.Removed, c.Name)
+		}
+	}
+	for _, c := range new.Children {
+		switch was := old.Child(c.Name); {
+		case was == nil:
+			d.Added = append(d.Added, c.Name)
+		case !reflect.DeepEqual(was, c):
+			d.Changed = append(d.Changed, c.Name)
+		default:
+			d.Unchanged = append(d.Unchanged, c.Name)
+		}
+	}
+	return d, d.IKE || len(d.Added)+len(d.Removed)+len(d.Changed) > 0
+}
+
+// diffSettings names the keys of section espalier whose values differ.
+func diffSettings(a, b Settings) []string {
+	var out []string
+	for _, s := range []struct {
+		key  string
+		x, y any
+	}{
+		{"port", a.SA.Port, b.SA.Port},
+		{"port_nat_t", a.SA.NATTPort, b.SA.NATTPort},
+		{"listen", a.Listen, b.Listen},
+		{"interfaces", a.Interfaces, b.Interfaces},
+		{"cookie_threshold", a.CookieThreshold, b.CookieThreshold},
+		{"half_open_limit", a.HalfOpenLimit, b.HalfOpenLimit},
+		{"half_open_timeout", a.SA.HalfOpenTimeout, b.SA.HalfOpenTimeout},
+		{"retransmit_tries", a.SA.RetransmitTries, b.SA.RetransmitTries},
+		{"retransmit_timeout", a.SA.RetransmitTimeout, b.SA.RetransmitTimeout},
+		{"retransmit_base", a.SA.RetransmitBase, b.SA.RetransmitBase},
+		{"max_selectors", a.SA.MaxSelectors, b.SA.MaxSelectors},
+		{"prefer_peer_proposal", a.SA.PreferPeerProposal, b.SA.PreferPeerProposal},
+		{"run_dir", a.RunDir, b.RunDir},
+	} {
+		if !reflect.DeepEqual(s.x, s.y) {
+			out = append(out, s.key)
+		}
+	}
+	return out
+}
+
+// credentialSet is what the credentials were built from, to compare.
+type credentialSet struct {
+	shared     []sharedKey
+	certs, cas []pki.Fingerprint
+	keys       []keyID
+}
+
+// equal compares by value; the order of shared keys does not matter.
+func (s credentialSet) equal(o credentialSet) bool {
+	if !slices.Equal(s.certs, o.certs) || !slices.Equal(s.cas, o.cas) || !slices.Equal(s.keys, o.keys) || len(s.shared) != len(o.shared) {
+		return false
+	}
+	taken := make([]bool, len(o.shared))
+next:
+	for _, k := range s.shared {
+		for i, q := range o.shared {
+			if !taken[i] && k.key.Equal(q.key) && sameIDs(k.ids, q.ids) {
+				taken[i] = true
+				continue next
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// sameIDs compares two sets of identities.
+func sameIDs(a, b []auth.ID) bool {
+	in := func(list []auth.ID) func(auth.ID) bool {
+		return func(id auth.ID) bool { return slices.Contains(list, id) }
+	}
+	return len(a) == len(b) && all(a, in(b)) && all(b, in(a))
+}
+
+func all[T any](list []T, f func(T) bool) bool {
+	return !slices.ContainsFunc(list, func(x T) bool { return !f(x) })
+}

@@ -1,0 +1,153 @@
+package config
+
+import "espalier/ike/suite"
+
+func childSpec() *sectionSpec {
+	ah := proposals(suite.ParseAH, func() []suite.Proposal { return nil })
+	return &sectionSpec{name: "<child>", doc: "A CHILD SA.", keys: []keySpec{
+		{name: "esp_proposals", typ: proposals(suite.ParseESP, suite.DefaultESP), def: "default", doc: "ESP proposals in order of preference."},
+		{name: "ah_proposals", typ: ah, sup: later, doc: "AH proposals."},
+		{name: "sha256_96", typ: yesNo(), def: "no", sup: later, doc: "Cut SHA-256 to 96 bits, for peers that do it wrong."},
+		{name: "local_ts", typ: selectors(), def: "dynamic", doc: "Own traffic selectors: addresses with [protocol/port]."},
+		{name: "remote_ts", typ: selectors(), def: "dynamic", doc: "The peer's traffic selectors."},
+		{name: "rekey_time", typ: duration(), def: "1h", doc: "Time until the CHILD SA is due for a rekey."},
+		{name: "life_time", typ: duration(), derived: "rekey_time + 10%", doc: "Time until the CHILD SA ends."},
+		{name: "rand_time", typ: duration(), derived: "life_time - rekey_time", sup: later, doc: "Range of the random time taken off rekey_time."},
+		{name: "rekey_bytes", typ: size(), def: "0", sup: later, doc: "Bytes until the CHILD SA is rekeyed."},
+		{name: "life_bytes", typ: size(), derived: "rekey_bytes + 10%", doc: "Bytes until the CHILD SA ends."},
+		{name: "rand_bytes", typ: size(), derived: "life_bytes - rekey_bytes", sup: later, doc: "Range of the random number taken off rekey_bytes."},
+		{name: "rekey_packets", typ: count(), def: "0", sup: later, doc: "Packets until the CHILD SA is rekeyed."},
+		{name: "life_packets", typ: count(), derived: "rekey_packets + 10%", doc: "Packets until the CHILD SA ends."},
+		{name: "rand_packets", typ: count(), derived: "life_packets - rekey_packets", sup: later, doc: "Range of the random number taken off rekey_packets."},
+		{name: "updown", typ: text("command"), sup: later, doc: "Script to run when the CHILD SA comes and goes."},
+		{name: "hostaccess", typ: yesNo(), def: "no", sup: later, doc: "A variable of that script."},
+		{name: "mode", typ: childMode(), def: "tunnel", doc: "How packets are wrapped."},
+		{name: "policies", typ: yesNo(), def: "yes", doc: "Install policies."},
+		{name: "policies_fwd_out", typ: yesNo(), def: "no", doc: "Install forward policies for outbound traffic, too."},
+		{name: "dpd_action", typ: action("clear, trap or restart"), def: "clear", sup: later, doc: "What to do when the peer is dead."},
+		{name: "ipcomp", typ: yesNo(), def: "no", sup: later, doc: "Compression (RFC 3173)."},
+		{name: "inactivity", typ: duration(), def: "0s", sup: later, doc: "Time without traffic after which the CHILD SA is closed."},
+		{name: "reqid", typ: number(0, 1<<32-1), def: "0", doc: "Fixed request id; 0: chosen by the daemon."},
+		{name: "priority", typ: number(0, 1<<32-1), def: "0", doc: "Fixed policy priority; 0: by the selectors' size."},
+		{name: "interface", typ: text("name"), sup: later, doc: "Network interface that the policies apply to."},
+		{name: "mark_in", typ: mark(), def: "0/0x00000000", doc: "Mark of inbound packets."},
+		{name: "mark_out", typ: mark(), def: "0/0x00000000", doc: "Mark of outbound packets."},
+		{name: "mark_in_sa", typ: yesNo(), def: "no", doc: "Put mark_in on the inbound SA, too."},
+		{name: "set_mark_in", typ: mark(), def: "0/0x00000000", doc: "Mark to set on packets after decryption."},
+		{name: "set_mark_out", typ: mark(), def: "0/0x00000000", doc: "Mark to set on packets after encryption."},
+		{name: "if_id_in", typ: ifID(), derived: "the connection's", doc: "XFRM interface id, inbound."},
+		{name: "if_id_out", typ: ifID(), derived: "the connection's", doc: "XFRM interface id, outbound."},
+		{name: "label", typ: text("label"), sup: later, doc: "Security label."},
+		{name: "label_mode", typ: oneOf("system", "simple", "selinux"), def: "system", sup: later, doc: "How labels are used."},
+		{name: "tfc_padding", typ: padding(), def: "0", sup: later, doc: "Pad packets to this size."},
+		{name: "replay_window", typ: number(0, 4096), def: "32", doc: "Replay window in packets; 0: no check."},
+		{name: "per_cpu_sas", typ: oneOf("no", "yes", "encap"), def: "no", sup: later, doc: "One CHILD SA a CPU (RFC 9611)."},
+		{name: "hw_offload", typ: oneOf("no", "yes", "auto", "crypto", "packet"), def: "no", sup: later, doc: "Offload to the network card."},
+		{name: "copy_df", typ: yesNo(), def: "yes", doc: "Copy the DF bit to the outer header."},
+		{name: "copy_ecn", typ: yesNo(), def: "yes", doc: "Copy the ECN bits between the headers."},
+		{name: "copy_dscp", typ: oneOf("out", "in", "yes", "no"), def: "out", doc: "Copy the DSCP to the outer header (out), to the inner (in), both or none."},
+		{name: "icmp", typ: yesNo(), def: "no", sup: later, doc: "Let ICMP errors about protected packets pass."},
+		{name: "start_action", typ: startAction(), def: "none", doc: "What to do when the configuration is loaded."},
+		{name: "close_action", typ: action("none, trap or start"), def: "none", sup: later, doc: "What to do when the peer closes the CHILD SA."},
+	}}
+}
+
+// childMode reads the modes that there are and refuses those still to come.
+func childMode() valueType {
+	words := oneOf("tunnel", "transport", "transport_proxy", "beet", "iptfs", "pass", "drop")
+	return valueType{name: "tunnel or transport", parse: func(s string) (any, *problem) {
+		v, wrong := words.parse(s)
+		if wrong == nil && v != "tunnel" && v != "transport" {
+			wrong = &problem{expected: "tunnel or transport", reason: ", since other modes are not supported yet"}
+		}
+		return v, wrong
+	}}
+}
+
+// startAction reads start_action and refuses what is still to come.
+func startAction() valueType {
+	words := action("none, trap or start")
+	return valueType{name: "none or start", parse: func(s string) (any, *problem) {
+		v, wrong := words.parse(s)
+		if wrong == nil && v != "none" && v != "start" {
+			wrong = &problem{expected: "none or start", reason: ", since trap is not supported yet"}
+		}
+		return v, wrong
+	}}
+}
+
+// sharedSpec is a kind of secret that belongs to identities.
+func sharedSpec(name, doc string, sup support) *sectionSpec {
+	id := identity()
+	if sup != supported {
+		id = text("identity")
+	}
+	return &sectionSpec{name: name, doc: doc, sup: sup, keys: []keySpec{
+		{name: "secret", typ: hidden("text, 0x hex or 0s base64"), doc: "The secret."},
+		{name: "id*", typ: id, doc: "An identity that it belongs to; none: any."},
+	}}
+}
+
+// passphraseSpec is a kind of secret that opens a file.
+func passphraseSpec(name, folder string, sup support) *sectionSpec {
+	return &sectionSpec{name: name, doc: "Opens a key file in " + folder + ".", sup: sup, keys: []keySpec{
+		{name: "file", typ: text("file"), doc: "The file in " + folder + "."},
+		{name: "secret", typ: hidden("text, 0x hex or 0s base64"), doc: "The passphrase."},
+	}}
+}
+
+func secretsSpec() *sectionSpec {
+	token := &sectionSpec{name: "token*", doc: "A private key on a token.", sup: later, keys: append(tokenKeys(),
+		keySpec{name: "pin", typ: hidden("text"), sup: later, doc: "The token's PIN."})}
+	return &sectionSpec{name: "secrets", doc: "Shared keys and passphrases.", subs: []*sectionSpec{
+		sharedSpec("ike*", "A shared key for IKE (auth = psk).", supported),
+		sharedSpec("eap*", "A password for EAP.", later),
+		sharedSpec("xauth*", "A password for XAuth.", ikev1),
+		sharedSpec("ntlm*", "An NT hash for EAP-MSCHAPv2.", later),
+		sharedSpec("ppk*", "A post-quantum preshared key (RFC 8784).", later),
+		passphraseSpec("private*", "private", supported),
+		passphraseSpec("rsa*", "rsa", supported),
+		passphraseSpec("ecdsa*", "ecdsa", supported),
+		passphraseSpec("pkcs8*", "pkcs8", supported),
+		passphraseSpec("pkcs12*", "pkcs12", later),
+		token,
+	}}
+}
+
+func poolSpec() *sectionSpec {
+	s := &sectionSpec{name: "<pool>", doc: "A pool.", sup: later, keys: []keySpec{
+		{name: "addrs", typ: text("prefix or range"), sup: later, doc: "Addresses to lease."},
+	}}
+	for _, attr := range []string{"dns", "nbns", "dhcp", "netmask", "server", "subnet", "split_include", "split_exclude", "<number>"} {
+		s.keys = append(s.keys, keySpec{name: attr, typ: text("addresses"), sup: later, doc: "Attribute to hand out."})
+	}
+	return s
+}
+
+func authoritySpec() *sectionSpec {
+	return &sectionSpec{name: "<ca>", doc: "A certification authority.", keys: append([]keySpec{
+		{name: "cacert", typ: text("file"), doc: "Its certificate, absolute or in x509ca."},
+		{name: "file", typ: text("file"), doc: "The same, another name."},
+		{name: "crl_uris", typ: words("URIs"), sup: later, doc: "Where its CRLs are."},
+		{name: "ocsp_uris", typ: words("URIs"), sup: later, doc: "Where its OCSP responders are."},
+		{name: "cert_uri_base", typ: text("URI"), sup: later, doc: "Where its certificates are (hash and URL)."},
+	}, tokenKeys()...)}
+}
+
+func settingsSpec() *sectionSpec {
+	return &sectionSpec{name: "espalier", doc: "Settings of the daemon.", keys: []keySpec{
+		{name: "port", typ: number(1, 65535), def: "500", doc: "IKE port."},
+		{name: "port_nat_t", typ: number(1, 65535), def: "4500", doc: "IKE port with NAT traversal."},
+		{name: "listen", typ: ipList(), derived: "all addresses", doc: "Own addresses to listen on."},
+		{name: "interfaces", typ: words("names"), derived: "all interfaces", doc: "Network interfaces to listen on."},
+		{name: "cookie_threshold", typ: number(0, 1<<24), def: "30", doc: "Half-open IKE SAs from which on cookies are asked for; 0: always."},
+		{name: "half_open_limit", typ: number(1, 1<<24), def: "4096", doc: "Half-open IKE SAs at most; further requests are dropped."},
+		{name: "half_open_timeout", typ: duration(), def: "30s", doc: "Time from IKE_SA_INIT to a complete IKE_AUTH as responder."},
+		{name: "retransmit_tries", typ: number(0, 20), def: "5", doc: "Retransmissions before giving up."},
+		{name: "retransmit_timeout", typ: duration(), def: "4s", doc: "Time before the first retransmission."},
+		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},
+		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
+		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
+		{name: "run_dir", typ: text("folder"), def: "/run/espalier", doc: "Folder of the journal and the control socket."},
+	}}
+}
