@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	"espalier/ike/auth"
+	"espalier/ike/sa"
+)
+
+// ChildName names a child of a connection in Changes.
+type ChildName struct{ Conn, Child string }
+
+// Changes says what a new configuration does to the sessions; what it does not
+// name is left alone.
+type Changes struct {
+	// RemovedConns are the connections whose sessions are terminated.
+	RemovedConns []string
+	// RemovedChildren are the children whose CHILD SAs are terminated.
+	RemovedChildren []ChildName
+	// Start are the children, new or changed, that are initiated if they have
+	// Start and are not up. A changed child that is up lives on as it is.
+	Start []ChildName
+}
+
+// Apply replaces the configuration while the engine runs. Sessions see the new
+// one from their next step on. Settings that New reads once keep their values.
+// It returns when the removed sessions' end has begun.
+func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settings, ch Changes) error {
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	e.setConfig(conns, creds, s)
+	e.hosts.want(conns)
+	for _, c := range ch.RemovedChildren {
+		e.starts.stop(c)
+	}
+	e.starts.stopConns(ch.RemovedConns)
+	err := e.askAll(context.Background(), func(s *shard) {
+		for _, x := range s.sessions {
+			name := x.m.ConnName()
+			if slices.Contains(ch.RemovedConns, name) {
+				s.step(x, sa.Terminate{})
+				continue
+			}
+			for _, c := range ch.RemovedChildren {
+				if c.Conn == name {
+					s.step(x, sa.Terminate{Child: c.Child})
+				}
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range conns {
+		e.startChildren(c, func(child string) bool {
+			return slices.Contains(ch.Start, ChildName{c.Name, child})
+		})
+	}
+	return nil
+}
+
+// stopConns ends the tries for all children of the connections.
+func (st *starts) stopConns(conns []string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for n, f := range st.cancel {
+		if slices.Contains(conns, n.Conn) {
+			f()
+		}
+	}
+}

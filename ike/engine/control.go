@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"espalier/dataplane"
+	"espalier/ike/sa"
+)
+
+// Target names what Terminate ends.
+type Target struct {
+	IKE   uint64 // unique id of the IKE SA, always set
+	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children
+	Force bool   // the IKE SA: do not wait for the peer's answer, nor tell it
+}
+
+// wait is somebody who waits for a session to get somewhere.
+type wait struct {
+	up    bool   // until the child is installed; else until the SA is gone
+	child string // up: the child's name; empty: the IKE SA alone
+	id    uint64 // down: the CHILD SA; 0: the IKE SA
+	done  chan error
+}
+
+// answerWaits tells those whose wait is over.
+func (s *shard) answerWaits(x *session) {
+	x.waits = slices.DeleteFunc(x.waits, func(w *wait) bool {
+		over, err := s.over(x, w)
+		if over {
+			w.done <- err // has room for one
+		}
+		return over
+	})
+}
+
+func (s *shard) over(x *session, w *wait) (bool, error) {
+	ended := x.gone || x.m.Phase() >= sa.Lingering
+	switch {
+	case w.up && (ended || x.m.Phase() > sa.Established):
+		if x.failure == "" {
+			return true, errors.New("the session ended before it was up")
+		}
+		return true, errors.New(x.failure)
+	case w.up && !x.m.IsEstablished():
+		return false, nil
+	case w.up && (w.child == "" || hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == w.child && c.State.InKernel() })):
+		return true, nil
+	case w.up && x.failure != "":
+		return true, errors.New(x.failure)
+	case w.up:
+		return false, nil
+	case w.id != 0:
+		return ended || !hasChild(x, func(c *sa.ChildInfo) bool { return c.UniqueID == w.id }), nil
+	}
+	return ended, nil
+}
+
+func hasChild(x *session, f func(*sa.ChildInfo) bool) bool {
+	cs := x.m.Info().Children
+	return slices.ContainsFunc(cs, func(c sa.ChildInfo) bool { return f(&c) })
+}
+
+// await waits for the shard's answer.
+func (e *Engine) await(ctx context.Context, w *wait, s *shard) error {
+	select {
+	case err := <-w.done:
+		return err
+	case <-s.done:
+		return ErrStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Terminate ends what the target names with a DELETE to the peer. It returns
+// when that is gone, when ctx ends, or with noWait as soon as the delete began;
+// ending ctx does not stop it. Errors: ErrNotFound, ErrStopping.
+func (e *Engine) Terminate(ctx context.Context, t Target, noWait bool) error {
+	for _, s := range e.shards {
+		w := &wait{id: t.Child, done: make(chan error, 1)}
+		found := false
+		err := s.ask(ctx, func(s *shard) {
+			x := s.byID[t.IKE]
+			if x == nil || t.Child != 0 && !hasChild(x, func(c *sa.ChildInfo) bool { return c.UniqueID == t.Child }) {
+				return
+			}
+			found = true
+			if !noWait {
+				x.waits = append(x.waits, w)
+			}
+			if t.Force && t.Child == 0 {
+				s.step(x, sa.Abort{Reason: "terminated without the peer's consent"})
+			} else {
+				s.step(x, sa.Terminate{ChildID: t.Child})
+			}
+		})
+		switch {
+		case err != nil:
+			return err
+		case found && noWait:
+			return nil
+		case found:
+			return e.await(ctx, w, s)
+		}
+	}
+	return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrNotFound)
+}
+
+// sessionsPerAsk keeps a snapshot from holding a shard up.
+const sessionsPerAsk = 64
+
+// Sessions yields every session, ordered by unique id, until yield says false.
+// The sessions are copied a few at a time, so the snapshot is not of one
+// instant, and a shard is never held up by it, however slow yield is. The
+// data plane's counts are part of it.
+func (e *Engine) Sessions(yield func(sa.Info) bool) {
+	ctx := context.Background()
+	type ref struct {
+		id    uint64
+		shard *shard
+	}
+	var refs []ref
+	for _, s := range e.shards {
+		if s.ask(ctx, func(s *shard) {
+			for id := range s.byID {
+				refs = append(refs, ref{id, s})
+			}
+		}) != nil {
+			return
+		}
+	}
+	slices.SortFunc(refs, func(a, b ref) int { return int(int64(a.id) - int64(b.id)) })
+	for len(refs) > 0 {
+		chunk := refs[:min(sessionsPerAsk, len(refs))]
+		refs = refs[len(chunk):]
+		infos := make([]sa.Info, len(chunk))
+		for _, s := range e.shards {
+			if s.ask(ctx, func(s *shard) {
+				for i, r := range chunk {
+					if x := s.byID[r.id]; r.shard == s && x != nil {
+						infos[i] = x.m.Info()
+					}
+				}
+			}) != nil {
+				return
+			}
+		}
+		for i := range infos {
+			if infos[i].UniqueID == 0 {
+				continue // gone meanwhile
+			}
+			e.addUsage(&infos[i])
+			if !yield(infos[i]) {
+				return
+			}
+		}
+	}
+}
+
+// addUsage asks the data plane for the counts of a session's CHILD SAs.
+func (e *Engine) addUsage(info *sa.Info) {
+	for i := range info.Children {
+		c := &info.Children[i]
+		if !c.State.InKernel() {
+			continue
+		}
+		in := dataplane.SAKey{Dst: info.Local.Addr(), Proto: c.Proto, SPI: c.SPIIn}
+		out := dataplane.SAKey{Dst: info.Remote.Addr(), Proto: c.Proto, SPI: c.SPIOut, Mark: c.MarkOut}
+		c.In = e.usage(in)
+		if c.In == (sa.Usage{}) && c.MarkIn != (dataplane.Mark{}) {
+			in.Mark = c.MarkIn // whether the inbound SA has the mark is the configuration's choice
+			c.In = e.usage(in)
+		}
+		c.Out = e.usage(out)
+	}
+}
+
+func (e *Engine) usage(k dataplane.SAKey) sa.Usage {
+	st, err := e.dp.QuerySA(k)
+	if err != nil {
+		return sa.Usage{} // gone meanwhile
+	}
+	return sa.Usage{Bytes: st.Bytes, Packets: st.Packets, LastUse: st.LastUsed}
+}
+
+// FindChild resolves names of the configuration: the first connection that has
+// a child of that name, only connection ike unless that is empty. With an
+// empty child it looks for the connection alone.
+func (e *Engine) FindChild(ike, child string) (conn string, found bool) {
+	for _, c := range e.config.Load().set.All() {
+		if (ike == "" || c.Name == ike) && (child == "" || c.Child(child) != nil) {
+			return c.Name, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"espalier/dataplane"
+	"espalier/ike/auth"
+	"espalier/ike/sa"
+	"espalier/ike/wire"
+)
+
+// job is one piece of work for a queue.
+type job struct {
+	shard *shard
+	sess  *session
+	id    uint32
+	spec  sa.Spec
+}
+
+// queue is a set of workers and what waits for them, in two lanes: work for
+// sessions that are nearly there goes before work for new ones, so that load
+// lengthens the wait at the door instead of breaking what has begun. The lanes
+// grow as they must, for a shard can neither wait nor forget a job; they are
+// bounded by the sessions, of which the door lets no more in when much waits.
+type queue struct {
+	size int
+	mu   sync.Mutex
+	cond *sync.Cond
+	late []job // authentication, kernel
+	new  []job // first half of a key exchange
+	busy atomic.Int32
+	stop bool
+	// drain: what waits is done before the workers end. Crypto of sessions
+	// that are gone is not worth it, the kernel's order is.
+	drain bool
+}
+
+func newQueue(size int, drain bool) *queue {
+	q := &queue{size: size, drain: drain}
+	q.cond = sync.NewCond(&q.mu)
+	return q
+}
+
+// run starts the workers.
+func (q *queue) run(wg *sync.WaitGroup) {
+	for range q.size {
+		wg.Go(q.work)
+	}
+}
+
+func (q *queue) put(j job) {
+	q.mu.Lock()
+	switch j.spec.(type) {
+	case sa.GenerateKE, sa.EncapsulateKE:
+		q.new = append(q.new, j)
+	default:
+		q.late = append(q.late, j)
+	}
+	q.mu.Unlock()
+	q.cond.Signal()
+}
+
+func (q *queue) work() {
+	for {
+		j, ok := q.get()
+		if !ok {
+			return
+		}
+		q.busy.Add(1)
+		v, err := j.shard.e.execute(j.sess.bucket, j.spec)
+		if d, ok := j.spec.(sa.DecapsulateKE); ok {
+			d.Private.Wipe()
+		}
+		q.busy.Add(-1)
+		j.shard.inbox.putResult(result{j.sess, j.id, v, err, q.drain})
+	}
+}
+
+// get waits for a job; false means that the worker should end.
+func (q *queue) get() (job, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.drain || !q.stop {
+		for _, lane := range [2]*[]job{&q.late, &q.new} {
+			if l := *lane; len(l) > 0 {
+				j := l[0]
+				l[0] = job{}
+				*lane = l[1:]
+				return j, true
+			}
+		}
+		if q.stop {
+			break
+		}
+		q.cond.Wait()
+	}
+	return job{}, false
+}
+
+// close ends the workers.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.stop = true
+	q.mu.Unlock()
+	q.cond.Broadcast()
+}
+
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.late) + len(q.new)
+}
+
+func (q *queue) idle() int { return q.size - int(q.busy.Load()) }
+
+// job sends an action's job where it belongs.
+func (s *shard) job(x *session, a sa.Job) {
+	where := place(a.Spec)
+	switch {
+	case where == here || s.e.opts.Inline:
+		v, err := s.e.execute(x.bucket, a.Spec)
+		s.inline = append(s.inline, result{x, a.ID, v, err, false})
+	case where == kernel:
+		s.toKernel(x, a.ID, a.Spec)
+	default:
+		spec := a.Spec
+		if d, ok := spec.(sa.DecapsulateKE); ok {
+			// The machine may end, and wipe its copy, while the worker reads.
+			d.Private = d.Private.Clone()
+			spec = d
+		}
+		s.e.workers.put(job{s, x, a.ID, spec})
+	}
+}
+
+// venue is where a job runs.
+type venue uint8
+
+const (
+	worker venue = iota // heavy crypto
+	here                // in the shard: microseconds
+	kernel              // in the shard's kernel queue
+)
+
+func place(spec sa.Spec) venue {
+	switch spec := spec.(type) {
+	case sa.SignAuth:
+		if m := spec.Local.Method; m == auth.MethodPSK || m == auth.MethodAny && len(spec.Local.Certs) == 0 {
+			return here
+		}
+	case sa.VerifyAuth:
+		if spec.Auth.Method == wire.AuthSharedKey {
+			return here
+		}
+	case sa.ReserveSPI, sa.AskChild, sa.Kernel:
+		return kernel
+	}
+	return worker
+}
+
+// execute does a job and returns the result that sa documents for its spec;
+// of AskChild, a grant.
+func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
+	switch spec := spec.(type) {
+	case sa.AskChild:
+		return e.reg.child(spec), nil
+	case sa.ReserveSPI:
+		spec.Min, spec.Max = sa.ChildSPIRange(bucket, e.opts.Settings.NodeID)
+		return e.dp.ReserveSPI(spec.SPIRequest)
+	case sa.Kernel:
+		return nil, e.dp.Apply(spec.Ops)
+	}
+	return sa.Perform(spec, e.config.Load().creds, e.rand)
+}
+
+// arrived does the shell's own part with a result before the machine sees it.
+func (s *shard) arrived(r *result) {
+	switch v := r.value.(type) {
+	case grant:
+		r.value = v.ids
+		if r.sess.gone {
+			s.e.reg.release(v)
+			return
+		}
+		r.sess.grants = append(r.sess.grants, v)
+	case uint32:
+		if r.sess.gone && r.err == nil {
+			s.dropSPI(r.sess, v)
+		}
+	}
+}
+
+// dropSPI gives back an SPI that was reserved for a session which has ended
+// meanwhile.
+func (s *shard) dropSPI(x *session, spi uint32) {
+	s.e.counters.lateReserved.Add(1)
+	key := dataplane.SAKey{Dst: x.m.Local().Addr(), Proto: dataplane.ESP, SPI: spi}
+	s.toKernel(x, 0, sa.Kernel{Ops: []dataplane.Op{dataplane.DeleteSA{Key: key}}})
+}
+
+// toKernel queues a job that a stop has to wait for, even when its session is
+// gone by then.
+func (s *shard) toKernel(x *session, id uint32, spec sa.Spec) {
+	s.e.counters.busy.Add(1)
+	s.kernel.put(job{s, x, id, spec})
+}

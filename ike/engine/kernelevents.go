@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"context"
+
+	"espalier/dataplane"
+	"espalier/ike/sa"
+)
+
+// watchDataPlane passes on what the data plane reports until ctx ends or the
+// data plane is closed. It must keep reading: the stream is bounded.
+func (e *Engine) watchDataPlane(ctx context.Context) {
+	events := e.dp.Events()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			e.dataPlaneEvent(ev)
+		}
+	}
+}
+
+func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
+	switch ev := ev.(type) {
+	case dataplane.Expire:
+		if !ev.Hard {
+			e.counters.softExpires.Add(1)
+			return
+		}
+		e.counters.hardExpires.Add(1)
+		e.log.Info().Stringer("sa", ev.Key).Uint32("reqid", ev.ReqID).Msg("the kernel's SA reached its limit")
+		if ev.Key.Proto == dataplane.ESP {
+			// Inbound SPIs would name the bucket, outbound ones are the peer's
+			// choice; the key does not say which it is, so all shards look.
+			for _, s := range e.shards {
+				s.inbox.call(func(s *shard) { s.expired(ev.Key, ev.ReqID) })
+			}
+		}
+	case dataplane.Acquire:
+		e.counters.acquires.Add(1)
+	case dataplane.Mapping:
+		e.counters.mappings.Add(1)
+	case dataplane.Overrun:
+		e.counters.overruns.Add(1)
+		e.log.Warn().Msg("events of the data plane were lost")
+	}
+}
+
+// expired deletes the CHILD SA of which one direction is gone from the kernel.
+func (s *shard) expired(key dataplane.SAKey, reqid uint32) {
+	if ref, ok := s.children[key.SPI]; ok && ref.sess.m.Local().Addr() == key.Dst {
+		s.step(ref.sess, sa.Terminate{ChildID: ref.id})
+		return
+	}
+	for _, ref := range s.children {
+		x := ref.sess
+		if x.m.Remote().Addr() == key.Dst && hasChild(x, func(c *sa.ChildInfo) bool {
+			return c.UniqueID == ref.id && c.SPIOut == key.SPI && c.ReqID == reqid
+		}) {
+			s.step(x, sa.Terminate{ChildID: ref.id})
+			return
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"espalier/dataplane"
+	"espalier/ike/auth"
+	"espalier/ike/engine/sockets"
+	"espalier/ike/sa"
+	"espalier/internal/event"
+)
+
+// Transport carries IKE messages without the non-ESP marker. sockets.Set is the
+// real one; tests have their own in memory.
+type Transport interface {
+	// Receive calls fn for each message, from any number of goroutines, until
+	// Close, and returns nil then. The data is valid until fn returns, which it
+	// does soon.
+	Receive(fn func(sockets.Datagram)) error
+	// Send transmits or fails, it never waits. It does not keep data.
+	Send(local, remote netip.AddrPort, data []byte) error
+	// Close ends Receive.
+	Close() error
+}
+
+// Store receives what a restart has to know of a session. Its methods are
+// called by shards, in order for each session, and must not wait; state is
+// valid until Save returns.
+type Store interface {
+	Save(id uint64, state []byte)
+	Remove(id uint64)
+}
+
+// Settings are the knobs of the daemon. A zero field takes the default.
+type Settings struct {
+	sa.Settings
+
+	// CookieThreshold is the number of half-open sessions of responders from
+	// which on a COOKIE is demanded (RFC 7296 2.6); default 30, negative: always.
+	CookieThreshold int
+	// MaxHalfOpen is how many half-open sessions of responders there may be;
+	// default 16384.
+	MaxHalfOpen int
+	// MaxHalfOpenPerPrefix is the same for one IPv4 address or IPv6 /64;
+	// default 1024.
+	MaxHalfOpenPerPrefix int
+	// MaxQueuedJobs is how many jobs may wait for workers, or for the kernel in
+	// one shard, before IKE_SA_INIT requests are dropped; default 4096.
+	MaxQueuedJobs int
+	// StopTimeout is how long a stop waits for the peers' answers; default 2 s.
+	StopTimeout time.Duration
+
+	// What follows is read once, by New.
+
+	NodeID  uint8        // in own SPIs, to tell the boxes of a cluster apart
+	Listen  []netip.Addr // local addresses; empty: all
+	Shards  int          // default GOMAXPROCS, at most 256
+	Workers int          // goroutines for heavy crypto; default GOMAXPROCS
+}
+
+// DefaultSettings are the defaults of the machine and of the shell.
+func DefaultSettings() Settings {
+	s := Settings{Settings: sa.DefaultSettings()}
+	s.complete()
+	return s
+}
+
+func (s *Settings) complete() {
+	setDefault(&s.CookieThreshold, 30)
+	setDefault(&s.MaxHalfOpen, 16384)
+	setDefault(&s.MaxHalfOpenPerPrefix, 1024)
+	setDefault(&s.MaxQueuedJobs, 4096)
+	setDefault(&s.StopTimeout, 2*time.Second)
+	setDefault(&s.Shards, runtime.GOMAXPROCS(0))
+	setDefault(&s.Workers, runtime.GOMAXPROCS(0))
+	s.Shards = min(max(s.Shards, 1), sa.Buckets)
+	s.Workers = max(s.Workers, 1)
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// Options is what an engine is made of.
+type Options struct {
+	DataPlane dataplane.DataPlane // the engine does not close it
+	Conns     []*sa.Connection
+	Creds     *auth.Credentials
+	Settings  Settings
+	Bus       *event.Bus // nil: an own one
+	Log       zerolog.Logger
+
+	// Sockets is the transport; the engine closes it. nil: UDP sockets by
+	// SocketOptions, whose addresses and ports come from Settings.
+	Sockets       Transport
+	SocketOptions sockets.Options
+
+	// Store gets what must survive a restart; nil: nothing does.
+	Store Store
+
+	// Inline runs every job in the shard itself, in the order of the actions:
+	// for benchmarks and for tests that want one order.
+	Inline bool
+
+	// Now is the clock, Rand the source of randomness; nil: the system's. Timers
+	// always run on the runtime's clock, so a test that wants both to agree
+	// leaves Now alone and runs in a testing/synctest bubble.
+	Now  func() time.Time
+	Rand io.Reader
+
+	// Route asks for the local address towards a peer; nil: the kernel. Resolve
+	// looks a host name up; nil: the system's resolver. Both may wait.
+	Route   func(remote netip.Addr) (netip.Addr, error)
+	Resolve func(host string) ([]netip.Addr, error)
+}
+
+// Errors of the control methods.
+var (
+	// ErrNotFound: no configuration or SA has the name or id.
+	ErrNotFound = errors.New("not found")
+	// ErrStopping: the engine does not run, or not any more.
+	ErrStopping = errors.New("the engine is stopping")
+)

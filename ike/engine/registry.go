@@ -1,0 +1,157 @@
+package engine
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"espalier/ike/sa"
+)
+
+// registry is what the shards share. Counters are atomic; the rest stands under
+// a mutex that is held for a few map operations and never while anything else
+// is done. Request ids are asked for by kernel queues, not by shards.
+type registry struct {
+	ikeIDs, childIDs atomic.Uint64
+	halfOpen         atomic.Int64
+
+	mu       sync.Mutex
+	prefixes map[netip.Prefix]int // half-open sessions by the peer's prefix
+	reqids   map[identity]*reqid
+	fixed    map[uint32]bool // request ids that the configuration claims
+	last     uint32
+	free     []uint32
+}
+
+// identity is what CHILD SAs with the same request id have in common: the
+// policies are the same, so the kernel must take either's SAs.
+type identity struct {
+	conn, child     string
+	remote          netip.Addr
+	localTS, peerTS string
+}
+
+type reqid struct {
+	id   uint32
+	refs int
+}
+
+// grant is the registry's answer to AskChild with what it takes to give the
+// request id back.
+type grant struct {
+	ids sa.ChildIDs
+	key identity // zero for a fixed request id
+}
+
+func newRegistry() *registry {
+	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, fixed: map[uint32]bool{}}
+}
+
+// prefixOf is the unit in which half-open sessions are counted: one IPv4
+// address, one IPv6 /64, which is what one customer holds at least.
+func prefixOf(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.WithZone("").Prefix(bits) // cannot fail: bits fit the family
+	return p
+}
+
+// admit counts one more half-open session unless that passes a limit.
+func (r *registry) admit(p netip.Prefix, total, perPrefix int) (drop Drop, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.halfOpen.Load() >= int64(total):
+		return DropHalfOpenLimit, false
+	case r.prefixes[p] >= perPrefix:
+		return DropPrefixLimit, false
+	}
+	r.prefixes[p]++
+	r.halfOpen.Add(1)
+	return 0, true
+}
+
+// settle takes back what admit counted.
+func (r *registry) settle(p netip.Prefix) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.prefixes[p]--; r.prefixes[p] <= 0 {
+		delete(r.prefixes, p)
+	}
+	r.halfOpen.Add(-1)
+}
+
+// claim sets the request ids that the configuration fixes: they are never
+// given to another CHILD SA.
+func (r *registry) claim(conns []*sa.Connection) {
+	fixed := map[uint32]bool{}
+	for _, c := range conns {
+		for _, ch := range c.Children {
+			if ch.ReqID != 0 {
+				fixed[ch.ReqID] = true
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fixed = fixed
+}
+
+// child gives a CHILD SA its ids. Request ids count from 1 and return to use
+// when the last CHILD SA of an identity is gone.
+func (r *registry) child(ask sa.AskChild) grant {
+	g := grant{ids: sa.ChildIDs{UniqueID: r.childIDs.Add(1), ReqID: ask.ReqID}}
+	if ask.ReqID != 0 {
+		return g
+	}
+	g.key = identity{ask.Conn, ask.Child, ask.Remote, ask.LocalTS, ask.PeerTS}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.reqids[g.key]
+	if q == nil {
+		q = &reqid{id: r.nextReqID()}
+		r.reqids[g.key] = q
+	}
+	q.refs++
+	g.ids.ReqID = q.id
+	return g
+}
+
+func (r *registry) nextReqID() uint32 {
+	for n := len(r.free); n > 0; n = len(r.free) {
+		id := r.free[n-1]
+		r.free = r.free[:n-1]
+		if !r.fixed[id] {
+			return id
+		}
+	}
+	for r.last++; r.fixed[r.last]; r.last++ {
+	}
+	return r.last
+}
+
+// release gives back a CHILD SA's request id.
+func (r *registry) release(g grant) {
+	if g.key == (identity{}) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.reqids[g.key]
+	if q == nil {
+		return
+	}
+	if q.refs--; q.refs == 0 {
+		delete(r.reqids, g.key)
+		r.free = append(r.free, q.id)
+	}
+}
+
+// held is the number of request ids in use.
+func (r *registry) held() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.reqids)
+}

@@ -1,0 +1,124 @@
+package engine
+
+import (
+	"slices"
+
+	"espalier/ike/sa"
+	"espalier/internal/event"
+)
+
+// step gives the machine an event and performs its actions, and so on with the
+// results of jobs that ran at once.
+func (s *shard) step(x *session, ev sa.Event) {
+	if x.gone {
+		return
+	}
+	s.handle(x, ev)
+	for i := 0; i < len(s.inline); i++ {
+		r := s.inline[i]
+		s.inline[i] = result{}
+		s.arrived(&r)
+		if !r.sess.gone {
+			s.handle(r.sess, sa.JobDone{ID: r.id, Result: r.value, Err: r.err})
+		}
+	}
+	s.inline = s.inline[:0]
+	s.after(x)
+}
+
+// deliver is step for a result that comes from outside.
+func (s *shard) deliver(r result) {
+	s.arrived(&r)
+	s.step(r.sess, sa.JobDone{ID: r.id, Result: r.value, Err: r.err})
+	if r.count {
+		s.e.settled()
+	}
+}
+
+func (s *shard) handle(x *session, ev sa.Event) {
+	c := s.e.config.Load()
+	s.env.Now, s.env.Conns, s.env.Creds, s.env.Settings = s.e.now(), c.set, c.creds, &c.settings.Settings
+	for _, a := range x.m.Handle(&s.env, ev) {
+		s.perform(x, a)
+	}
+}
+
+// perform executes one action.
+func (s *shard) perform(x *session, a sa.Action) {
+	switch a := a.(type) {
+	case sa.Persist:
+		if st := s.e.opts.Store; st != nil {
+			s.encoded = x.m.Encode(s.encoded[:0])
+			st.Save(x.m.ID(), s.encoded)
+		}
+	case sa.Send:
+		s.e.send(a.Local, a.Remote, a.Data)
+	case sa.Job:
+		s.job(x, a)
+	case sa.Publish:
+		s.observe(x, a.Event)
+		s.e.bus.Publish(s.env.Now, a.Event)
+	case sa.Authenticated:
+		s.e.counters.established.Add(1)
+		s.settle(x)
+		if s.halfOpen[x.key] == x {
+			delete(s.halfOpen, x.key)
+		}
+	case sa.Gone:
+		s.forget(x)
+	}
+}
+
+// observe takes from a machine's event what the shell has to know.
+func (s *shard) observe(x *session, ev event.Event) {
+	switch ev := ev.(type) {
+	case event.ChildUp:
+		s.children[ev.Child.SPIIn] = childRef{x, ev.Child.UniqueID}
+		x.spis = append(x.spis, ev.Child.SPIIn)
+	case event.ChildDown:
+		delete(s.children, ev.Child.SPIIn)
+		x.spis = slices.DeleteFunc(x.spis, func(spi uint32) bool { return spi == ev.Child.SPIIn })
+		x.downSeen = true
+	case event.Failed:
+		x.failure = explain(ev)
+		x.downSeen = true
+	}
+}
+
+// after brings the shell's view up to date with the machine's new state.
+func (s *shard) after(x *session) {
+	if !x.gone {
+		s.timers.set(x, x.m.Deadline())
+		if x.m.Phase() >= sa.Lingering {
+			s.calm(x)
+		}
+	}
+	if x.downSeen && len(x.grants) > 0 {
+		s.releaseGrants(x)
+	}
+	x.downSeen = false
+	if len(x.waits) > 0 {
+		s.answerWaits(x)
+	}
+}
+
+// releaseGrants gives back the request ids of CHILD SAs that the machine no
+// longer has, whether they were ever installed or not.
+func (s *shard) releaseGrants(x *session) {
+	live := map[uint64]bool{}
+	if !x.gone {
+		for _, c := range x.m.Info().Children {
+			live[c.UniqueID] = true
+		}
+	}
+	kept := x.grants[:0]
+	for _, g := range x.grants {
+		if live[g.ids.UniqueID] {
+			kept = append(kept, g)
+		} else {
+			s.e.reg.release(g)
+		}
+	}
+	clear(x.grants[len(kept):])
+	x.grants = kept
+}
