@@ -35,10 +35,10 @@ type holder struct {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (c *Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+func (c Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // String says how many shared keys, private keys with certificate, certificates and CAs the set holds.
-func (c *Credentials) String() string {
+func (c Credentials) String() string {
 	return fmt.Sprintf("credentials(%d shared keys, %d private keys with certificate, %d certificates, %d CAs)",
 		len(c.shared.all), len(c.holders), len(c.certs), len(c.roots.Certificates()))
 }
@@ -68,7 +68,7 @@ type Builder struct {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (b *Builder) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "auth.Builder") }
+func (b Builder) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "auth.Builder") }
 
 // NewBuilder starts an empty set.
 func NewBuilder() *Builder {

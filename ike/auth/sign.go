@@ -125,12 +125,14 @@ type plan struct {
 	method wire.AuthMethod
 }
 
-// planFor finds the first scheme that the configuration and the peer allow.
+// planFor finds the first scheme that the configuration and the peer allow: by RFC 7427 if there is one, else by a
+// classic method.
 func planFor(pub crypto.PublicKey, job *SignJob) (plan, bool) {
 	schemes := job.Local.Schemes
 	if len(schemes) == 0 {
 		schemes = []Scheme{{}}
 	}
+	var fallback plan
 	for _, s := range schemes {
 		sig := keyOf(pub)
 		sig.pss = s.PSS
@@ -142,12 +144,16 @@ func planFor(pub crypto.PublicKey, job *SignJob) (plan, bool) {
 			if !s.allows(sig) || !allowedInAuth(job.Local.Schemes, sig) {
 				continue
 			}
-			if m, ok := methodFor(sig, job.PeerHashes); ok {
+			m, ok := methodFor(sig, job.PeerHashes)
+			if ok && m == wire.AuthDigitalSignature {
 				return plan{sig, m}, true
+			}
+			if ok && fallback.method == 0 {
+				fallback = plan{sig, m}
 			}
 		}
 	}
-	return plan{}, false
+	return fallback, fallback.method != 0
 }
 
 // hashOrder lists the hashes for a key: the one of its strength, the stronger ones, the weaker ones; SHA-1 last, for

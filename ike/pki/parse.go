@@ -78,8 +78,8 @@ func ParseCertificate(data []byte, origin string) (*x509.Certificate, error) {
 	return cs[0], nil
 }
 
-// ParseDER reads one certificate. It explains the certificates that other IPsec implementations use and that crypto/x509 refuses. Errors
-// are a *ParseError.
+// ParseDER reads one certificate, and explains those that other IPsec implementations use and that crypto/x509 refuses.
+// Errors are a *ParseError.
 func ParseDER(der []byte, origin string) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err == nil {
@@ -91,7 +91,7 @@ func ParseDER(der []byte, origin string) (*x509.Certificate, error) {
 		e.Expected, e.Found = "a certificate with a positive serial number (RFC 5280 4.1.2.2)", "a negative one; its CA has to issue it again"
 	case strings.Contains(s, "trailing data"):
 		e.Found = "other data after it"
-	case strings.Contains(s, "malformed certificate"):
+	case strings.Contains(s, "malformed"):
 		e.Found = "DER that is no certificate, or a damaged one"
 	case strings.Contains(s, "elliptic curve"):
 		e.Expected, e.Found = "an ECDSA key on P-256, P-384 or P-521", "another curve"
