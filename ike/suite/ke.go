@@ -20,7 +20,9 @@ var ErrUnsupported = errors.New("algorithm not supported")
 type method interface {
 	publicLen() int
 	generate(rand io.Reader) (public []byte, private secret.Bytes, err error)
-	// agree checks peer, of publicLen octets, and gives the shared secret.
+	// check does what of peer's validation costs little; peer has publicLen octets.
+	check(peer []byte) error
+	// agree checks peer and gives the shared secret.
 	agree(private secret.Bytes, peer []byte) (secret.Bytes, error)
 }
 
@@ -68,6 +70,9 @@ func GenerateKey(m wire.KEMethod, rand io.Reader) (public []byte, private secret
 // Encapsulate is the responder's half: from the initiator's public value it makes the responder's public value and the
 // shared secret. It fails with ErrPublicKey, ErrUnsupported, or as rand fails.
 func Encapsulate(m wire.KEMethod, peerPublic []byte, rand io.Reader) (public []byte, shared secret.Bytes, err error) {
+	if err := checkPublic(m, peerPublic); err != nil { // before any work is done for the peer
+		return nil, nil, err
+	}
 	public, private, err := GenerateKey(m, rand)
 	if err != nil {
 		return nil, nil, err
@@ -82,18 +87,29 @@ func Encapsulate(m wire.KEMethod, peerPublic []byte, rand io.Reader) (public []b
 // Decapsulate is the initiator's second half: the shared secret from its private part and the responder's public value.
 // It fails with ErrPublicKey or ErrUnsupported, and for a private part that isn't one of m.
 func Decapsulate(m wire.KEMethod, private secret.Bytes, peerPublic []byte) (shared secret.Bytes, err error) {
-	k := methodOf(m)
-	if k == nil {
-		return nil, unsupported(m)
+	if err := checkPublic(m, peerPublic); err != nil {
+		return nil, err
 	}
-	if len(peerPublic) != k.publicLen() {
-		return nil, fmt.Errorf("%w: %s: expected %d octets, got %d", ErrPublicKey, keName(m), k.publicLen(), len(peerPublic))
-	}
-	shared, err = k.agree(private, peerPublic)
+	shared, err = methodOf(m).agree(private, peerPublic)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", keName(m), err)
 	}
 	return shared, nil
+}
+
+// checkPublic refuses what can be told from a public value without a private one.
+func checkPublic(m wire.KEMethod, peer []byte) error {
+	k := methodOf(m)
+	if k == nil {
+		return unsupported(m)
+	}
+	if len(peer) != k.publicLen() {
+		return fmt.Errorf("%w: %s: expected %d octets, got %d", ErrPublicKey, keName(m), k.publicLen(), len(peer))
+	}
+	if err := k.check(peer); err != nil {
+		return fmt.Errorf("%s: %w", keName(m), err)
+	}
+	return nil
 }
 
 // PublicLen is the length in octets of public values of m, 0 if m is not supported. It costs nothing.

@@ -246,6 +246,9 @@ func TestPublicValuesRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := PublicLen(m)
+		if errors.Is(methodOf(m).check(bad[m][0]), ErrPublicKey) != (m != wire.KECurve25519 && m != wire.KECurve448) {
+			t.Errorf("%s: check before any work", m)
+		}
 		for _, pub := range append(bad[m], nil, make([]byte, n-1), make([]byte, n+1)) {
 			if shared, err := Decapsulate(m, priv, pub); !errors.Is(err, ErrPublicKey) || shared != nil {
 				t.Errorf("%s: Decapsulate of %x: got %v, want ErrPublicKey", m, pub, err)

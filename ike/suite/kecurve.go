@@ -32,6 +32,9 @@ func (x25519Method) generate(rand io.Reader) ([]byte, secret.Bytes, error) {
 	return new(edwards25519.Point).ScalarBaseMult(scalar).BytesMontgomery(), private, nil
 }
 
+// check leaves points of small order to agree, which sees them in its result.
+func (x25519Method) check([]byte) error { return nil }
+
 func (x25519Method) agree(private secret.Bytes, peer []byte) (secret.Bytes, error) {
 	if len(private) != x25519.Size {
 		return nil, errPrivate
@@ -60,6 +63,9 @@ func (x448Method) generate(rand io.Reader) ([]byte, secret.Bytes, error) {
 	x448.KeyGen(&public, &private)
 	return public[:], private[:], nil
 }
+
+// check leaves points of small order to agree, which sees them in its result.
+func (x448Method) check([]byte) error { return nil }
 
 func (x448Method) agree(private secret.Bytes, peer []byte) (secret.Bytes, error) {
 	if len(private) != x448.Size {
@@ -119,17 +125,30 @@ func (m ecpMethod) generate(rand io.Reader) ([]byte, secret.Bytes, error) {
 	return nil, nil, errors.New("the source of randomness gives no value in the group's range")
 }
 
+func (m ecpMethod) check(peer []byte) error {
+	_, err := m.public(peer)
+	return err
+}
+
 func (m ecpMethod) agree(private secret.Bytes, peer []byte) (secret.Bytes, error) {
 	k, err := m.curve.NewPrivateKey(private)
 	if err != nil {
 		return nil, errPrivate
 	}
-	const uncompressed = 4 // SEC 1, 2.3.3
-	var buf [1 + 2*66]byte
-	point := append(append(buf[:0], uncompressed), peer...)
-	pub, err := m.curve.NewPublicKey(point)
-	if err != nil { // RFC 6989 2.3: on the curve; the groups have cofactor 1
-		return nil, fmt.Errorf("%w: not a point of the curve", ErrPublicKey)
+	pub, err := m.public(peer)
+	if err != nil {
+		return nil, err
 	}
 	return k.ECDH(pub)
+}
+
+// public reads x | y, a point of the curve; the groups have cofactor 1, so that is all (RFC 6989 2.3).
+func (m ecpMethod) public(peer []byte) (*ecdh.PublicKey, error) {
+	const uncompressed = 4 // SEC 1, 2.3.3
+	var buf [1 + 2*66]byte
+	pub, err := m.curve.NewPublicKey(append(append(buf[:0], uncompressed), peer...))
+	if err != nil {
+		return nil, fmt.Errorf("%w: not a point of the curve", ErrPublicKey)
+	}
+	return pub, nil
 }

@@ -59,14 +59,27 @@ func (m modpMethod) generate(rand io.Reader) ([]byte, secret.Bytes, error) {
 	return bigmod.NewNat().Exp(g, private, m.p).Bytes(m.p), private, nil
 }
 
-// agree checks 1 < peer < p-1 (RFC 6989 2.1), which leaves out the only subgroup of small order.
+func (m modpMethod) check(peer []byte) error {
+	_, err := m.public(peer)
+	return err
+}
+
 func (m modpMethod) agree(private secret.Bytes, peer []byte) (secret.Bytes, error) {
 	if len(private) != m.exponent {
 		return nil, errPrivate
 	}
+	y, err := m.public(peer)
+	if err != nil {
+		return nil, err
+	}
+	return bigmod.NewNat().Exp(y, private, m.p).Bytes(m.p), nil
+}
+
+// public reads a number above 1 and below p-1 (RFC 6989 2.1), which leaves out the only subgroup of small order.
+func (m modpMethod) public(peer []byte) (*bigmod.Nat, error) {
 	y, err := bigmod.NewNat().SetBytes(peer, m.p)
 	if err != nil || y.IsZero()|y.IsOne()|y.IsMinusOne(m.p) != 0 {
 		return nil, fmt.Errorf("%w: expected a number above 1 and below p-1", ErrPublicKey)
 	}
-	return bigmod.NewNat().Exp(y, private, m.p).Bytes(m.p), nil
+	return y, nil
 }
