@@ -83,7 +83,7 @@ func CheckSA(sa *SA) error {
 	if err := checkReplay(sa); err != nil {
 		return err
 	}
-	return checkLimits(&sa.Limits)
+	return CheckLimits(&sa.Limits)
 }
 
 func checkReplay(sa *SA) error {
@@ -127,7 +127,9 @@ func checkAlgorithms(sa *SA) error {
 
 const maxAlgName = 63
 
-func checkLimits(l *Limits) error {
+// CheckLimits reports limits that are negative or out of order, nil when they
+// are sound.
+func CheckLimits(l *Limits) error {
 	for _, c := range []struct {
 		what       string
 		soft, hard uint64

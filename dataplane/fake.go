@@ -288,7 +288,7 @@ func (f *Fake) update(sa *SA) error {
 	if err != nil {
 		return err
 	}
-	if err := checkLimits(&sa.Limits); err != nil {
+	if err := CheckLimits(&sa.Limits); err != nil {
 		return err
 	}
 	f.undo = append(f.undo, fakeUndo{id: id, had: s, inside: true, saved: *s})
