@@ -81,8 +81,25 @@ type matched struct {
 	protocol bool
 	part     wire.TransformType // first type without a common transform, 0 if none
 	common   int                // types on which they agree
+	parts    int                // types on which they don't
 	chosen   [len(selectOrder)]Transform
 	n        int // of chosen
+}
+
+func (r *matched) partOn(t wire.TransformType) {
+	if r.part == 0 {
+		r.part = t
+	}
+	r.parts++
+}
+
+// closeness orders pairs that don't match: fewest types to part on first, then most to agree on.
+func (r *matched) closeness() int {
+	if !r.protocol {
+		return 0
+	}
+	const most = len(selectOrder) + 1 // of parts or common
+	return 1 + (most-r.parts)*(most+1) + r.common
 }
 
 func (r *matched) ok() bool { return r.protocol && r.part == 0 }
@@ -128,13 +145,11 @@ func pair(p Proposal, w wire.Proposal, opt SelectOptions) matched {
 		case agreeOnNone:
 			r.common++
 		case disagree:
-			if r.part == 0 {
-				r.part = typ
-			}
+			r.partOn(typ)
 		}
 	}
-	if t, ok := unknownType(w); ok && r.part == 0 {
-		r.part = t
+	if t, ok := unknownType(w); ok {
+		r.partOn(t)
 	}
 	return r
 }
@@ -242,8 +257,8 @@ func fromWire(t wire.Transform) (tr Transform, sound bool) {
 type Mismatch struct {
 	Ours   []Proposal
 	Theirs []Proposal
-	// ClosestOurs and ClosestTheirs are the pair of proposals that agrees on the most transform types, as indexes of
-	// Ours and Theirs; -1 each if a side has none.
+	// ClosestOurs and ClosestTheirs are the pair of proposals that parts on the fewest transform types, as indexes of Ours
+	// and Theirs; -1 each if a side has none.
 	ClosestOurs, ClosestTheirs int
 	Part                       wire.TransformType // the first type on which the closest pair parts; 0 if it is the protocol
 
@@ -258,12 +273,8 @@ func mismatch(ours []Proposal, offered []wire.Proposal, opt SelectOptions) *Mism
 		m.Theirs[j] = FromWire(offered[j])
 		for i := range ours {
 			r := pair(ours[i], offered[j], opt)
-			score := 0
-			if r.protocol {
-				score = 1 + r.common
-			}
-			if score > best {
-				best, m.ClosestOurs, m.ClosestTheirs, m.Part = score, i, j, r.part
+			if c := r.closeness(); c > best {
+				best, m.ClosestOurs, m.ClosestTheirs, m.Part = c, i, j, r.part
 			}
 		}
 	}
