@@ -1,0 +1,133 @@
+package topo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Espalier is a running espalierd.
+type Espalier struct {
+	*Process
+	// Dir is the configuration folder; Conf the file in it.
+	Dir, Conf string
+	// RunDir is what the daemon sees as /run/espalier. It outlives the process, as /run does.
+	RunDir string
+
+	host *Host
+	bin  string
+	args []string
+}
+
+// EspalierConfig is what an Espalier is started with.
+type EspalierConfig struct {
+	// Conf is the text of espalier.conf.
+	Conf string
+	// Files are further files below the folder, such as x509/gw1.pem or private/gw1.pem.
+	Files map[string][]byte
+	// Args are further arguments of espalierd.
+	Args []string
+}
+
+// EspalierdVar names the environment variable with the path of the daemon's binary.
+const EspalierdVar = "ESPALIER_ESPALIERD"
+
+// StartEspalier starts espalierd in the namespace, with a /run/espalier of its own, and waits until it says that it is ready.
+func (h *Host) StartEspalier(ctx context.Context, cfg EspalierConfig) (*Espalier, error) {
+	bin, err := program(EspalierdVar, "espalierd")
+	if err != nil {
+		return nil, err
+	}
+	e := &Espalier{Dir: filepath.Join(h.net.dir, h.Name+"-espalier"), RunDir: filepath.Join(h.net.dir, h.Name+"-run"), host: h, bin: bin, args: cfg.Args}
+	e.Conf = filepath.Join(e.Dir, "espalier.conf")
+	if err := os.MkdirAll(e.RunDir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := e.Configure(cfg.Conf, cfg.Files); err != nil {
+		return nil, err
+	}
+	return e, e.Restart(ctx)
+}
+
+// program is the path of a program of ours: from the environment, or bin/NAME of the repository that the working directory is in.
+func program(variable, name string) (string, error) {
+	if path := os.Getenv(variable); path != "" {
+		return path, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		path := filepath.Join(dir, "bin", name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no %s: expected its path in %s, or bin/%s above the working directory ('make build')", name, variable, name)
+}
+
+// Configure writes the configuration folder anew; a SIGHUP makes the daemon read it.
+func (e *Espalier) Configure(conf string, files map[string][]byte) error {
+	return writeFiles(e.Dir, "espalier.conf", conf, files)
+}
+
+// Restart starts the daemon, again when it was stopped or killed before, and waits until it says that it is ready.
+func (e *Espalier) Restart(ctx context.Context) error {
+	path := filepath.Join(e.RunDir, "notify.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("listening for the daemon's readiness: %w", err)
+	}
+	argv := e.inMountNamespace(append([]string{e.bin, "--config", e.Conf}, e.args...))
+	if e.Process, err = e.host.Start([]string{"NOTIFY_SOCKET=" + path}, argv...); err != nil {
+		return errors.Join(err, notify.Close())
+	}
+	e.Process.name = "espalierd in " + e.host.Name
+	defer notify.Close()
+	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); {
+		buf := make([]byte, 4096)
+		if err := notify.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			return err
+		}
+		if n, err := notify.Read(buf); err == nil && strings.Contains("\n"+string(buf[:n])+"\n", "\nREADY=1\n") {
+			return nil
+		}
+		select {
+		case <-e.Exited():
+			return fmt.Errorf("espalierd in %s ended at its start: %v\n%s", e.host.Name, e.err, e.Log())
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+	}
+	return fmt.Errorf("espalierd in %s is not ready after %s\n%s", e.host.Name, startTime, e.Log())
+}
+
+// Command runs a program (espctl, say) that finds this daemon's /run/espalier, and returns what it printed.
+func (e *Espalier) Command(ctx context.Context, argv ...string) (string, error) {
+	return e.host.Run(ctx, e.inMountNamespace(argv)...)
+}
+
+// Espctl runs espctl against this daemon. Its path comes from ESPALIER_ESPCTL, or is bin/espctl.
+func (e *Espalier) Espctl(ctx context.Context, args ...string) (string, error) {
+	bin, err := program("ESPALIER_ESPCTL", "espctl")
+	if err != nil {
+		return "", err
+	}
+	return e.Command(ctx, append([]string{bin}, args...)...)
+}
+
+// inMountNamespace wraps a command so that RunDir is its /run/espalier.
+func (e *Espalier) inMountNamespace(argv []string) []string {
+	script := `mkdir -p /run/espalier && mount --bind "$0" /run/espalier && exec "$@"`
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir}, argv...)
+}
