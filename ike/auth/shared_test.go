@@ -1,13 +1,12 @@
 package auth
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
-
-	"crypto/x509"
-	"crypto/x509/pkix"
 
 	"espalier/ike/pki"
 	"espalier/internal/secret"
