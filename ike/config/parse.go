@@ -120,7 +120,7 @@ func (p *parser) items(into *Section, closes bool) {
 			}
 			p.ld.rep.add(p.here(), "a section or a setting", "\"}\" without an open section", "")
 			p.next()
-		case strings.IndexByte("{=\",:", c) >= 0:
+		case strings.IndexByte("{=\",:", c) >= 0 && !strings.HasPrefix(p.src[p.off:], "::"):
 			p.ld.rep.add(p.here(), "the name of a section or a setting", p.what(), "")
 			p.recover()
 		default:

@@ -34,9 +34,9 @@ func (n *node) sub(name string) *node {
 	return nil
 }
 
-// maxResolve bounds the work of following references: sections that each
-// inherit twice from the next would double it at each step.
-const maxResolve = 4 << 20
+// maxResolve bounds the work of following references: subsections that inherit
+// from each other can stand for trees far larger than what is written.
+const maxResolve = 1 << 20
 
 // resolver turns the tree as written into the sections in force.
 type resolver struct {
@@ -122,7 +122,7 @@ func resolve(root *Section, rep *report) (top *node, templates map[string]bool) 
 			top.take(it)
 		case *Section:
 			if r.index[root][it.Name] == it {
-				top.subs = append(top.subs, r.node(it.Name, "", r.expand(it, nil)))
+				top.subs = append(top.subs, r.node(it.Name, "", r.expand(it)))
 			}
 		}
 	}
@@ -152,34 +152,39 @@ func (n *node) take(s *Setting) {
 	}
 }
 
-// expand lists a section and all it inherits from, nearest first.
-func (r *resolver) expand(sec *Section, around []*Section) []*Section {
+// expand lists a section and all it inherits from, nearest first, each once.
+func (r *resolver) expand(sec *Section) []*Section {
 	out := []*Section{sec}
-	if len(sec.Refs) == 0 {
-		return out
-	}
-	around = append(around, sec)
-	for _, ref := range sec.Refs {
-		target, missing := r.find(ref.Name)
-		if target == nil {
-			r.rep.add(ref.Pos, "the absolute name of a section, such as connections.gw or a section beside them", quote(missing), r.similar(ref.Name))
-			continue
-		}
-		r.used[target] = true
-		loop := false
-		for _, a := range around {
-			loop = loop || a == target
-		}
-		if loop {
-			r.rep.add(ref.Pos, "a section that does not inherit from itself", "a loop by way of "+quote(ref.Name), "")
-			continue
-		}
-		if !r.spend(ref.Pos) {
-			break
-		}
-		out = append(out, r.expand(target, around)...)
+	if len(sec.Refs) > 0 {
+		r.follow(sec, &out, map[*Section]bool{sec: true}, map[*Section]bool{})
 	}
 	return out
+}
+
+// follow adds what sec refers to; seen are the sections in the list, around
+// those whose references are being followed.
+func (r *resolver) follow(sec *Section, out *[]*Section, seen, around map[*Section]bool) {
+	around[sec] = true
+	defer delete(around, sec)
+	for _, ref := range sec.Refs {
+		if !r.spend(ref.Pos) {
+			return
+		}
+		target, missing := r.find(ref.Name)
+		switch {
+		case target == nil:
+			r.rep.add(ref.Pos, "the absolute name of a section, such as connections.gw or a section beside them", quote(missing), r.similar(ref.Name))
+			continue
+		case around[target]:
+			r.rep.add(ref.Pos, "a section that does not inherit from itself", "a loop by way of "+quote(ref.Name), "")
+		}
+		r.used[target] = true
+		if !seen[target] {
+			seen[target] = true
+			*out = append(*out, target)
+			r.follow(target, out, seen, around)
+		}
+	}
 }
 
 // spend takes one step from the budget and reports its end once.
@@ -227,7 +232,10 @@ func (r *resolver) node(name, path string, from []*Section) *node {
 	}
 	subs := map[string][]*Section{}
 	var order []string
-	for _, sec := range from {
+	for _, sec := range once(from) {
+		if !r.spend(sec.Pos) {
+			return n
+		}
 		for _, it := range sec.Items {
 			if !r.spend(sec.Pos) {
 				return n
@@ -242,7 +250,7 @@ func (r *resolver) node(name, path string, from []*Section) *node {
 				if subs[it.Name] == nil {
 					order = append(order, it.Name)
 				}
-				subs[it.Name] = append(subs[it.Name], r.expand(it, nil)...)
+				subs[it.Name] = append(subs[it.Name], r.expand(it)...)
 			}
 		}
 	}
@@ -250,4 +258,20 @@ func (r *resolver) node(name, path string, from []*Section) *node {
 		n.subs = append(n.subs, r.node(s, n.path+".", subs[s]))
 	}
 	return n
+}
+
+// once drops sections that are inherited by a second way.
+func once(from []*Section) []*Section {
+	if len(from) == 1 {
+		return from
+	}
+	seen := make(map[*Section]bool, len(from))
+	out := make([]*Section, 0, len(from))
+	for _, sec := range from {
+		if !seen[sec] {
+			seen[sec] = true
+			out = append(out, sec)
+		}
+	}
+	return out
 }
