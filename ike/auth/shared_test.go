@@ -42,7 +42,7 @@ func TestBestSharedKey(t *testing.T) {
 	for _, tt := range []struct{ mine, peer, want string }{
 		{"moon", "sun", "moon-sun"},
 		{"sun", "MOON", "moon-sun"},
-		{"x", "sun", "moon-sun"}, // as good as "sun" alone, and first
+		{"x", "sun", "moon-sun"},  // as good as "sun" alone, and first
 		{"moon", "x", "moon-sun"}, // as good as "moon" alone, and first
 		{"x", "y", "nobody"},
 		{"x", "b.example.org", "wild"},
