@@ -64,7 +64,7 @@ func (m *Machine) certRequest() wire.Payload {
 	if r.Method == auth.MethodPSK {
 		return nil
 	}
-	ids := m.env.Creds.CAKeyIDs()
+	ids := m.env.Creds.CAKeyIDs(r.CACerts)
 	if len(ids) == 0 {
 		return nil
 	}
@@ -262,11 +262,10 @@ func (m *Machine) verified(r auth.VerifyResult) {
 
 // authResponse handles the answer to our IKE_AUTH.
 func (m *Machine) authResponse(ps []wire.Payload, first wire.PayloadType, inner []byte) {
-	st, k := m.s.Setup, &m.s.IKE
+	k := &m.s.IKE
 	if m.s.Phase != AuthSent {
 		return
 	}
-	st.AuthID = k.Request.MessageID
 	k.Request = nil
 	_, hasAuth := wire.First[*wire.Auth](ps)
 	idr, hasID := wire.FindID(ps, false)

@@ -54,6 +54,9 @@ func (m *Machine) header(ex wire.ExchangeType, id uint32, response bool) wire.He
 // sure that none is outstanding.
 func (m *Machine) request(ex wire.ExchangeType, payloads ...wire.Payload) []byte {
 	k := &m.s.IKE
+	if m.s.Phase >= Cleaning {
+		return nil // the step failed on its way here
+	}
 	h := m.header(ex, k.NextOut, false)
 	var data []byte
 	if ex == wire.ExchangeIKESAInit {
@@ -108,6 +111,9 @@ func (m *Machine) retransmit() {
 
 // respond seals, remembers and sends the answer to the peer's request.
 func (m *Machine) respond(ex wire.ExchangeType, id uint32, payloads ...wire.Payload) {
+	if m.s.Phase >= Cleaning {
+		return // the step failed on its way here
+	}
 	data, err := m.seal(m.header(ex, id, true), payloads)
 	if err != nil {
 		m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})

@@ -85,6 +85,7 @@ func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
 		return
 	}
 	var spis []uint32
+	remove := false
 	for d := range wire.All[*wire.Delete](ps) {
 		if d.Protocol == wire.ProtoIKE {
 			m.respond(wire.ExchangeInformational, id)
@@ -92,10 +93,11 @@ func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
 			return
 		}
 		if d.Protocol == wire.ProtoESP && d.SPISize == 4 {
-			spis = append(spis, m.peerDeletes(d)...)
+			ours, some := m.peerDeletes(d)
+			spis, remove = append(spis, ours...), remove || some
 		}
 	}
-	if spis == nil {
+	if !remove {
 		m.respond(wire.ExchangeInformational, id)
 		return
 	}
@@ -106,9 +108,9 @@ func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
 
 // peerDeletes marks the children that a Delete payload names by the SPIs the
 // peer receives with. A child that we are deleting at the same moment is not
-// named in the answer (RFC 7296 1.4.1).
-func (m *Machine) peerDeletes(d *wire.Delete) []uint32 {
-	var spis []uint32
+// named in the answer (RFC 7296 1.4.1). some says that there is something to
+// remove.
+func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 	for n := range d.Count() {
 		spi := binary.BigEndian.Uint32(d.SPI(n))
 		for i := range m.s.Children {
@@ -120,14 +122,11 @@ func (m *Machine) peerDeletes(d *wire.Delete) []uint32 {
 				spis = append(spis, c.SPIIn)
 			}
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
-				c.Status, c.EndReason = ChildRemoving, "deleted by the peer"
-				if spis == nil {
-					spis = []uint32{}
-				}
+				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
 			}
 		}
 	}
-	return spis
+	return spis, some
 }
 
 // removed follows when the kernel has removed the children with ChildRemoving

@@ -302,6 +302,7 @@ func (m *Machine) moreOrAuth() {
 		m.job(jobGenerate)
 		return
 	}
+	st.AuthID = m.s.IKE.NextOut
 	m.to(Reserving)
 	m.job(jobReserve)
 }

@@ -15,6 +15,9 @@ var noTime time.Time
 
 // job asks for work and remembers that its answer is due.
 func (m *Machine) job(kind JobKind) {
+	if m.s.Phase >= Cleaning && kind != jobClean {
+		return // the step failed on its way here
+	}
 	m.s.NextJob++
 	ref := JobRef{ID: m.s.NextJob, Kind: kind}
 	if kind == jobSign && !m.prepareSign() {

@@ -138,8 +138,9 @@ func (m *Machine) act(a Action) { m.acts = append(m.acts, a) }
 func (m *Machine) to(p Phase) {
 	t := Transition{m.s.IKE.Initiator, m.s.Phase, p}
 	if !mayStep(t) {
-		m.failed(event.PeerError, false, "", "", event.Fact{Name: "detail", Value: fmt.Sprintf("internal: no step from %s to %s", t.From, t.To)})
-		p = Cleaning
+		m.failed(event.Internal, false, "", "please report this", event.Fact{Name: "detail", Value: fmt.Sprintf("no step from %s to %s", t.From, t.To)})
+		m.fail("internal error")
+		return
 	}
 	if m.onStep != nil {
 		m.onStep(t)

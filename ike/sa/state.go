@@ -130,6 +130,7 @@ var Transitions = []Transition{
 	{true, Established, Closing},
 	{false, Established, Closing},
 	// An initiator that could not verify the peer says so before it leaves.
+	{true, AuthSent, Closing},
 	{true, Verifying, Closing},
 }
 

@@ -145,6 +145,7 @@ const (
 	PeerError            Cause = "PEER_ERROR"
 	CredentialMissing    Cause = "CREDENTIAL_MISSING"
 	KeyExchangeFailed    Cause = "KEY_EXCHANGE_FAILED"
+	Internal             Cause = "INTERNAL_ERROR"
 )
 
 // Fact is one labelled line of an explanation, e.g. {"ours", "aes256-sha256-modp2048"}.

@@ -26,6 +26,8 @@ type World struct {
 	// step, so that nothing that matters can hide outside of it.
 	RoundTrip bool
 	OnStep    func(sa.Transition)
+	// Stepped sees a node after each step, before its jobs are done; may be nil.
+	Stepped func(*Node)
 
 	rnd   *rand.ChaCha8
 	queue []Packet
@@ -117,6 +119,9 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Gone++
 				n.Sessions[i] = nil
 			}
+		}
+		if n.w.Stepped != nil {
+			n.w.Stepped(n)
 		}
 		if n.w.RoundTrip && n.Sessions[i] != nil {
 			n.reborn(i)
