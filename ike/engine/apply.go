@@ -29,6 +29,8 @@ type Changes struct {
 func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settings, ch Changes) error {
 	e.applying.Lock()
 	defer e.applying.Unlock()
+	running := &e.config.Load().settings
+	s.Port, s.NATTPort = running.Port, running.NATTPort // the sockets stay
 	e.setConfig(conns, creds, s)
 	e.hosts.want(conns)
 	for _, c := range ch.RemovedChildren {

@@ -126,6 +126,12 @@ func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Se
 	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup), creds: creds, settings: s})
 }
 
+// Close gives back what New took when Run will not be called.
+func (e *Engine) Close() error {
+	e.logSub.Close()
+	return e.transport.Close()
+}
+
 // bucketShard is the shard that owns a bucket.
 func (e *Engine) bucketShard(bucket uint8) *shard { return e.shards[int(bucket)%len(e.shards)] }
 

@@ -12,14 +12,17 @@ import (
 	"espalier/ike/sa"
 )
 
-// Initiate brings up a child of a connection, or with an empty child the IKE SA
-// with whatever child the machine takes. It returns when that is up, when it
+// Initiate brings up a child of a connection, with an empty child the first, or
+// the IKE SA alone of a connection without children. It returns when that is up, when it
 // failed, or when ctx ends; ending ctx does not stop the attempt. A child that
 // is up already is success; one that is being set up is waited for. With noWait
 // it returns as soon as the attempt began.
 // Errors: ErrNotFound, ErrStopping; else why it failed, in a sentence.
 func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) error {
 	c := e.config.Load().set.ByName(conn)
+	if c != nil && child == "" && len(c.Children) > 0 {
+		child = c.Children[0].Name
+	}
 	if c == nil || child != "" && c.Child(child) == nil {
 		return fmt.Errorf("connection %q child %q: %w", conn, child, ErrNotFound)
 	}
@@ -49,10 +52,6 @@ func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, noWait 
 	if err != nil {
 		return nil, err
 	}
-	first := w.child
-	if first == "" && len(c.Children) > 0 {
-		first = c.Children[0].Name // what the machine takes then
-	}
 	id := e.reg.ikeIDs.Add(1)
 	bucket := uint8(id)
 	s := e.bucketShard(bucket)
@@ -62,7 +61,7 @@ func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, noWait 
 			return
 		}
 		spi := s.newSPI(bucket)
-		x := &session{m: sa.NewInitiator(id, spi, c, w.child, local, remote), bucket: bucket, spi: spi, child: first}
+		x := &session{m: sa.NewInitiator(id, spi, c, w.child, local, remote), bucket: bucket, spi: spi, child: w.child}
 		if !noWait {
 			x.waits = append(x.waits, w)
 		}

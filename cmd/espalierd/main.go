@@ -1,0 +1,118 @@
+// Command espalierd is the IPsec gateway's daemon: it reads the configuration,
+// opens the kernel's XFRM and the IKE sockets, and runs the IKE engine until
+// SIGTERM. SIGHUP reads the configuration again and applies what differs.
+//
+// Exit codes: 0 after a clean stop, or when --check finds no mistake; 1 after a
+// failure, or when --check finds one; 2 when the command line is not understood.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"espalier/ike/config"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// flags are the whole command line.
+type flags struct {
+	Config   string           `placeholder:"FILE" default:"${config}" help:"Configuration file (${default})."`
+	Check    bool             `help:"Read and check the configuration, print one line a mistake, and exit."`
+	RunDir   string           `placeholder:"DIR" help:"Folder of the journal and the control socket, instead of the configuration's."`
+	LogLevel string           `enum:"trace,debug,info,warn,error" default:"info" help:"Least level to log: ${enum} (${default})."`
+	Version  kong.VersionFlag `help:"Print the version and exit."`
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings as arguments; it returns the exit code.
+func run(args []string, stdout, stderr *os.File) int {
+	// Keys stand in memory: no core dumps, and no ptrace by the same user.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		fmt.Fprintf(stderr, "espalierd: core dumps could not be disabled: %v\n", err)
+		return exitFailed
+	}
+	var f flags
+	code, done := -1, false
+	parser, err := kong.New(&f, kong.Name("espalierd"), kong.Description("The daemon of Espalier, an IPsec gateway."),
+		kong.Vars{"config": config.DefaultPath, "version": "espalierd " + version()},
+		kong.Writers(stdout, stderr), kong.Exit(func(c int) { code, done = c, true }))
+	if err != nil {
+		fmt.Fprintf(stderr, "espalierd: %v\n", err)
+		return exitFailed
+	}
+	_, err = parser.Parse(args)
+	switch {
+	case done: // --help or --version
+		return code
+	case err != nil:
+		fmt.Fprintf(stderr, "espalierd: %v (see --help)\n", err)
+		return exitUsage
+	case f.Check:
+		return check(f.Config, stdout, stderr)
+	}
+	level, _ := zerolog.ParseLevel(f.LogLevel) // an enum of its names
+	log := newLog(stderr, isatty.IsTerminal(stderr.Fd()), level)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := serve(ctx, f, log); err != nil {
+		log.Error().Err(err).Msg("espalierd failed")
+		return exitFailed
+	}
+	return 0
+}
+
+// check loads the configuration and reports on it, one line a mistake.
+func check(path string, stdout, stderr io.Writer) int {
+	cfg, err := config.Load(path)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailed
+	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintln(stdout, "warning:", w)
+	}
+	fmt.Fprintf(stdout, "%s: no mistakes, connections: %d\n", path, len(cfg.Connections))
+	return 0
+}
+
+// newLog writes for people on a terminal, JSON lines elsewhere.
+func newLog(w io.Writer, terminal bool, level zerolog.Level) zerolog.Logger {
+	if terminal {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}
+
+// version is the module's version, or the commit for a build from a tree.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			v += " (" + s.Value[:12] + ")"
+		}
+	}
+	return v
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"espalier/ike/auth"
+	"espalier/ike/config"
+	"espalier/ike/engine"
+	"espalier/ike/sa"
+	"espalier/ike/vici"
+)
+
+const good = `
+connections {
+  a {
+    remote_addrs = 192.0.2.9
+    local { auth = psk
+      id = moon }
+    remote { auth = psk
+      id = sun }
+    children { net {
+      local_ts = 10.1.0.0/16
+      remote_ts = 10.2.0.0/16
+      start_action = start
+    } }
+  }
+}
+secrets { ike-1 { secret = "not to be seen" } }
+`
+
+// write puts a configuration where only its owner reads it.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// capture runs the command line and returns what it wrote.
+func capture(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var files [2]*os.File
+	for i := range files {
+		f, err := os.CreateTemp(t.TempDir(), "out")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files[i] = f
+	}
+	code = run(args, files[0], files[1])
+	var text [2]string
+	for i, f := range files {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[i] = string(b)
+	}
+	return code, text[0], text[1]
+}
+
+func TestCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	fine, bad := filepath.Join(dir, "fine.conf"), filepath.Join(dir, "bad.conf")
+	write(t, fine, good)
+	write(t, bad, strings.Replace(strings.Replace(good, "remote_addrs", "remote_adrs", 1), "start_action = start", "start_action = maybe", 1))
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+		lines          int // of stderr
+	}{
+		{[]string{"--check", "--config", fine}, 0, "no mistakes, connections: 1", "", 0},
+		{[]string{"--check", "--config", bad}, 1, "", "bad.conf:4:5: ", 2},
+		{[]string{"--check", "--config", filepath.Join(dir, "none.conf")}, 1, "", "none.conf", 1},
+		{[]string{"--version"}, 0, "espalierd ", "", 0},
+		{[]string{"--nonsense"}, 2, "", "--nonsense", 1},
+		{[]string{"--log-level", "loud"}, 2, "", "loud", 1},
+	} {
+		code, stdout, stderr := capture(t, c.args...)
+		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Count(stderr, "\n") != c.lines {
+			t.Errorf("%q: expected code %d, stdout with %q, %d lines on stderr with %q, got %d\n%s\n%s", c.args, c.code, c.stdout, c.lines, c.stderr, code, stdout, stderr)
+		}
+		if strings.Contains(stdout+stderr, "not to be seen") {
+			t.Errorf("%q: the secret was printed", c.args)
+		}
+	}
+}
+
+func TestServeRefusesBadConfiguration(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad.conf")
+	write(t, bad, "connections { a { remote_adrs = 1.2.3.4 } }\n")
+	code, _, stderr := capture(t, "--config", bad)
+	if code != exitFailed || !strings.Contains(stderr, `"line":1`) || !strings.Contains(stderr, "remote_addrs") {
+		t.Errorf("expected exit code 1 and a line with the place and the nearest key, got %d\n%s", code, stderr)
+	}
+}
+
+// recorder is an engine that only remembers.
+type recorder struct {
+	calls []engine.Changes
+	err   error
+}
+
+func (r *recorder) Apply(_ []*sa.Connection, _ *auth.Credentials, _ engine.Settings, ch engine.Changes) error {
+	r.calls = append(r.calls, ch)
+	return r.err
+}
+
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.conf")
+	write(t, path, good)
+	first, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	log := zerolog.New(&out)
+	r := &recorder{}
+
+	write(t, path, strings.Replace(good, "remote_ts", "remote_tz", 1))
+	if got := reload(first, path, r, log); got != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
+		t.Errorf("a configuration with a mistake was applied: %s", out.String())
+	}
+
+	write(t, path, good+"# a comment is no change\n")
+	same := reload(first, path, r, log)
+	if len(r.calls) != 0 {
+		t.Error("a comment was applied as a change")
+	}
+
+	write(t, path, strings.Replace(good, "10.2.0.0/16", "10.3.0.0/16", 1))
+	r.err = errors.New("no")
+	if got := reload(same, path, r, log); got != same {
+		t.Error("what could not be applied counts as running")
+	}
+	r.err = nil
+	changed := reload(same, path, r, log)
+	want := engine.Changes{Start: []engine.ChildName{{Conn: "a", Child: "net"}}}
+	if len(r.calls) != 2 || !reflect.DeepEqual(r.calls[1], want) {
+		t.Errorf("a changed child: expected %+v, got %+v", want, r.calls)
+	}
+
+	write(t, path, "connections { }\n")
+	reload(changed, path, r, log)
+	if len(r.calls) != 3 || !reflect.DeepEqual(r.calls[2].RemovedConns, []string{"a"}) {
+		t.Errorf("a removed connection: got %+v", r.calls)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "n")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n := newNotifier(path, zerolog.Nop())
+	for want, send := range map[string]func(){
+		"READY=1":                      func() { n.send("READY=1") },
+		"RELOADING=1\nMONOTONIC_USEC=": n.reloading,
+	} {
+		send()
+		buf := make([]byte, 200)
+		k, err := l.Read(buf)
+		if err != nil || !strings.HasPrefix(string(buf[:k]), want) {
+			t.Errorf("expected %q, got %q, %v", want, buf[:k], err)
+		}
+	}
+	newNotifier("", zerolog.Nop()).send("READY=1") // without a manager: nothing
+}
+
+func TestFacadeErrors(t *testing.T) {
+	if err := notFound(engine.ErrNotFound); !errors.Is(err, vici.ErrNotFound) {
+		t.Errorf("expected vici's error, got %v", err)
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"espalier/dataplane/xfrm"
+	"espalier/ike/config"
+	"espalier/ike/engine"
+	"espalier/ike/engine/sockets"
+	"espalier/ike/vici"
+	"espalier/internal/event"
+)
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // from now on: a SIGHUP during the start must not kill
+	defer signal.Stop(hup)
+	inherited, err := sockets.FromSystemd(os.Getenv, os.Getpid())
+	if err != nil {
+		return err
+	}
+	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
+	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"} {
+		os.Unsetenv(v) // not for children
+	}
+	cfg, err := load(f.Config, log)
+	if err != nil {
+		return err
+	}
+	runDir := f.RunDir
+	if runDir == "" {
+		runDir = cfg.Settings.RunDir
+	}
+	dp, err := xfrm.Open(xfrm.Options{JournalDir: runDir, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dp.Close()) }()
+	// No session outlives the daemon yet, so nothing of a former run is adopted.
+	if err := dp.RemoveLeftovers(); err != nil {
+		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
+	}
+	settings, err := settingsOf(cfg)
+	if err != nil {
+		return err
+	}
+	bus := new(event.Bus)
+	eng, err := engine.New(engine.Options{
+		DataPlane: dp, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
+		SocketOptions: sockets.Options{Inherited: inherited},
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := vici.Listen(filepath.Join(runDir, "vici.sock"))
+	if err != nil {
+		return errors.Join(err, eng.Close())
+	}
+	server := vici.NewServer(vici.Config{Engine: facade{eng}, Events: bus, Version: daemonVersion(), Log: log})
+	go func() {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, vici.ErrClosed) {
+			log.Error().Err(err).Msg("control server failed")
+		}
+	}()
+	defer server.Close()
+
+	ended := make(chan error, 1)
+	go func() { ended <- eng.Run(ctx) }()
+	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
+	notify.send("READY=1")
+	for {
+		select {
+		case <-hup:
+			notify.reloading()
+			cfg = reload(cfg, f.Config, eng, log)
+			notify.send("READY=1")
+		case <-ctx.Done():
+			notify.send("STOPPING=1")
+			err := <-ended
+			log.Info().Msg("espalierd stopped")
+			return err
+		case err := <-ended:
+			notify.send("STOPPING=1")
+			return err
+		}
+	}
+}
+
+// load reads the configuration and logs each mistake on a line of its own.
+func load(path string, log zerolog.Logger) (*config.Config, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		var mistakes config.Errors
+		if !errors.As(err, &mistakes) {
+			return nil, err
+		}
+		for _, m := range mistakes {
+			log.Error().Str("file", m.File).Int("line", m.Line).Int("col", m.Col).
+				Str("expected", m.Expected).Str("found", m.Found).Str("hint", m.Hint).Msg("mistake in the configuration")
+		}
+		return nil, fmt.Errorf("%s: mistakes in the configuration: %d", path, len(mistakes))
+	}
+	for _, w := range cfg.Warnings {
+		log.Warn().Str("file", w.File).Int("line", w.Line).Int("col", w.Col).
+			Str("expected", w.Expected).Str("found", w.Found).Msg("odd in the configuration")
+	}
+	return cfg, nil
+}
+
+// settingsOf are the configuration's settings as the engine has them.
+func settingsOf(cfg *config.Config) (engine.Settings, error) {
+	s := engine.DefaultSettings()
+	s.Settings = cfg.Settings.SA
+	s.CookieThreshold, s.MaxHalfOpen = cfg.Settings.CookieThreshold, cfg.Settings.HalfOpenLimit
+	if s.CookieThreshold == 0 {
+		s.CookieThreshold = -1 // always; 0 would be the engine's default
+	}
+	s.Listen = cfg.Settings.Listen
+	if len(cfg.Settings.Interfaces) == 0 {
+		return s, nil
+	}
+	on, err := addressesOf(cfg.Settings.Interfaces)
+	if err != nil {
+		return s, err
+	}
+	if len(s.Listen) > 0 {
+		return s, fmt.Errorf("espalier.listen and espalier.interfaces: expected one of them, found %v and %s",
+			s.Listen, strings.Join(cfg.Settings.Interfaces, ", "))
+	}
+	s.Listen = on
+	return s, nil
+}
+
+// addressesOf lists the addresses that the interfaces have now.
+func addressesOf(interfaces []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, name := range interfaces {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return nil, fmt.Errorf("espalier.interfaces: interface %s: %w", name, err)
+		}
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("espalier.interfaces: interface %s: %w", name, err)
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+				out = append(out, p.Addr().Unmap())
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("espalier.interfaces: expected an address on %s, found none", strings.Join(interfaces, ", "))
+	}
+	return out, nil
+}
+
+func daemonVersion() vici.Version {
+	v := vici.Version{Daemon: "espalierd", Version: version()}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		v.SysName, v.Release, v.Machine = unix.ByteSliceToString(u.Sysname[:]), unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
+	}
+	return v
+}
