@@ -3,7 +3,6 @@ package sa
 import (
 	"bytes"
 	"encoding/binary"
-	"strings"
 
 	"espalier/ike/auth"
 	"espalier/ike/suite"
@@ -73,7 +72,7 @@ func (m *Machine) certRequest() wire.Payload {
 
 // isConcrete reports whether an identity can be sent as the one we want to talk
 // to: neither %any nor a pattern.
-func isConcrete(id auth.ID) bool { return !id.IsAny() && !strings.Contains(id.String(), "*") }
+func isConcrete(id auth.ID) bool { return !id.IsAny() && !id.IsPattern() }
 
 // takes reports whether a configured method fits the AUTH payload's.
 func takes(m auth.Method, a wire.AuthMethod) bool {
