@@ -115,6 +115,8 @@ func TestSelectOddOffers(t *testing.T) {
 	esn := wire.NewTransform(wire.TransformESN, 0, 0)
 	odd := gcm
 	odd.Attributes = append([]wire.Attribute{{Type: 17, Value: 1}}, gcm.Attributes...)
+	other := gcm
+	other.Attributes = []wire.Attribute{{Type: 17, Value: 128}}
 	long := gcm
 	long.Attributes = []wire.Attribute{{Type: wire.AttrKeyLength, Data: []byte{0, 128}}}
 	bare := wire.NewTransform(wire.TransformENCR, uint16(wire.EncrAESGCM16), 0)
@@ -130,6 +132,7 @@ func TestSelectOddOffers(t *testing.T) {
 		{"INTEG with an AEAD", ike, []wire.Transform{gcm, integ, prf, ke}, "aes128gcm16-prfsha256-x25519"},
 		{"an unknown attribute", ike, []wire.Transform{odd, prf, ke}, ""},
 		{"an unknown attribute and a sound alternative", ike, []wire.Transform{odd, gcm, prf, ke}, "aes128gcm16-prfsha256-x25519"},
+		{"another attribute in place of the key length", ike, []wire.Transform{other, prf, ke}, ""},
 		{"key length in the long format", ike, []wire.Transform{long, prf, ke}, ""},
 		{"no key length", ike, []wire.Transform{bare, prf, ke}, ""},
 		{"no PRF", ike, []wire.Transform{gcm, ke}, ""},
