@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"crypto/x509"
 	"fmt"
 	"math"
 	"slices"
@@ -96,22 +97,29 @@ func (c *compiler) local(n *node, sendCert string) auth.Local {
 	case "never":
 		l.SendCert = auth.SendNever
 	}
-	for _, f := range c.listed(n, "certs", "cert*") {
-		cert := c.certificate(f, "x509")
-		if cert == nil {
-			continue
-		}
-		l.Certs = append(l.Certs, c.creds.addCert(cert))
-		if !c.creds.hasKeyOf(cert) && !c.creds.brokenKeys {
-			c.rep.add(f.pos, "a private key for the certificate "+quote(f.name), "none that fits in private, rsa, ecdsa and pkcs8", "")
+	files := c.listed(n, "certs", "cert*")
+	for _, f := range files {
+		if cert := c.certificate(f, "x509"); cert != nil {
+			l.Certs = append(l.Certs, c.creds.addCert(cert))
+			c.ownCertificate(f, cert, l.ID)
 		}
 	}
 	if l.Method == auth.MethodPSK {
 		c.pskOnly(n, "certs", "cert*")
-	} else if !n.bad && len(l.Certs) == 0 && l.ID.IsAny() && len(c.listed(n, "certs", "cert*")) == 0 {
+	} else if !n.bad && len(files) == 0 && l.ID.IsAny() {
 		c.rep.add(n.pos, "certs or id in "+n.path+", since auth is pubkey", "neither", "auth = psk is for shared keys")
 	}
 	return l
+}
+
+// ownCertificate checks that we can prove id with a certificate.
+func (c *compiler) ownCertificate(f listedFile, cert *x509.Certificate, id auth.ID) {
+	if !c.creds.hasKeyOf(cert) && !c.creds.brokenKeys {
+		c.rep.add(f.pos, "a private key for the certificate "+quote(f.name), "none that fits in private, rsa, ecdsa and pkcs8", "")
+	}
+	if !id.IsAny() && !auth.HoldsIdentity(cert, id) {
+		c.rep.add(f.pos, "a certificate that holds the id "+quote(id.String()), "subject "+quote(cert.Subject.String()), "")
+	}
 }
 
 // remote compiles a round of the peer's authentication.

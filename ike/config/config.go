@@ -155,6 +155,9 @@ func (c *compiler) settings(n *node) Settings {
 	if s.CookieThreshold > s.HalfOpenLimit {
 		c.rep.add(n.at("cookie_threshold"), "a cookie_threshold not above half_open_limit", "one above it", "")
 	}
+	if len(s.Listen) > 0 && len(s.Interfaces) > 0 {
+		c.rep.add(n.at("interfaces"), "one of listen and interfaces in espalier", "both", "")
+	}
 	if !filepath.IsAbs(s.RunDir) {
 		c.rep.add(n.at("run_dir"), "an absolute path for run_dir", quote(s.RunDir), "")
 	}

@@ -265,7 +265,11 @@ func (c *compiler) privateKey(path string, phrase []byte) {
 	if err != nil {
 		c.creds.brokenKeys = true
 		expected, found := parseError(err, "a private key")
-		c.rep.add(at, expected, found, "")
+		hint := ""
+		if errors.Is(err, pki.ErrPassphrase) && phrase == nil {
+			hint = "a section " + filepath.Base(filepath.Dir(path)) + " in secrets names the file and its passphrase"
+		}
+		c.rep.add(at, expected, found, hint)
 		return
 	}
 	id, ok := keyIDOf(key.Public())

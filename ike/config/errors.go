@@ -92,8 +92,11 @@ func (r *report) full() bool { return len(r.errs) >= maxErrors }
 
 // list returns the mistakes by file and place.
 func (r *report) list() Errors {
+	rank := func(file string) int { // others, such as keys, come after the configuration
+		return cmp.Or(r.files[file], len(r.files)+1)
+	}
 	slices.SortStableFunc(r.errs, func(a, b *Error) int {
-		return cmp.Or(cmp.Compare(r.files[a.File], r.files[b.File]), cmp.Compare(a.File, b.File),
+		return cmp.Or(cmp.Compare(rank(a.File), rank(b.File)), cmp.Compare(a.File, b.File),
 			cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
 	})
 	return r.errs

@@ -1,6 +1,9 @@
 package config
 
 import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -177,18 +180,21 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:9:1: expected policies_fwd_out = no, since policies is no, found yes`}},
 		{"local port", gw("local_port = 4711"), []string{
 			`espalier.conf:7:1: expected local_port 500 or 4500, where the daemon listens, found 4711 (see port in section espalier)`}},
-		{"settings", "espalier {\nport = 4500\nretransmit_timeout = 0\nhalf_open_timeout = 0\ncookie_threshold = 9\nhalf_open_limit = 8\nrun_dir = x\n}\n", []string{
+		{"settings", "espalier {\nport = 4500\nretransmit_timeout = 0\nhalf_open_timeout = 0\ncookie_threshold = 9\nhalf_open_limit = 8\nrun_dir = x\nlisten = ::1\ninterfaces = lo\n}\n", []string{
 			`espalier.conf:1:1: expected another port than espalier.port for port_nat_t, found the same`,
 			`espalier.conf:3:1: expected a retransmit_timeout of at least 1s, found 0s`,
 			`espalier.conf:4:1: expected a half_open_timeout of at least 1s, found 0s`,
 			`espalier.conf:5:1: expected a cookie_threshold not above half_open_limit, found one above it`,
-			`espalier.conf:7:1: expected an absolute path for run_dir, found "x"`}},
+			`espalier.conf:7:1: expected an absolute path for run_dir, found "x"`,
+			`espalier.conf:9:1: expected one of listen and interfaces in espalier, found both`}},
 
 		// files and secrets
 		{"missing certificate", "connections { gw {\nlocal {\ncerts = moon.pem }\nremote { } } }\n", []string{
 			`espalier.conf:3:9: expected a readable certificate file "x509/moon.pem", found no such file`}},
 		{"certificate without private key", "connections { gw {\nlocal {\ncerts = peer.pem }\nremote { } } }\n", []string{
 			`espalier.conf:3:9: expected a private key for the certificate "peer.pem", found none that fits in private, rsa, ecdsa and pkcs8`}},
+		{"certificate of another identity", "connections { gw {\nlocal {\nid = moon.example.com\n cert1 { file = gw.pem } }\nremote { } } }\n", []string{
+			`espalier.conf:4:17: expected a certificate that holds the id "moon.example.com", found subject "CN=gw.example.com,O=Espalier"`}},
 		{"no secret", "secrets { ike-x { id = a } }\n", []string{
 			`espalier.conf:1:11: expected a secret in secrets.ike-x, found none`}},
 		{"bad hex", "secrets { ike-x { secret = 0xabc } }\n", []string{
@@ -276,6 +282,31 @@ func TestMistakesFoundByOthers(t *testing.T) {
 				t.Errorf("it says\n%s\nwant %s ... %s", strings.Join(got, "\n"), c.prefix, c.part)
 			}
 		})
+	}
+}
+
+// An encrypted key opens with its passphrase and nothing else.
+func TestPassphrase(t *testing.T) {
+	block, _ := pem.Decode([]byte(makePKI().gwKey))
+	locked, err := x509.EncryptPEMBlock(rand.Reader, "PRIVATE KEY", block.Bytes, []byte("open sesame"), x509.PEMCipherAES256) //nolint:staticcheck // what older boxes have
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := map[string]memFile{"private/gw.pem": {string(pem.EncodeToMemory(locked)), 0o600}}
+	conf := "connections { gw {\nlocal { certs = gw.pem }\nremote { } } }\n"
+	for secret, want := range map[string]string{
+		"": "private/gw.pem: expected the passphrase of the private key",
+		"secrets { private-1 { file = gw.pem\n secret = \"open sesame\" } }": "",
+		"secrets { private-1 { file = gw.pem\n secret = 0x6f70656e } }":      "private/gw.pem: expected ",
+		"secrets { ecdsa-1 { file = gw.pem\n secret = \"open sesame\" } }":   "espalier.conf:4:28: expected a file \"ecdsa/gw.pem\", found none",
+	} {
+		got := mistakes(t, box(conf+secret).with(file))
+		if want == "" && len(got) > 0 || want != "" && !strings.HasPrefix(strings.Join(got, "\n"), want) {
+			t.Errorf("with %q it says\n%s\nwant\n%s", secret, strings.Join(got, "\n"), want)
+		}
+		if strings.Contains(strings.Join(got, ""), "sesame") {
+			t.Errorf("the passphrase is in %s", got)
+		}
 	}
 }
 

@@ -138,10 +138,10 @@ func settingsSpec() *sectionSpec {
 	return &sectionSpec{name: "espalier", doc: "Settings of the daemon.", keys: []keySpec{
 		{name: "port", typ: number(1, 65535), def: "500", doc: "IKE port."},
 		{name: "port_nat_t", typ: number(1, 65535), def: "4500", doc: "IKE port with NAT traversal."},
-		{name: "listen", typ: ipList(), derived: "all addresses", doc: "Own addresses to listen on."},
-		{name: "interfaces", typ: words("names"), derived: "all interfaces", doc: "Network interfaces to listen on."},
+		{name: "listen", typ: ipList(), derived: "all addresses", doc: "Own addresses to listen on; not with interfaces."},
+		{name: "interfaces", typ: words("names"), derived: "all interfaces", doc: "Network interfaces to listen on; not with listen."},
 		{name: "cookie_threshold", typ: number(0, 1<<24), def: "30", doc: "Half-open IKE SAs from which on cookies are asked for; 0: always."},
-		{name: "half_open_limit", typ: number(1, 1<<24), def: "4096", doc: "Half-open IKE SAs at most; further requests are dropped."},
+		{name: "half_open_limit", typ: number(1, 1<<24), def: "16384", doc: "Half-open IKE SAs at most; further requests are dropped."},
 		{name: "half_open_timeout", typ: duration(), def: "30s", doc: "Time from IKE_SA_INIT to a complete IKE_AUTH as responder."},
 		{name: "retransmit_tries", typ: number(0, 20), def: "5", doc: "Retransmissions before giving up."},
 		{name: "retransmit_timeout", typ: duration(), def: "4s", doc: "Time before the first retransmission."},
