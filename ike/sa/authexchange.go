@@ -193,7 +193,7 @@ func (m *Machine) chooseConn(peer, wanted auth.ID, method wire.AuthMethod) bool 
 			continue
 		}
 		tried += c.Name + " (local " + own.String() + ", remote " + c.Remote[0].ID.String() + "); "
-		score, ok := c.Remote[0].ID.Matches(peer)
+		score, ok := peer.Matches(c.Remote[0].ID)
 		if !ok {
 			continue
 		}
@@ -309,12 +309,11 @@ func (m *Machine) finishResponder() {
 
 // finishInitiator ends the set-up on the initiator's side.
 func (m *Machine) finishInitiator() {
-	orphan := m.s.Setup.ReservedSPI
-	m.establish()
-	if orphan != 0 {
-		m.s.Orphans = append(m.s.Orphans, orphan)
-		m.job(jobRemove)
+	if spi := m.s.Setup.ReservedSPI; spi != 0 {
+		m.s.Orphans = append(m.s.Orphans, spi)
 	}
+	m.establish()
+	m.releaseOrphans()
 	m.nextTask()
 }
 

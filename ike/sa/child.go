@@ -93,7 +93,7 @@ func (m *Machine) chooseChild() bool {
 		m.tsFailed(false, "", peerLocal, peerRemote, why)
 		return false
 	}
-	choice, mismatch := suite.Select(suite.WithoutKE(cfg.Proposals), sa.Proposals, suite.SelectOptions{PreferPeer: m.env.Settings.PreferPeerProposal})
+	choice, mismatch := suite.Select(suite.WithoutKE(cfg.Proposals), sa.Proposals, suite.SelectOptions{PreferPeer: m.env.Settings.PreferPeerProposal, SkipKE: true})
 	if mismatch != nil {
 		st.ChildError = wire.NotifyNoProposalChosen
 		m.failed(event.NoProposalChosen, false, cfg.Name, "give both sides one ESP proposal in common",

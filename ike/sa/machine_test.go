@@ -197,6 +197,14 @@ func TestExplainedFailures(t *testing.T) {
 				return nil
 			}
 		}, on: "sun", cause: event.KernelRefused, otherSide: event.NoProposalChosen, stillUp: true, say: []string{"step=install", "rfc4106(gcm(aes)) missing"}},
+		{name: "initiator's kernel", change: func(moon, _ *satest.Node) {
+			moon.Fail = func(s sa.Spec) error {
+				if k, ok := s.(sa.Kernel); ok && len(k.Ops) == 5 {
+					return errors.New("planted")
+				}
+				return nil
+			}
+		}, on: "moon", cause: event.KernelRefused, stillUp: true, say: []string{"step=install", "planted"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -237,7 +245,7 @@ func TestExplainedFailures(t *testing.T) {
 			if strings.Contains(dump(moon)+dump(sun), "horse") {
 				t.Error("an event holds the secret")
 			}
-			if o, ok := satest.Find[event.Failed](other); !ok || o.Cause != c.otherSide || !o.ByPeer {
+			if o, ok := satest.Find[event.Failed](other); c.otherSide != "" && (!ok || o.Cause != c.otherSide || !o.ByPeer) {
 				t.Errorf("the other side says %q (found %v, by peer %v), want %q", o.Cause, ok, o.ByPeer, c.otherSide)
 			}
 			if c.stillUp {
@@ -481,5 +489,36 @@ func TestAbortAtEveryStep(t *testing.T) {
 		w.Advance(5 * time.Minute)
 		assertNothing(t, moon)
 		assertNothing(t, sun)
+	}
+}
+
+// TestWhoIsWho: which of several connections an initiator gets.
+func TestWhoIsWho(t *testing.T) {
+	remote := func(id string) satest.Option {
+		return func(c *sa.Connection) { c.Remote[0].ID = satest.Must(auth.ParseID(id)) }
+	}
+	for _, c := range []struct{ peer, want string }{
+		{"moon.example.org", "exact"}, {"mars.example.org", "wild"}, {"carol@example.net", "any"}, {"*", ""}, {"*.example.org", ""},
+	} {
+		w := satest.New(14)
+		moon, sun := satest.Pair(w)
+		var conns []*sa.Connection
+		for name, id := range map[string]string{"any": "%any", "wild": "*.example.org", "exact": "moon.example.org"} {
+			if c.want == "" && name != "exact" {
+				continue // a peer whose name is a pattern must not match a plain name
+			}
+			conns = append(conns, satest.Conn(name, "sun.example.org", "x", "10.2.0.0/16", "10.1.0.0/16", remote(id)))
+		}
+		sun.Env.Conns = sa.NewConnSet(conns, nil)
+		moon.Env.Conns.All()[0].Local[0].ID = satest.Must(auth.ParseID(c.peer))
+		moon.Initiate("sun", "", sunAddr)
+		w.Settle(50)
+		got := ""
+		if live := sun.Live(); len(live) == 1 && live[0].IsEstablished() {
+			got = live[0].ConnName()
+		}
+		if got != c.want {
+			t.Errorf("peer %s: got connection %q, want %q; %s", c.peer, got, c.want, dump(sun))
+		}
 	}
 }
