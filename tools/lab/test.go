@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"espalier/tools/lab/guest"
@@ -19,6 +20,7 @@ type testCmd struct {
 	machineFlags
 	Verbose  bool     `short:"v" help:"Print every test (-test.v)."`
 	RunRE    string   `name:"run" help:"Run only tests that match." placeholder:"REGEXP"`
+	Tagged   bool     `help:"Leave out packages that have no test with the build tag lab."`
 	Race     bool     `help:"Build with the race detector; needs a C compiler here."`
 	Packages []string `arg:"" help:"Go packages, as go test takes them."`
 }
@@ -36,9 +38,16 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	pkgs, err := listPackages(ctx, c.Packages)
+	pkgs, err := listPackages(ctx, "lab", c.Packages)
 	if err != nil {
 		return err
+	}
+	if c.Tagged {
+		plain, err := listPackages(ctx, "", c.Packages)
+		if err != nil {
+			return err
+		}
+		pkgs = withTaggedTests(pkgs, plain)
 	}
 	bins, err := os.MkdirTemp("", "espalier-tests-")
 	if err != nil {
@@ -47,7 +56,7 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 	defer os.RemoveAll(bins)
 	var steps []guest.Step
 	for i, p := range pkgs {
-		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
+		if p.tests() == 0 {
 			continue
 		}
 		say("building the tests of %s", p.ImportPath)
@@ -86,9 +95,21 @@ func (c *testCmd) build(ctx context.Context, path, bin string) error {
 	return nil
 }
 
-// listPackages resolves package patterns.
-func listPackages(ctx context.Context, patterns []string) ([]pkg, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-tags=lab", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}, patterns...)...)
+// withTaggedTests keeps the packages that have more tests than without the build tag, as plain lists them.
+func withTaggedTests(tagged, plain []pkg) []pkg {
+	without := map[string]int{}
+	for _, p := range plain {
+		without[p.ImportPath] = p.tests()
+	}
+	return slices.DeleteFunc(tagged, func(p pkg) bool { return p.tests() <= without[p.ImportPath] })
+}
+
+// tests counts the package's test files.
+func (p pkg) tests() int { return len(p.TestGoFiles) + len(p.XTestGoFiles) }
+
+// listPackages resolves package patterns, with the build tag.
+func listPackages(ctx context.Context, tag string, patterns []string) ([]pkg, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-tags=" + tag, "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}, patterns...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

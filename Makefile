@@ -1,0 +1,74 @@
+# Everything works on a bare Debian bookworm or trixie, as root: what is missing is installed on the way.
+#
+#   make run       brings up a tunnel to strongSwan in a virtual machine and shows what goes through
+#   make build     builds the programs into bin/
+#   make test      all tests: static checks, unit tests, and those that need a kernel with IPsec, in a virtual machine
+#   make figures   measures what the project promises (ONLY=PREFIX for some of it)
+#   make soak      what takes too long for make test (SOAK_TIME for each fuzz target)
+#
+# LAB_FLAGS goes to tools/lab: --uml PATH for a User-Mode Linux kernel, --kernel bookworm, --cpus 4 ... (bin/lab --help).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: run build test check unit lab-test figures soak clean
+
+LAB_FLAGS ?=
+LAB_TIME ?= 30m
+SOAK_TIME ?= 10m
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The first use of GO_DIR looks for Go, and gets it if need be; later ones know.
+GO_DIR = $(eval GO_DIR := $$(or $$(shell tools/lab/setup),$$(error no Go to build with; setup says why above)))$(GO_DIR)
+GO = PATH="$(GO_DIR):$$PATH" GOTOOLCHAIN=local go
+GOFMT = "$(GO_DIR)/gofmt"
+LAB = PATH="$(GO_DIR):$$PATH" GOTOOLCHAIN=local bin/lab
+
+# What becomes a program: each command, the lab, the demo, as far as they exist.
+PROGRAMS := $(sort $(patsubst %/,./%,$(dir $(wildcard cmd/*/main.go tools/lab/main.go tools/lab/demo/main.go))))
+
+run: build
+	@echo "== a tunnel between Espalier and strongSwan"
+	@$(LAB) $(LAB_FLAGS) -- $(CURDIR)/bin/demo
+
+build:
+	@echo "== building $(notdir $(PROGRAMS)) into bin/"
+	@mkdir -p bin
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS)
+
+test: check unit lab-test
+
+check: build
+	@echo "== gofmt"
+	@unformatted=$$($(GOFMT) -l .); if [ -n "$$unformatted" ]; then echo "not formatted as gofmt does it:" $$unformatted; exit 1; fi
+	@echo "== go vet"
+	@$(GO) vet ./... && $(GO) vet -tags lab ./...
+	@echo "== staticcheck"
+	@$(GO) run $(STATICCHECK) -tags lab ./...
+
+unit: build
+	@echo "== unit tests"
+	@$(GO) test ./...
+
+# Tests that need the guest have the build tag lab; only packages that have some run there.
+lab-test: build
+	@echo "== tests in the virtual machine"
+	@$(LAB) test $(LAB_FLAGS) --time-limit $(LAB_TIME) --tagged ./...
+
+figures: build
+	@echo "== figures $(ONLY)" >&2
+	@$(GO) run ./tools/figures $(ONLY)
+
+# Each fuzz target for SOAK_TIME, then the tests with the build tag soak.
+soak: build
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "== fuzzing $$package $$target for $(SOAK_TIME)"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(SOAK_TIME) $$package; \
+		done; \
+	done
+	@echo "== tests with the build tag soak"
+	@$(GO) test -tags soak -timeout 4h ./...
+
+clean:
+	rm -rf bin
