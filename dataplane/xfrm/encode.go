@@ -46,7 +46,7 @@ func (x *XFRM) encodeSA(typ uint16, sa *dataplane.SA) *message {
 		m.attrUint32(nl.XFRMA_SET_MARK, sa.SetMark.Value)
 		m.attrUint32(nl.XFRMA_SET_MARK_MASK, sa.SetMark.Mask)
 	}
-	if sa.TFCPad != 0 && sa.Dir == dataplane.Out {
+	if sa.TFCPad != 0 && sa.Dir == dataplane.Out && sa.Mode == dataplane.Tunnel { // others refuse it
 		m.attrUint32(nl.XFRMA_TFCPAD, sa.TFCPad)
 	}
 	if x.features.SADir {

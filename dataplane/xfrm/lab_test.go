@@ -41,6 +41,16 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+// TestSuiteOlderKernel leaves out what kernels before 6.10 and 7.2 lack.
+func TestSuiteOlderKernel(t *testing.T) {
+	dptest.Run(t, func(t *testing.T) dataplane.DataPlane {
+		namespace(t)
+		x := openIn(t, t.TempDir())
+		x.features.Migrate, x.features.SADir, x.features.PerCPU = false, false, false
+		return x
+	})
+}
+
 // TestFeatures: the lab's kernel has everything that is probed.
 func TestFeatures(t *testing.T) {
 	namespace(t)
