@@ -5,13 +5,10 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"espalier/ike/auth"
 	"espalier/ike/pki"
@@ -241,8 +238,8 @@ func (c *compiler) passphrases(secrets *node, folder string) map[string]passphra
 				c.rep.add(n.pos, "a "+key+" in "+n.path, "none", "")
 			}
 		}
-		if value, ok := c.secretValue(n); ok && n.has("file") {
-			out[c.in(folder, get[string](n, "file"))] = passphrase{value, n.keys["file"].ValuePos}
+		if n.has("secret") && n.has("file") {
+			out[c.in(folder, get[string](n, "file"))] = passphrase{get[secret.Bytes](n, "secret"), n.keys["file"].ValuePos}
 		}
 	}
 	return out
@@ -290,14 +287,13 @@ func (c *compiler) sharedKeys(secrets *node) {
 		if n.spec == nil || n.spec.name != "ike*" {
 			continue
 		}
-		value, ok := c.secretValue(n)
-		if !ok {
+		if !n.has("secret") {
 			if e := n.keys["secret"]; e == nil || e.Value == "" {
 				c.rep.add(n.pos, "a secret in "+n.path, "none", "")
 			}
 			continue
 		}
-		shared := sharedKey{key: value, pos: n.pos}
+		shared := sharedKey{key: get[secret.Bytes](n, "secret"), pos: n.pos}
 		for _, key := range n.order {
 			if key != "secret" && n.has(key) {
 				id, _ := auth.ParseID(get[string](n, key))
@@ -306,32 +302,6 @@ func (c *compiler) sharedKeys(secrets *node) {
 		}
 		c.creds.shared = append(c.creds.shared, shared)
 	}
-}
-
-// secretValue reads a section's secret: text, hex after 0x, base64 after 0s.
-func (c *compiler) secretValue(n *node) (secret.Bytes, bool) {
-	if !n.has("secret") {
-		return nil, false
-	}
-	s := get[string](n, "secret")
-	var b []byte
-	var err error
-	form := ""
-	switch {
-	case strings.HasPrefix(s, "0x"):
-		form = "hexadecimal digits in pairs after 0x"
-		b, err = hex.DecodeString(s[2:])
-	case strings.HasPrefix(s, "0s"):
-		form = "base64 after 0s"
-		b, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(s[2:], "="))
-	default:
-		b = []byte(s)
-	}
-	if err != nil || len(b) == 0 {
-		c.rep.add(n.keys["secret"].ValuePos, form+" for secret", "another value", "")
-		return nil, false
-	}
-	return b, true
 }
 
 // usable warns of what can never work or be used.

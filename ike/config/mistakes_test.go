@@ -160,6 +160,8 @@ func TestMistakes(t *testing.T) {
 		// contradictions
 		{"rekey after life", net("rekey_time = 2h\nlife_time = 1h"), []string{
 			`espalier.conf:8:1: expected a rekey_time below life_time (1h0m0s), found 2h0m0s`}},
+		{"rekey at life", net("rekey_time = 1h\nlife_time = 60m"), []string{
+			`espalier.conf:8:1: expected a rekey_time below life_time (1h0m0s), found 1h0m0s`}},
 		{"life before the default rekey", net("life_time = 30m"), []string{
 			`espalier.conf:8:1: expected a rekey_time below life_time (30m0s), found 1h0m0s`}},
 		{"start to anywhere", "connections { gw {\nremote_addrs = 198.51.100.0/24\nlocal { auth = psk\n }\nremote { auth = psk\n }\nchildren { net {\nstart_action = start } } } }\n", []string{
@@ -342,6 +344,13 @@ func TestManyMistakesAreBounded(t *testing.T) {
 	got := mistakes(t, box("espalier {\n"+strings.Repeat("x\n", 10000)+"}\n"))
 	if len(got) != maxErrors {
 		t.Errorf("%d lines", len(got))
+	}
+	var b strings.Builder
+	for i := range 10 * maxErrors {
+		fmt.Fprintf(&b, "key%d = x\n", i)
+	}
+	if got := mistakes(t, box("espalier {\n"+b.String()+"}\n")); len(got) != maxErrors {
+		t.Errorf("%d lines of unknown keys", len(got))
 	}
 }
 

@@ -34,9 +34,13 @@ func (n *node) sub(name string) *node {
 	return nil
 }
 
-// maxResolve bounds the work of following references: subsections that inherit
-// from each other can stand for trees far larger than what is written.
-const maxResolve = 1 << 20
+// The work of following references is bounded, since subsections that inherit
+// from each other can stand for trees far larger than what is written: a flat
+// number of steps and some for each section and setting.
+const (
+	maxResolve        = 1 << 20
+	maxResolvePerItem = 32
+)
 
 // resolver turns the tree as written into the sections in force.
 type resolver struct {
@@ -45,6 +49,7 @@ type resolver struct {
 	index map[*Section]map[string]*Section
 	used  map[*Section]bool // sections that a reference names
 	work  int
+	limit int
 }
 
 // containers are the sections that files in conf.d open again and again; their
@@ -86,6 +91,7 @@ func (r *resolver) merge(root *Section) {
 // doubled reports sections and keys that stand twice in a section.
 func (r *resolver) doubled(sec *Section, path string) {
 	secs, keys := map[string]*Section{}, map[string]*Setting{}
+	r.limit += maxResolvePerItem * len(sec.Items)
 	for _, it := range sec.Items {
 		switch it := it.(type) {
 		case *Section:
@@ -113,7 +119,7 @@ func (r *resolver) doubled(sec *Section, path string) {
 // resolve follows all references. The result's top level holds every section
 // as written, templates included; templates says which these are.
 func resolve(root *Section, rep *report) (top *node, templates map[string]bool) {
-	r := &resolver{rep: rep, root: root, index: map[*Section]map[string]*Section{}, used: map[*Section]bool{}}
+	r := &resolver{rep: rep, root: root, index: map[*Section]map[string]*Section{}, used: map[*Section]bool{}, limit: maxResolve}
 	r.merge(root)
 	top = &node{pos: root.Pos, keys: map[string]*entry{}}
 	for _, it := range root.Items {
@@ -189,10 +195,10 @@ func (r *resolver) follow(sec *Section, out *[]*Section, seen, around map[*Secti
 
 // spend takes one step from the budget and reports its end once.
 func (r *resolver) spend(pos Pos) bool {
-	if r.work++; r.work == maxResolve {
-		r.rep.add(pos, "references that can be followed in a reasonable number of steps", fmt.Sprintf("more than %d steps", maxResolve), "")
+	if r.work++; r.work == r.limit {
+		r.rep.add(pos, "references that can be followed in a reasonable number of steps", fmt.Sprintf("more than %d steps", r.limit), "")
 	}
-	return r.work < maxResolve
+	return r.work < r.limit
 }
 
 // find looks up an absolute name; a dot in a section's own name works where it
@@ -227,7 +233,7 @@ func (r *resolver) node(name, path string, from []*Section) *node {
 	n := &node{name: name, pos: from[0].Pos, path: path + name, keys: map[string]*entry{}}
 	if strings.Count(n.path, ".") > maxNesting {
 		r.rep.add(n.pos, fmt.Sprintf("at most %d sections within each other, inherited ones included", maxNesting), "one more", "")
-		r.work = maxResolve
+		r.work = r.limit
 		return n
 	}
 	subs := map[string][]*Section{}

@@ -83,7 +83,7 @@ func sharedSpec(name, doc string, sup support) *sectionSpec {
 		id = text("identity")
 	}
 	return &sectionSpec{name: name, doc: doc, sup: sup, keys: []keySpec{
-		{name: "secret", typ: hidden("text, 0x hex or 0s base64"), doc: "The secret."},
+		{name: "secret", typ: secretText("text, 0x hex or 0s base64"), doc: "The secret."},
 		{name: "id*", typ: id, doc: "An identity that it belongs to; none: any."},
 	}}
 }
@@ -92,13 +92,13 @@ func sharedSpec(name, doc string, sup support) *sectionSpec {
 func passphraseSpec(name, folder string, sup support) *sectionSpec {
 	return &sectionSpec{name: name, doc: "Opens a key file in " + folder + ".", sup: sup, keys: []keySpec{
 		{name: "file", typ: text("file"), doc: "The file in " + folder + "."},
-		{name: "secret", typ: hidden("text, 0x hex or 0s base64"), doc: "The passphrase."},
+		{name: "secret", typ: secretText("text, 0x hex or 0s base64"), doc: "The passphrase."},
 	}}
 }
 
 func secretsSpec() *sectionSpec {
 	token := &sectionSpec{name: "token*", doc: "A private key on a token.", sup: later, keys: append(tokenKeys(),
-		keySpec{name: "pin", typ: hidden("text"), sup: later, doc: "The token's PIN."})}
+		keySpec{name: "pin", typ: secretText("text"), sup: later, doc: "The token's PIN."})}
 	return &sectionSpec{name: "secrets", doc: "Shared keys and passphrases.", subs: []*sectionSpec{
 		sharedSpec("ike*", "A shared key for IKE (auth = psk).", supported),
 		sharedSpec("eap*", "A password for EAP.", later),

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -14,6 +16,7 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/sa"
 	"espalier/ike/suite"
+	"espalier/internal/secret"
 )
 
 // valueType reads the values of keys of one kind.
@@ -189,11 +192,27 @@ func text(name string) valueType {
 	return only(name, name, func(s string) (string, bool) { return s, true })
 }
 
-// hidden reads anything and keeps it out of messages.
-func hidden(name string) valueType {
-	t := text(name)
-	t.hide = true
-	return t
+// secretText reads a secret.Bytes: text, hexadecimal after 0x, base64 after 0s.
+func secretText(name string) valueType {
+	return valueType{name: name, hide: true, parse: func(s string) (any, *problem) {
+		var b []byte
+		var err error
+		form := "a secret"
+		switch {
+		case strings.HasPrefix(s, "0x"):
+			form = "hexadecimal digits in pairs after 0x"
+			b, err = hex.DecodeString(s[2:])
+		case strings.HasPrefix(s, "0s"):
+			form = "base64 after 0s"
+			b, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(s[2:], "="))
+		default:
+			b = []byte(s)
+		}
+		if err != nil || len(b) == 0 {
+			return nil, &problem{expected: form}
+		}
+		return secret.Bytes(b), nil
+	}}
 }
 
 // words reads a list with commas.
