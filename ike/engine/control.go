@@ -140,7 +140,7 @@ func (e *Engine) Sessions(yield func(sa.Info) bool) {
 		for _, s := range e.shards {
 			if s.ask(ctx, func(s *shard) {
 				for i, r := range chunk {
-					if x := s.byID[r.id]; r.shard == s && x != nil {
+					if x := s.byID[r.id]; r.shard == s && x != nil && x.m.Phase() < sa.Lingering {
 						infos[i] = x.m.Info()
 					}
 				}
@@ -150,7 +150,7 @@ func (e *Engine) Sessions(yield func(sa.Info) bool) {
 		}
 		for i := range infos {
 			if infos[i].UniqueID == 0 {
-				continue // gone meanwhile
+				continue // gone, or it only answers repetitions
 			}
 			e.addUsage(&infos[i])
 			if !yield(infos[i]) {

@@ -117,6 +117,8 @@ func (e *Engine) openSockets() (*sockets.Set, error) {
 	for _, m := range set.Missing() {
 		e.log.Warn().Str("missing", m).Msg("the kernel lacks a feature of the IKE sockets")
 	}
+	ike, natt := set.Ports()
+	e.log.Info().Uint16("port", ike).Uint16("port_nat_t", natt).Int("inherited", len(so.Inherited)).Msg("IKE sockets open")
 	return set, nil
 }
 

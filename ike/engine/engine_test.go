@@ -393,3 +393,72 @@ func TestApply(t *testing.T) {
 		sun.stop()
 	})
 }
+
+func TestOverrunReconciles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		moon, sun := pair(t, newFabric(), fourShards)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		moon.dp.Inject(dataplane.Overrun{})
+		synctest.Wait()
+		moon.holds(2, 3) // nothing is missing: nothing happens
+		c := moon.infos()[0].Children[0]
+		key := dataplane.SAKey{Dst: netip.MustParseAddr(moonAddr), Proto: dataplane.ESP, SPI: c.SPIIn}
+		if err := moon.dp.Apply([]dataplane.Op{dataplane.DeleteSA{Key: key}}); err != nil {
+			t.Fatal(err)
+		}
+		moon.dp.Inject(dataplane.Overrun{})
+		synctest.Wait()
+		moon.holds(0, 0)
+		sun.holds(0, 0)
+		if n := moon.Stats().Overruns; n != 2 {
+			t.Errorf("%d overruns counted", n)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// TestStopAtAnyMoment stops an initiator and a responder in the middle of many
+// set-ups: nothing may stay behind, and no job may touch what has been wiped.
+func TestStopAtAnyMoment(t *testing.T) {
+	const n = 20
+	conns := make([]*sa.Connection, n)
+	for i := range conns {
+		conns[i] = satest.Conn(fmt.Sprintf("c%d", i), fmt.Sprintf("c%d.example.org", i), "sun.example.org",
+			fmt.Sprintf("10.1.%d.0/24", i), "10.2.0.0/16", to(sunAddr))
+	}
+	answer := sunConn()
+	answer.Remote[0].ID = auth.ID{}
+	for messages := range 30 {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFabric()
+			sun := newBox(t, f, sunAddr, []*sa.Connection{answer}, fourShards)
+			moon := newBox(t, f, moonAddr, conns, fourShards)
+			reached := make(chan struct{})
+			var once sync.Once
+			left := 3 * messages
+			f.setPass(func(_, _ netip.AddrPort, _ []byte) bool {
+				if left--; left <= 0 {
+					once.Do(func() { close(reached) })
+				}
+				return true
+			})
+			for _, c := range conns {
+				if err := moon.Initiate(t.Context(), c.Name, "net", true); err != nil {
+					t.Error(err)
+				}
+			}
+			<-reached
+			if messages%2 == 0 {
+				moon.stop()
+				sun.stop()
+			} else {
+				sun.stop()
+				moon.stop()
+			}
+		})
+	}
+}

@@ -154,6 +154,9 @@ func (e *Engine) ends(ctx context.Context, c *sa.Connection) (local, remote neti
 			lport = set.NATTPort // the peer expects the marker there
 		}
 	}
+	if lport != set.Port && lport != set.NATTPort {
+		return local, remote, fmt.Errorf("connection %s: local_port: expected %d or %d, which IKE listens on, got %d", c.Name, set.Port, set.NATTPort, lport)
+	}
 	remotes, err := e.concrete(ctx, c.RemoteAddrs)
 	if err != nil {
 		return local, remote, fmt.Errorf("connection %s: remote_addrs: %w", c.Name, err)

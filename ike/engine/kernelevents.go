@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
@@ -46,7 +47,42 @@ func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
 		e.counters.mappings.Add(1)
 	case dataplane.Overrun:
 		e.counters.overruns.Add(1)
-		e.log.Warn().Msg("events of the data plane were lost")
+		e.log.Warn().Msg("events of the data plane were lost, comparing with what is installed")
+		e.reconcile()
+	}
+}
+
+// reconcile deletes the CHILD SAs of which the data plane has lost a direction:
+// their Expire was among the events that were lost.
+func (e *Engine) reconcile() {
+	asked := e.now()
+	snap, err := e.dp.List()
+	if err != nil {
+		e.log.Error().Err(err).Msg("the data plane could not be listed")
+		return
+	}
+	type end struct {
+		dst netip.Addr
+		spi uint32
+	}
+	live := make(map[end]bool, len(snap.SAs))
+	for _, s := range snap.SAs {
+		if s.Proto == dataplane.ESP && !s.Reserved {
+			live[end{s.Dst, s.SPI}] = true
+		}
+	}
+	for _, s := range e.shards {
+		s.inbox.call(func(s *shard) {
+			for _, x := range s.sessions {
+				info := x.m.Info()
+				for _, c := range info.Children {
+					if c.State == sa.ChildSAInstalled && c.InstalledAt.Before(asked) &&
+						!(live[end{info.Local.Addr(), c.SPIIn}] && live[end{info.Remote.Addr(), c.SPIOut}]) {
+						s.step(x, sa.Terminate{ChildID: c.UniqueID})
+					}
+				}
+			}
+		})
 	}
 }
 
