@@ -128,7 +128,7 @@ func (j *journal) prepare() error {
 			return fmt.Errorf("journal: %w", err)
 		}
 	}
-	j.size, j.compact = good, good
+	j.size, j.compact = good, int64(len(journalMagic))
 	return nil
 }
 

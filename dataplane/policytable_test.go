@@ -1,0 +1,159 @@
+package dataplane
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"testing"
+)
+
+// kernelModel does what PolicyChange asks, and objects to what a kernel would.
+type kernelModel map[PolicyKey]Policy
+
+func (k kernelModel) do(t *testing.T, c PolicyChange) {
+	t.Helper()
+	key := c.Key()
+	_, stands := k[key]
+	switch c.Kernel() {
+	case KernelAdd:
+		if stands {
+			t.Fatal("add of a policy that stands")
+		}
+		k[key] = c.Policy()
+	case KernelUpdate:
+		if !stands {
+			t.Fatal("update of a policy that does not stand")
+		}
+		k[key] = c.Policy()
+	case KernelRemove:
+		if !stands {
+			t.Fatal("removal of a policy that does not stand")
+		}
+		delete(k, key)
+	}
+}
+
+// TestPolicyTableModel compares random changes and undone batches with plain lists.
+func TestPolicyTableModel(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(21, 22))
+	table, kernel := NewPolicyTable(), kernelModel{}
+	model := map[PolicyKey][]Policy{} // oldest first
+	key := func() PolicyKey {
+		return PolicyKey{Selector: Selector{
+			Src: netip.PrefixFrom(v4(uint32(rnd.IntN(3))<<8), 24), Dst: netip.MustParsePrefix("::/0"),
+		}, Dir: Direction(rnd.IntN(3))}
+	}
+	for range 3000 {
+		var done []PolicyChange
+		before := map[PolicyKey][]Policy{}
+		for k, v := range model {
+			before[k] = append([]Policy(nil), v...)
+		}
+		for range 1 + rnd.IntN(4) {
+			k, owner := key(), uint64(1+rnd.IntN(4))
+			stack := append([]Policy(nil), model[k]...)
+			at := -1
+			for i := range stack {
+				if stack[i].Owner == owner {
+					at = i
+				}
+			}
+			var c PolicyChange
+			if rnd.IntN(2) == 0 {
+				p := Policy{PolicyKey: k, Owner: owner, Priority: rnd.Uint32(), Templates: make([]Template, rnd.IntN(3))}
+				for i := range p.Templates {
+					p.Templates[i] = Template{ReqID: rnd.Uint32(), Src: v4(rnd.Uint32()), Dst: v4(rnd.Uint32()), Proto: ESP, Mode: Tunnel, Optional: i == 0}
+				}
+				c = table.Install(&p)
+				if at >= 0 {
+					stack[at] = p
+				} else {
+					stack = append(stack, p)
+				}
+			} else {
+				c = table.Delete(&k, owner)
+				if at >= 0 {
+					stack = append(stack[:at], stack[at+1:]...)
+				}
+			}
+			model[k] = stack
+			kernel.do(t, c)
+			done = append(done, c)
+		}
+		if rnd.IntN(3) == 0 {
+			for i := len(done) - 1; i >= 0; i-- {
+				table.Undo(done[i])
+				kernel.do(t, done[i].Reverse())
+			}
+			model = before
+		}
+		for k, stack := range model {
+			got, stands := kernel[k]
+			if stands != (len(stack) > 0) {
+				t.Fatalf("%v stands: %v, expected %v", k, stands, stack)
+			}
+			if !stands {
+				continue
+			}
+			want := stack[len(stack)-1]
+			if len(got.Templates) == 0 && len(want.Templates) == 0 {
+				got.Templates = want.Templates
+			}
+			if !reflect.DeepEqual(got, want) || table.Owner(&k) != want.Owner {
+				t.Fatalf("stands %+v, expected %+v", got, want)
+			}
+		}
+		if table.Len() != len(kernel) {
+			t.Fatalf("%d keys in the table, %d in the kernel", table.Len(), len(kernel))
+		}
+	}
+}
+
+// TestEventQueue: never waits, keeps order, and one Overrun stands for each gap.
+func TestEventQueue(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(31, 32))
+	q := NewEventQueue(4)
+	next, expected, overruns, gap := uint32(0), uint32(0), 0, false
+	read := func() {
+		switch e := (<-q.C()).(type) {
+		case Expire:
+			if e.ReqID < expected || e.ReqID > expected && !gap {
+				t.Fatalf("event %d, expected %d or an Overrun before it", e.ReqID, expected)
+			}
+			expected, gap = e.ReqID+1, false
+		case Overrun:
+			if gap {
+				t.Fatal("two Overruns with nothing between them")
+			}
+			overruns++
+			gap = true
+		}
+	}
+	for range 20000 {
+		if rnd.IntN(5) < 3 {
+			q.Push(Expire{ReqID: next})
+			next++
+		} else if len(q.C()) > 0 {
+			read()
+		}
+		if len(q.C()) > 4 {
+			t.Fatal("more than 4 events wait")
+		}
+	}
+	if overruns == 0 || q.Dropped() == 0 {
+		t.Error("nothing overran: the test tests nothing")
+	}
+	for range 10 {
+		q.Push(Overrun{})
+	}
+	q.Close()
+	q.Push(Expire{})
+	q.Close()
+	n := 0
+	for range q.C() {
+		n++
+	}
+	if n == 0 || n > 4 {
+		t.Errorf("%d events after Close, expected 1 to 4", n)
+	}
+}
