@@ -432,7 +432,7 @@ func TestStopAtAnyMoment(t *testing.T) {
 	}
 	answer := sunConn()
 	answer.Remote[0].ID = auth.ID{}
-	for messages := range 30 {
+	for messages := range 26 { // 20 set-ups are 80 messages
 		synctest.Test(t, func(t *testing.T) {
 			f := newFabric()
 			sun := newBox(t, f, sunAddr, []*sa.Connection{answer}, fourShards)
