@@ -225,21 +225,18 @@ func moduleDir(ctx context.Context) (string, error) {
 	return dir, nil
 }
 
-// buildInit builds the guest's first process; Go's build cache makes that quick when nothing changed.
+// buildInit builds the guest's first process. It is replaced in one step, as another lab may be starting a guest with it right now.
 func buildInit(ctx context.Context, st *store.Store, module string) (string, error) {
-	unlock, err := st.Lock("init")
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
 	path := st.Path("init")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./tools/lab/guestinit")
+	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
+	defer os.Remove(fresh) // gone already when all went well
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", fresh, "./tools/lab/guestinit")
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the guest's init: %w\n%s", err, out)
 	}
-	return path, nil
+	return path, os.Rename(fresh, path)
 }
 
 // indent is a writer that puts blanks before every line.

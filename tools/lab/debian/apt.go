@@ -26,7 +26,7 @@ func (h *Host) newApt(ctx context.Context, dir string, m Mirror, suites []string
 	}
 	var sources strings.Builder
 	for _, s := range suites {
-		fmt.Fprintf(&sources, "deb [arch=amd64 signed-by=%s] %s %s main\n", m.Keyring, m.URI, s)
+		sources.WriteString(m.line(s) + "\n")
 	}
 	conf := fmt.Sprintf(`Dir::State::Lists %q;
 Dir::Cache %q;

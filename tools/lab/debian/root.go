@@ -95,7 +95,7 @@ func (h *Host) buildRoot(ctx context.Context, r Recipe, dir string) error {
 		args = append(args, "--aptopt="+o)
 	}
 	// mmdebstrap refuses a directory that has content, not one that exists.
-	args = append(args, r.Suite, dir, fmt.Sprintf("deb [signed-by=%s] %s %s main", m.Keyring, m.URI, r.Suite))
+	args = append(args, r.Suite, dir, m.line(r.Suite))
 	if _, err := h.run(ctx, nil, "mmdebstrap", args...); err != nil {
 		return err
 	}

@@ -109,6 +109,12 @@ type Mirror struct {
 	Keyring string
 }
 
+// line is the entry of a suite in the style of sources.list. That the archive's signature has expired is let pass, since a machine may be set up with a
+// snapshot; that it is Debian's is not.
+func (m Mirror) line(suite string) string {
+	return fmt.Sprintf("deb [arch=amd64 signed-by=%s check-valid-until=no] %s %s main", m.Keyring, m.URI, suite)
+}
+
 // FindMirror picks the mirror from a machine's sources: entries with the component main whose suite is the one that the machine runs, or else a
 // class of release (stable ...). Entries that are signed with keys of their own come last: most of them are not Debian. Suites with a
 // suffix (-security, -updates) may lie in another archive and do not count.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -46,6 +47,9 @@ func (p *process) run(ctx context.Context, job *Job) (int, error) {
 		}
 	}()
 	status, err := guest.Copy(p.answer, job.Stdout, job.Stderr)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return 0, context.Cause(ctx)
+	}
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("%w%s", context.Cause(ctx), p.lastWords())
 	}
@@ -66,10 +70,15 @@ func (p *process) kill() {
 func (p *process) lastWords() string {
 	const lines = 20
 	b, err := os.ReadFile(p.log)
-	text := strings.TrimSpace(string(b))
-	if err != nil || text == "" {
+	if err != nil {
 		return ""
 	}
-	all := strings.Split(text, "\n")
+	all := slices.DeleteFunc(strings.Split(string(b), "\n"), func(line string) bool {
+		// User-Mode Linux looks for a disk that we do not give it.
+		return strings.TrimSpace(line) == "" || strings.Contains(line, "Failed to initialize ubd device")
+	})
+	if len(all) == 0 {
+		return ""
+	}
 	return "; the guest kernel's last words:\n  " + strings.Join(all[max(0, len(all)-lines):], "\n  ")
 }
