@@ -33,7 +33,7 @@ func (n notifier) send(state string) {
 		conn.Close()
 	}
 	if err != nil {
-		n.log.Warn().Err(err).Str("state", state).Msg("the service manager could not be told")
+		n.log.Debug().Err(err).Str("state", state).Msg("the service manager could not be told")
 	}
 }
 

@@ -123,7 +123,7 @@ func TestRetransmissionUnderLoss(t *testing.T) {
 			copies[string(data)]++
 			return copies[string(data)] > 1 // each message arrives with its second transmission
 		})
-		moon, sun := pair(t, f, nil)
+		moon, sun := pair(t, f, fourShards)
 		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
 			t.Fatalf("%v\n%s\n%s", err, moon.saw(), sun.saw())
 		}
@@ -461,4 +461,44 @@ func TestStopAtAnyMoment(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowPlane reserves SPIs only when the gate opens.
+type slowPlane struct {
+	*dataplane.Fake
+	asked, gate chan struct{}
+}
+
+func (s *slowPlane) ReserveSPI(r dataplane.SPIRequest) (uint32, error) {
+	s.asked <- struct{}{}
+	<-s.gate
+	return s.Fake.ReserveSPI(r)
+}
+
+func TestLateSPIIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		slow := &slowPlane{asked: make(chan struct{}), gate: make(chan struct{})}
+		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, nil)
+		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn()}, func(o *Options) {
+			slow.Fake = o.DataPlane.(*dataplane.Fake)
+			o.DataPlane = slow
+		})
+		if err := moon.Initiate(t.Context(), "sun", "net", true); err != nil {
+			t.Fatal(err)
+		}
+		<-slow.asked
+		// A shard does not wait for the kernel: it ends the session meanwhile.
+		if err := moon.Terminate(t.Context(), Target{IKE: 1}, true); err != nil {
+			t.Error(err)
+		}
+		close(slow.gate)
+		synctest.Wait()
+		moon.holds(0, 0)
+		if n := moon.Stats().Sessions; n != 0 {
+			t.Errorf("%d sessions, expected the aborted one gone", n)
+		}
+		moon.stop()
+		sun.stop()
+	})
 }

@@ -144,11 +144,13 @@ func TestInboxBounds(t *testing.T) {
 	}
 	// Results are taken whatever else waits, and come with any flood of requests.
 	in.putResult(result{id: 1})
+	n = 0
 	for in.putInit(a, a, wire.Header{}, []byte("x")) {
+		n++
 	}
 	in.take(&b)
-	if len(b.results) != 1 {
-		t.Error("a result was lost")
+	if len(b.results) != 1 || n != maxInits || len(b.inits) != initsPerTurn {
+		t.Errorf("%d results, %d requests taken in, %d of them in one turn, expected 1, %d, %d", len(b.results), n, len(b.inits), maxInits, initsPerTurn)
 	}
 }
 
