@@ -109,17 +109,19 @@ func TestNotIKE(t *testing.T) {
 	for _, m := range []struct {
 		port uint16
 		data string
-	}{{natt, "\xff"}, {ike, "\xff"}, {natt, "\x01\x02"}, {natt, ""}, {natt, "\x00\x00\x00\x01ESP"}, {natt, "\x00\x00\x00\x00last"}} {
+	}{{natt, "\xff"}, {ike, "\xff"}, {natt, "\x01\x02"}, {natt, ""}, {natt, "\x00\x00\x00\x01ESP"}, {natt, "\x00\x00\x00\x00last"}, {ike, "last"}} {
 		if _, err := peer(t, "127.0.0.1", m.port).Write([]byte(m.data)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if d := <-got; string(d.Data) != "last" {
-		t.Errorf("%q was taken for IKE", d.Data)
+	for range 2 { // one from either socket: what came before has been read
+		if d := <-got; string(d.Data) != "last" {
+			t.Errorf("%q was taken for IKE", d.Data)
+		}
 	}
 	st := s.Stats()
 	// A kernel with ESP in UDP takes ESP and keepalives before we see them.
-	if st.Keepalives < 1 || st.Keepalives > 2 || st.StrayESP > 1 || st.Garbage > 2 || st.Received != 1 {
+	if st.Keepalives < 1 || st.Keepalives > 2 || st.StrayESP > 1 || st.Garbage > 2 || st.Received != 2 {
 		t.Errorf("counters: %+v", st)
 	}
 }
