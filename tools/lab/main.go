@@ -68,6 +68,9 @@ func realMain() int {
 		return 0
 	case errors.As(err, &status):
 		return int(status)
+	case errors.Is(err, errUsage):
+		say("%v", err)
+		return 2
 	default:
 		return fail(err)
 	}
@@ -84,6 +87,9 @@ func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "lab: "+format+"\n", args...)
 }
 
+// errUsage marks errors in the command line.
+var errUsage = errors.New("usage")
+
 // exitStatus is the error that ends the lab with a command's own status, without a word.
 type exitStatus int
 
@@ -99,11 +105,11 @@ type lab struct {
 func (f *machineFlags) check() error {
 	switch {
 	case f.CPUs < 1 || f.CPUs > 64:
-		return fmt.Errorf("--cpus %d: expected 1 to 64 (this machine has %d)", f.CPUs, runtime.NumCPU())
+		return fmt.Errorf("%w: --cpus %d: expected 1 to 64 (this machine has %d)", errUsage, f.CPUs, runtime.NumCPU())
 	case f.Mem < 256:
-		return fmt.Errorf("--mem %d: expected at least 256 MiB", f.Mem)
+		return fmt.Errorf("%w: --mem %d: expected at least 256 MiB", errUsage, f.Mem)
 	case f.TimeLimit <= 0:
-		return fmt.Errorf("--time-limit %s: expected more than 0", f.TimeLimit)
+		return fmt.Errorf("%w: --time-limit %s: expected more than 0", errUsage, f.TimeLimit)
 	}
 	return nil
 }

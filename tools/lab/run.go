@@ -22,7 +22,7 @@ type runCmd struct {
 // Run implements the verb run.
 func (c *runCmd) Run(ctx context.Context, l *lab) error {
 	if len(l.rest) == 0 {
-		return errors.New("no command; usage: lab [FLAGS] -- COMMAND [ARG...]")
+		return fmt.Errorf("%w: lab [FLAGS] -- COMMAND [ARG...]; no command was given", errUsage)
 	}
 	dir, err := os.Getwd()
 	if err != nil {
@@ -95,7 +95,7 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 		kernel, err := vm.UMLKernel(st, f.UML)
 		return &vm.UML{Kernel: kernel, Why: "given by --uml or ESPALIER_LAB_UML"}, err
 	}
-	if err := host.Need(ctx, vm.Binary, "qemu-system-x86", "xz", "xz-utils", "zstd", "zstd"); err != nil {
+	if err := needQEMU(ctx, host); err != nil {
 		return nil, err
 	}
 	kernel, err := host.Kernel(ctx, st, f.Kernel)
@@ -119,6 +119,21 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 		return nil, err
 	}
 	return q, f.tcg(ctx, host, q)
+}
+
+// needQEMU installs what running and feeding QEMU takes. Bookworm's own would be replaced at once (see tcg), so there it is the backport that is
+// installed, if there is one.
+func needQEMU(ctx context.Context, host *debian.Host) error {
+	err := host.Need(ctx, "xz", "xz-utils", "zstd", "zstd", "depmod", "kmod", "mmdebstrap", "mmdebstrap")
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath(vm.Binary); err != nil && host.Codename() == "bookworm" {
+		if err := host.InstallBackports(ctx, "qemu-system-x86"); err == nil {
+			return nil
+		}
+	}
+	return host.Need(ctx, vm.Binary, "qemu-system-x86")
 }
 
 // tcg makes q fit for software emulation with the QEMU that is here, getting a newer one when need be.
@@ -152,7 +167,11 @@ func (f *machineFlags) run(ctx context.Context, shares []string, steps []guest.S
 	if err != nil {
 		return err
 	}
-	say("runner: %s; %d CPUs, %d MiB, time limit %s", m.runner.Describe(), f.CPUs, f.Mem, f.TimeLimit)
+	size := ""
+	if !f.Here {
+		size = fmt.Sprintf("; %d CPUs, %d MiB", f.CPUs, f.Mem)
+	}
+	say("runner: %s%s, time limit %s", m.runner.Describe(), size, f.TimeLimit)
 	status, err := m.runner.Run(ctx, &vm.Job{Root: m.root, Shares: shares, Env: env, Steps: steps, CPUs: f.CPUs, MemMiB: f.Mem,
 		TimeLimit: f.TimeLimit, Init: m.init, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {

@@ -77,6 +77,15 @@ func (h *Host) InstallBackports(ctx context.Context, packages ...string) error {
 	return err
 }
 
+// Codename is the suite that this machine runs, or empty when it does not say.
+func (h *Host) Codename() string {
+	name, err := codename("/etc/os-release")
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 // Mirror is the mirror this machine is set up with, and a keyring that knows the releases the lab needs.
 func (h *Host) Mirror(ctx context.Context) (Mirror, error) {
 	sources, err := machineSources("/etc/apt")

@@ -104,12 +104,15 @@ func (l *lab) startWith(t *testing.T, ours string, ourFiles map[string][]byte, t
 	if err := os.RemoveAll(l.swan.Dir); err != nil {
 		t.Fatal(err)
 	}
+	t0 := time.Now()
+	defer func() { t.Logf("TIME start %s", time.Since(t0)) }()
 	if err := l.swan.Configure(theirs, theirFiles); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.swan.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("TIME load %s", time.Since(t0))
 	if err := l.wire.Reset(); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"espalier/tools/lab/topo"
 )
@@ -20,10 +21,15 @@ func TestTunnels(t *testing.T) {
 			ours, theirs := l.sides(auth, suite, shape)
 			ours.encap, theirs.encap = encap == 1, encap == 2
 			l.start(t, ours, theirs)
+			t0 := time.Now()
 			l.mustInitiate(t, weStart)
+			t.Logf("TIME initiate %s", time.Since(t0))
 			l.installed(t, shape)
+			t.Logf("TIME installed %s", time.Since(t0))
 			l.traffic(t, shape, encap != 0)
+			t.Logf("TIME traffic %s", time.Since(t0))
 			l.end(t, end)
+			t.Logf("TIME end %s", time.Since(t0))
 		})
 	}
 }
