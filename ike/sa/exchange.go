@@ -165,7 +165,7 @@ func (m *Machine) response(msg *wire.Message, ev Received) {
 		m.initResponse(msg, ev)
 		return
 	}
-	payloads, first, inner, ok := m.open(msg, ev)
+	payloads, first, inner, ok := m.open(msg, ev, [32]byte{})
 	if !ok {
 		return
 	}
@@ -183,10 +183,11 @@ func (m *Machine) response(msg *wire.Message, ev Received) {
 // repeats because our answer got lost (RFC 7296 2.1 to 2.3).
 func (m *Machine) peerRequest(msg *wire.Message, ev Received) {
 	k := &m.s.IKE
+	digest := sha256.Sum256(ev.Data) // now: opening decrypts in place
 	if msg.MessageID+1 == k.NextIn {
 		// The same bytes get the same answer, without opening them: keys may
 		// have moved on since (RFC 9370), and the peer cannot tell us apart.
-		if k.Answer != nil && sha256.Sum256(ev.Data) == k.AnswerTo {
+		if k.Answer != nil && digest == k.AnswerTo {
 			m.act(Send{k.Local, k.Remote, k.Answer})
 			return
 		}
@@ -201,11 +202,11 @@ func (m *Machine) peerRequest(msg *wire.Message, ev Received) {
 		m.discard(msg.Exchange.String() + " request not expected in phase " + m.s.Phase.String())
 		return
 	}
-	payloads, first, inner, ok := m.open(msg, ev)
+	payloads, first, inner, ok := m.open(msg, ev, digest)
 	if !ok {
 		return
 	}
-	m.take(ev)
+	m.take(ev, digest)
 	switch msg.Exchange {
 	case wire.ExchangeIKEIntermediate:
 		m.moreRequest(payloads, ev.Data, msg, inner)
@@ -232,11 +233,11 @@ func (m *Machine) expects(ex wire.ExchangeType) bool {
 
 // take accepts a request: its message id is used up, its answer is due, and
 // until the session is established the peer's address is where it came from.
-func (m *Machine) take(ev Received) {
+func (m *Machine) take(ev Received, digest [32]byte) {
 	k := &m.s.IKE
 	k.NextIn++
 	k.Answer = nil
-	k.AnswerTo = sha256.Sum256(ev.Data)
+	k.AnswerTo = digest
 	if m.s.Phase < Established {
 		k.Local, k.Remote = ev.Local, ev.Remote
 	}
@@ -246,7 +247,7 @@ func (m *Machine) take(ev Received) {
 // open authenticates and decrypts. What is not authentic changes nothing; what
 // is authentic but wrong is answered (requests) and, being the peer's own
 // error, ends a session that is not established (RFC 7296 2.21).
-func (m *Machine) open(msg *wire.Message, ev Received) ([]wire.Payload, wire.PayloadType, []byte, bool) {
+func (m *Machine) open(msg *wire.Message, ev Received, digest [32]byte) ([]wire.Payload, wire.PayloadType, []byte, bool) {
 	if m.opener == nil {
 		m.discard("encrypted message before keys")
 		return nil, 0, nil, false
@@ -271,12 +272,12 @@ func (m *Machine) open(msg *wire.Message, ev Received) ([]wire.Payload, wire.Pay
 	if err == nil {
 		return payloads, first, inner, true
 	}
-	m.badContent(msg, ev, err)
+	m.badContent(msg, ev, digest, err)
 	return nil, 0, nil, false
 }
 
 // badContent answers an authentic message whose content is wrong.
-func (m *Machine) badContent(msg *wire.Message, ev Received, err error) {
+func (m *Machine) badContent(msg *wire.Message, ev Received, digest [32]byte, err error) {
 	if msg.IsResponse() {
 		m.discard(err.Error())
 		if m.s.Phase < Established {
@@ -285,7 +286,7 @@ func (m *Machine) badContent(msg *wire.Message, ev Received, err error) {
 		}
 		return
 	}
-	m.take(ev)
+	m.take(ev, digest)
 	n := &wire.Notify{NotifyType: wire.NotifyInvalidSyntax}
 	cause := event.InvalidSyntax
 	var crit *wire.UnsupportedCriticalPayload

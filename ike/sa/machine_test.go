@@ -522,3 +522,26 @@ func TestWhoIsWho(t *testing.T) {
 		}
 	}
 }
+
+// TestLostAnswer: an answer that got lost is sent again for the same request.
+func TestLostAnswer(t *testing.T) {
+	for lost := range 3 { // IKE_SA_INIT, IKE_INTERMEDIATE, IKE_AUTH
+		w := satest.New(15)
+		moon, sun := satest.Pair(w, satest.IKE("aes128gcm16-prfsha256-x25519-ke1_ecp256"))
+		answers := 0
+		w.Mangle = func(p satest.Packet) []satest.Packet {
+			if p.From.Addr() == sunAddr {
+				if answers++; answers == lost+1 {
+					return nil
+				}
+			}
+			return []satest.Packet{p}
+		}
+		moon.Initiate("sun", "", sunAddr)
+		w.Advance(5 * time.Second)
+		assertUp(t, moon, sun)
+		if answers != 4 {
+			t.Errorf("%d answers, want 3 and a repetition", answers)
+		}
+	}
+}
