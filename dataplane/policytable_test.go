@@ -21,8 +21,8 @@ func (k kernelModel) do(t *testing.T, c PolicyChange) {
 		}
 		k[key] = c.Policy()
 	case KernelUpdate:
-		if !stands {
-			t.Fatal("update of a policy that does not stand")
+		if !stands || reflect.DeepEqual(k[key], c.Policy()) {
+			t.Fatal("update of a policy that does not stand, or that changes nothing")
 		}
 		k[key] = c.Policy()
 	case KernelRemove:
@@ -142,6 +142,18 @@ func TestEventQueue(t *testing.T) {
 	}
 	if overruns == 0 || q.Dropped() == 0 {
 		t.Error("nothing overran: the test tests nothing")
+	}
+	full := NewEventQueue(4)
+	for id := range uint32(9) {
+		full.Push(Expire{ReqID: id})
+	}
+	for id := range uint32(3) {
+		if e := <-full.C(); e != (Expire{ReqID: id}) {
+			t.Errorf("a queue of 4 gave %+v, expected event %d", e, id)
+		}
+	}
+	if e := <-full.C(); e != (Overrun{}) || full.Dropped() != 6 {
+		t.Errorf("then %+v, %d dropped; expected an Overrun for 6", e, full.Dropped())
 	}
 	for range 10 {
 		q.Push(Overrun{})

@@ -156,9 +156,6 @@ func maskRange(lo, hi uint16) []masked {
 	var out []masked
 	for at := uint32(lo); at <= uint32(hi); {
 		size := uint32(1) << min(16, bits.TrailingZeros32(at))
-		if at == 0 {
-			size = 1 << 16
-		}
 		for at+size-1 > uint32(hi) {
 			size /= 2
 		}

@@ -286,10 +286,54 @@ func TestPriority(t *testing.T) {
 	}
 }
 
+// TestPriorityWeights: a bit of a prefix counts more than protocol and ports
+// together, and those count in this order.
+func TestPriorityWeights(t *testing.T) {
+	wide := Selector{Src: netip.MustParsePrefix("10.0.0.0/24"), Dst: netip.MustParsePrefix("11.0.0.0/24")}
+	longer, ports, proto := wide, wide, wide
+	longer.Src = netip.MustParsePrefix("10.0.0.0/25")
+	ports.SrcPortMask, ports.DstPortMask = 0xffff, 0xffff
+	proto.Proto = protoTCP
+	both := ports
+	both.Proto = protoTCP
+	order := []Selector{longer, both, proto, ports, wide}
+	for i := range order[1:] {
+		if a, b := Priority(order[i]), Priority(order[i+1]); a >= b {
+			t.Errorf("%s has %d, %s has %d: expected the first to come first", order[i], a, order[i+1], b)
+		}
+	}
+}
+
+func TestEffectiveLimits(t *testing.T) {
+	for name, c := range map[string]struct {
+		sa   SA
+		want Limits
+	}{
+		"none given":    {SA{}, Limits{SoftPackets: 1<<32 - 1<<28, HardPackets: 1<<32 - 1<<20}},
+		"above":         {SA{Limits: Limits{SoftPackets: 5, HardPackets: 1 << 40}}, Limits{SoftPackets: 5, HardPackets: 1<<32 - 1<<20}},
+		"below":         {SA{Limits: Limits{HardPackets: 9}}, Limits{HardPackets: 9}},
+		"ESN":           {SA{ESN: true}, Limits{}},
+		"ESN above":     {SA{ESN: true, Limits: Limits{HardPackets: 1 << 40}}, Limits{HardPackets: 1 << 40}},
+		"continued":     {SA{Seq: Replay{Out: 1 << 31}}, Limits{SoftPackets: 1<<31 - 1<<28, HardPackets: 1<<31 - 1<<20}},
+		"at the end":    {SA{Seq: Replay{Out: 1<<32 - 1}}, Limits{SoftPackets: 1, HardPackets: 1}},
+		"others remain": {SA{Limits: Limits{SoftBytes: 1, HardBytes: 2, SoftTime: 3, HardTime: 4, HardPackets: 9}}, Limits{SoftBytes: 1, HardBytes: 2, SoftTime: 3, HardTime: 4, HardPackets: 9}},
+	} {
+		if got := EffectiveLimits(&c.sa); got != c.want {
+			t.Errorf("%s: %+v, expected %+v", name, got, c.want)
+		}
+	}
+}
+
 func TestReverse(t *testing.T) {
 	s := Selector{Src: netip.MustParsePrefix("10.0.0.0/8"), Dst: netip.MustParsePrefix("11.0.0.0/8"), Proto: protoTCP, SrcPort: 1, SrcPortMask: 2, DstPort: 3, DstPortMask: 4}
 	if r := s.Reverse(); r.Src != s.Dst || r.Dst != s.Src || r.SrcPort != 3 || r.SrcPortMask != 4 || r.DstPort != 1 || r.DstPortMask != 2 || r.Reverse() != s {
 		t.Errorf("reversed: %s", r)
+	}
+	for _, proto := range []uint8{protoICMPv6, protoMH} {
+		s.Proto = proto
+		if r := s.Reverse(); r.Src != s.Dst || r.SrcPort != 1 || r.DstPort != 3 {
+			t.Errorf("reversed protocol %d: %s, expected type and code where they were", proto, r)
+		}
 	}
 	s.Proto = protoICMP
 	if r := s.Reverse(); r.Src != s.Dst || r.SrcPort != 1 || r.DstPort != 3 || r.Reverse() != s {

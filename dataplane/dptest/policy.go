@@ -63,6 +63,7 @@ func refusedPolicies(t *testing.T, dp dataplane.DataPlane) {
 		"no selector":        func(p *dataplane.Policy) { p.Selector = dataplane.Selector{} },
 		"two families":       func(p *dataplane.Policy) { p.Selector.Dst = netip.MustParsePrefix("::/0") },
 		"bits after prefix":  func(p *dataplane.Policy) { p.Selector.Dst = netip.MustParsePrefix("203.0.113.1/24") },
+		"source bits":        func(p *dataplane.Policy) { p.Selector.Src = netip.MustParsePrefix("198.51.100.1/24") },
 		"block with SA":      func(p *dataplane.Policy) { p.Verdict = dataplane.Block },
 		"tunnel to nowhere":  func(p *dataplane.Policy) { p.Templates[0].Dst = netip.Addr{} },
 		"too many templates": func(p *dataplane.Policy) { p.Templates = make([]dataplane.Template, 7) },

@@ -87,10 +87,7 @@ func (m *message) skipAhead(esn bool) error {
 	attrs := b[sizeSAInfo:]
 	if v := find(attrs, nl.XFRMA_REPLAY_ESN_VAL, sizeReplayESN); v != nil {
 		lo, hi := native.Uint32(v[4:]), native.Uint32(v[12:])
-		next := (uint64(hi)<<32 | uint64(lo)) + seqMargin
-		if !esn && next >= 1<<32 {
-			return errSequence
-		}
+		next := (uint64(hi)<<32 | uint64(lo)) + seqMargin // only ESN has this form outbound
 		native.PutUint32(v[4:], uint32(next))
 		native.PutUint32(v[12:], uint32(next>>32))
 	} else if v := find(attrs, nl.XFRMA_REPLAY_VAL, sizeReplay); v != nil {

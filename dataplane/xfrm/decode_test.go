@@ -20,6 +20,8 @@ func FuzzMessages(f *testing.F) {
 	key, _ := testSA(1)
 	sa := dataplane.SA{SAKey: key, Src: key.Dst, ESN: true, ReplayWindow: 64, Encap: &dataplane.Encap{}, AEAD: dataplane.Algorithm{Name: "a", Key: make([]byte, 4)}}
 	f.Add(x.encodeSA(uint16(nl.XFRM_MSG_NEWSA), &sa).fixed())
+	f.Add([]byte{})
+	f.Add(make([]byte, sizePolicyInfo-1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= sizeSAInfo {
 			raw := rawSA{b: b}
@@ -78,10 +80,13 @@ func TestSkipAhead(t *testing.T) {
 		esn    bool
 		window uint32
 	}{{false, 0}, {false, 64}, {true, 0}, {true, 64}} {
-		for range 50 {
+		for i := range 50 {
 			seq := rnd.Uint64() >> (rnd.Uint64N(32) + 32)
 			if c.esn {
 				seq = rnd.Uint64() >> (rnd.Uint64N(60) + 1)
+				if i%2 == 0 {
+					seq |= 1<<32 - 1 // carries
+				}
 			}
 			x := &XFRM{features: dataplane.Features{SADir: c.window == 0}}
 			key, _ := testSA(0)
