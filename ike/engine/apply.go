@@ -38,7 +38,7 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	}
 	e.starts.stopConns(ch.RemovedConns)
 	err := e.askAll(context.Background(), func(s *shard) {
-		for _, x := range s.sessions {
+		for _, x := range s.byID {
 			name := x.m.ConnName()
 			if slices.Contains(ch.RemovedConns, name) {
 				s.step(x, sa.Terminate{})

@@ -115,7 +115,7 @@ func (e *Engine) join(ctx context.Context, conn string, w *wait, noWait bool) (*
 	for _, s := range e.shards {
 		found := false
 		err := s.ask(ctx, func(s *shard) {
-			for _, x := range s.sessions {
+			for _, x := range s.byID {
 				if x.m.ConnName() != conn || x.m.Phase() > sa.Established {
 					continue
 				}

@@ -73,7 +73,7 @@ func (e *Engine) reconcile() {
 	}
 	for _, s := range e.shards {
 		s.inbox.call(func(s *shard) {
-			for _, x := range s.sessions {
+			for _, x := range s.byID {
 				info := x.m.Info()
 				for _, c := range info.Children {
 					if c.State == sa.ChildSAInstalled && c.InstalledAt.Before(asked) &&

@@ -221,13 +221,13 @@ func (s *shard) calm(x *session) {
 }
 
 func (s *shard) terminateAll() {
-	for _, x := range s.sessions {
+	for _, x := range s.byID {
 		s.step(x, sa.Terminate{})
 	}
 }
 
 func (s *shard) abortAll() {
-	for _, x := range s.sessions {
+	for _, x := range s.byID {
 		s.step(x, sa.Abort{Reason: "the daemon stops"})
 	}
 }

@@ -64,6 +64,10 @@ func (s *shard) perform(x *session, a sa.Action) {
 		if s.halfOpen[x.key] == x {
 			delete(s.halfOpen, x.key)
 		}
+	case sa.Own:
+		s.sessions[a.SPI] = x
+	case sa.Disown:
+		delete(s.sessions, a.SPI)
 	case sa.Gone:
 		s.forget(x)
 	}

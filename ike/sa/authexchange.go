@@ -18,7 +18,7 @@ func (m *Machine) signed(r auth.SignResult) {
 	m.s.IKE.LocalAuth = r.Describe
 	if m.s.IKE.Initiator {
 		m.to(AuthSent)
-		m.request(wire.ExchangeIKEAuth, m.authPayloads()...)
+		m.request(&m.s.IKE, wire.ExchangeIKEAuth, m.authPayloads()...)
 		return
 	}
 	if c := m.negotiated(); c != nil {
@@ -230,10 +230,10 @@ func (m *Machine) authFailed(check, detail string, facts []event.Fact) {
 	if k.Initiator {
 		m.s.IKE.Request = nil
 		m.to(Closing)
-		m.request(wire.ExchangeInformational, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
+		m.request(&m.s.IKE, wire.ExchangeInformational, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
 		return
 	}
-	m.respond(wire.ExchangeIKEAuth, k.NextIn-1, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
+	m.respond(&m.s.IKE, wire.ExchangeIKEAuth, k.NextIn-1, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
 	m.fail(m.s.EndReason)
 }
 
@@ -304,7 +304,7 @@ func (m *Machine) finishResponder() {
 	id := m.s.Setup.AuthID
 	ps := m.authPayloads()
 	m.establish()
-	m.respond(wire.ExchangeIKEAuth, id, ps...)
+	m.respond(&m.s.IKE, wire.ExchangeIKEAuth, id, ps...)
 }
 
 // finishInitiator ends the set-up on the initiator's side.
@@ -321,6 +321,7 @@ func (m *Machine) finishInitiator() {
 func (m *Machine) establish() {
 	m.to(Established)
 	m.s.Since, m.s.Expires = m.env.Now, noTime
+	m.s.IKE.RekeyAt = m.schedule(m.conn.RekeyTime, m.conn.RandTime)
 	k := &m.s.IKE
 	m.act(Authenticated{})
 	m.publish(event.IKEUp{IKE: m.eventIKE(), Proposal: k.Chosen.String(), NATLocal: k.NATLocal, NATPeer: k.NATRemote,

@@ -87,7 +87,7 @@ func (m *Machine) chooseChild() bool {
 		return false
 	}
 	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
-	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote)
+	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote, st.Transport)
 	if cfg == nil {
 		st.ChildError = wire.NotifyTSUnacceptable
 		m.tsFailed(false, "", peerLocal, peerRemote, why)
@@ -109,7 +109,7 @@ func (m *Machine) chooseChild() bool {
 }
 
 // matchChild finds the child whose selectors overlap most with the peer's offer.
-func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS) (best *ChildConfig, local, remote []selector.TS, why string) {
+func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS, transport bool) (best *ChildConfig, local, remote []selector.TS, why string) {
 	bestScore := -1
 	for _, c := range m.conn.Children {
 		ourLocal, ourRemote := m.resolve(c)
@@ -122,7 +122,7 @@ func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS) (best *ChildCo
 			continue
 		}
 		score := 0
-		if (c.Mode == dataplane.Transport) == m.s.Setup.Transport {
+		if (c.Mode == dataplane.Transport) == transport {
 			score += 4
 		}
 		if sameTS(l, peerLocal) && sameTS(r, peerRemote) {
@@ -168,17 +168,74 @@ func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote 
 		m.failed(event.KeyExchangeFailed, false, cfg.Name, "", event.Fact{Name: "detail", Value: err.Error()})
 		return false
 	}
-	mode := cfg.Mode
-	if mode == dataplane.Transport && !st.Transport {
-		mode = dataplane.Tunnel // the peer did not agree (RFC 7296 1.3.1)
-	}
-	m.s.Children = append(m.s.Children, Child{
-		Name: cfg.Name, Initiator: initiator, ReqID: cfg.ReqID, SPIIn: st.ReservedSPI, SPIOut: binary.BigEndian.Uint32(choice.SPI),
-		Mode: mode, Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
-		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut, Keys: keys,
-	})
+	c := m.candidate(cfg, k, choice, local, remote, st.Transport, initiator)
+	c.SPIIn, c.Keys = st.ReservedSPI, keys
+	m.s.Children = append(m.s.Children, *c)
 	st.ReservedSPI = 0
 	return true
+}
+
+// candidate is the child that was agreed on, without its SPI and keys.
+func (m *Machine) candidate(cfg *ChildConfig, k *IKE, choice suite.Choice, local, remote []selector.TS, transport, initiator bool) *Child {
+	mode := cfg.Mode
+	if mode == dataplane.Transport && !transport {
+		mode = dataplane.Tunnel // the peer did not agree (RFC 7296 1.3.1)
+	}
+	return &Child{
+		Name: cfg.Name, Initiator: initiator, ReqID: cfg.ReqID, SPIOut: binary.BigEndian.Uint32(choice.SPI),
+		Mode: mode, Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
+		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut,
+	}
+}
+
+// acceptTS checks the selectors of the peer's answer to our CREATE_CHILD_SA.
+func (m *Machine) acceptTS(c *Create, cfg *ChildConfig, ps []wire.Payload) (local, remote []selector.TS, ok bool) {
+	peerLocal, err1 := tsOf(ps, true)
+	peerRemote, err2 := tsOf(ps, false)
+	ourLocal, ourRemote := m.resolve(cfg)
+	if old := m.child(c.Old); old != nil {
+		ourLocal, ourRemote = old.LocalTS, old.PeerTS
+	}
+	local, remote = selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
+	if err1 != nil || err2 != nil || !sameTS(local, peerLocal) || !sameTS(remote, peerRemote) {
+		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "the peer answered with selectors that are not a part of ours")
+		return nil, nil, false
+	}
+	if _, err := expand(local, remote, m.env.Settings.MaxSelectors); err != nil {
+		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, err.Error())
+		return nil, nil, false
+	}
+	return local, remote, true
+}
+
+// peerChild finds the configuration and the selectors for the peer's
+// CREATE_CHILD_SA: those of the child it rekeys, or the best match. Without a
+// configuration, refusal is what the answer says.
+func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, local, remote []selector.TS, refusal wire.NotifyType) {
+	peerLocal, err1 := tsOf(ps, false)
+	peerRemote, err2 := tsOf(ps, true)
+	if err1 != nil || err2 != nil {
+		return nil, nil, nil, wire.NotifyInvalidSyntax
+	}
+	if old == nil {
+		_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
+		var why string
+		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport); cfg == nil {
+			m.tsFailed(false, "", peerLocal, peerRemote, why)
+			return nil, nil, nil, wire.NotifyTSUnacceptable
+		}
+		return cfg, local, remote, 0
+	}
+	if cfg = m.conn.Child(old.Name); cfg == nil {
+		return nil, nil, nil, wire.NotifyNoAdditionalSAs // no longer configured
+	}
+	ourLocal, ourRemote := m.resolve(cfg)
+	local, remote = selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
+	if local, remote, _ = m.withinLimit(local, remote); local == nil || remote == nil {
+		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "")
+		return nil, nil, nil, wire.NotifyTSUnacceptable
+	}
+	return cfg, local, remote, 0
 }
 
 // acceptChild checks the responder's answer to our child offer. It reports

@@ -29,6 +29,10 @@ type Connection struct {
 	Local  []auth.Local
 	Remote []auth.Remote
 
+	// RekeyTime is the age at which the IKE SA is rekeyed, less a random part of
+	// RandTime; 0: never.
+	RekeyTime, RandTime time.Duration
+
 	Encap       bool // force UDP encapsulation by faking a NAT
 	SendCertReq bool // ask for certificates of our CAs (default yes)
 

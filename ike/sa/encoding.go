@@ -49,8 +49,11 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 	if err := m.validate(); err != nil {
 		return nil, err
 	}
-	if len(m.s.IKE.Keys.D) > 0 {
-		if err := m.bind(); err != nil {
+	for k := range m.ikes() {
+		if len(k.Keys.D) == 0 {
+			continue
+		}
+		if err := k.bind(); err != nil {
 			return nil, fmt.Errorf("session state: keys: %w", err)
 		}
 	}
@@ -77,7 +80,7 @@ func (m *Machine) validate() error {
 	}
 	for i := range s.Children {
 		c := &s.Children[i]
-		if c.Status > ChildRemoving || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
+		if c.Status > ChildFading || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
 			return fmt.Errorf("session state: child %q with status %s", c.Name, c.Status)
 		}
 	}
@@ -94,6 +97,20 @@ func (m *Machine) validJob(j JobRef) error {
 		return fmt.Errorf("session state: job %d of kind %d without %s", j.ID, j.Kind, what)
 	}
 	st := m.s.Setup
+	if j.Of != OfSession {
+		c := m.exchange(j.Of)
+		switch {
+		case c == nil || m.conn == nil || m.ikeBySPI(c.On) == nil:
+			return bad("its exchange")
+		case c.Kind != RekeyIKESA && m.conn.Child(c.Child) == nil:
+			return bad("a configured child")
+		case (j.Kind == jobAsk || j.Kind == jobInstall) && c.Candidate == nil:
+			return bad("a candidate")
+		case j.Kind < jobGenerate || j.Kind > jobInstall || j.Kind == jobSign || j.Kind == jobVerify:
+			return bad("meaning")
+		}
+		return nil
+	}
 	switch j.Kind {
 	case jobGenerate, jobEncapsulate, jobDecapsulate, jobReserve:
 		if st == nil && m.s.Phase != Cleaning {
@@ -132,9 +149,18 @@ func (c *coder) state(s *State) {
 	optional(c, &s.Setup, (*coder).setup)
 	list(c, &s.Children, (*coder).child)
 	num(c, &s.NextJob)
-	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind) })
-	list(c, &s.Tasks, func(c *coder, t *Task) { num(c, &t.Kind); num(c, &t.Child) })
+	list(c, &s.Others, func(c *coder, k **IKE) {
+		if c.reading {
+			*k = new(IKE)
+		}
+		c.ike(*k)
+	})
+	optional(c, &s.Own, (*coder).create)
+	optional(c, &s.Peer, (*coder).create)
+	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind); num(c, &j.Of) })
+	list(c, &s.Tasks, func(c *coder, t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) })
 	optional(c, &s.Pending, func(c *coder, p *PendingAnswer) {
+		num(c, &p.On)
 		num(c, &p.MessageID)
 		list(c, &p.SPIs, num[uint32])
 	})
@@ -143,6 +169,27 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
 	list(c, &s.Orphans, num[uint32])
+}
+
+func (c *coder) create(x *Create) {
+	num(c, &x.Kind)
+	raw(c, &x.Child)
+	num(c, &x.Old)
+	num(c, &x.On)
+	num(c, &x.MessageID)
+	num(c, &x.KE)
+	raw(c, &x.Private)
+	raw(c, &x.Public)
+	raw(c, &x.PeerPublic)
+	raw(c, &x.Shared)
+	boolean(c, &x.FixedKE)
+	raw(c, &x.Ni)
+	raw(c, &x.Nr)
+	num(c, &x.SPI)
+	num(c, &x.NewSPI)
+	num(c, &x.PeerNewSPI)
+	c.choice(&x.Chosen)
+	optional(c, &x.Candidate, (*coder).child)
 }
 
 func (c *coder) ike(k *IKE) {
@@ -177,6 +224,9 @@ func (c *coder) ike(k *IKE) {
 	})
 	raw(c, &k.Answer)
 	fixed(c, k.AnswerTo[:])
+	instant(c, &k.RekeyAt)
+	num(c, &k.Role)
+	raw(c, &k.MinNonce)
 }
 
 func (c *coder) setup(s *Setup) {
@@ -232,6 +282,15 @@ func (c *coder) child(h *Child) {
 	raw(c, &h.Keys.Er)
 	raw(c, &h.Keys.Ar)
 	instant(c, &h.InstalledAt)
+	instant(c, &h.RekeyAt)
+	boolean(c, &h.InboundOnly)
+	num(c, &h.OwnNew)
+	num(c, &h.PeerNew)
+	raw(c, &h.OwnNonce)
+	raw(c, &h.PeerNonce)
+	boolean(c, &h.OutboundDue)
+	boolean(c, &h.Fade)
+	instant(c, &h.FadeAt)
 	raw(c, &h.EndReason)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"iter"
 	"math"
 	"time"
 
@@ -12,9 +13,14 @@ import (
 	"espalier/internal/event"
 )
 
+// ciphers protect the messages of one IKE SA.
+type ciphers struct {
+	sealer suite.Sealer
+	opener wire.Opener
+}
+
 // bind makes the ciphers of the IKE SA from its keys.
-func (m *Machine) bind() error {
-	k := &m.s.IKE
+func (k *IKE) bind() error {
 	eOut, aOut, eIn, aIn := k.Keys.Ei, k.Keys.Ai, k.Keys.Er, k.Keys.Ar
 	if !k.Initiator {
 		eOut, aOut, eIn, aIn = eIn, aIn, eOut, aOut
@@ -27,19 +33,34 @@ func (m *Machine) bind() error {
 	if err != nil {
 		return err
 	}
-	m.sealer, m.opener = s, o
+	k.ciphers = &ciphers{s, o}
 	return nil
 }
 
-// bindSealer copies the sealer's counter into the state after each step.
-func (m *Machine) bindSealer() {
-	if m.sealer != nil {
-		m.s.IKE.SealCounter = m.sealer.Counter()
+// keepCounters copies the sealers' counters into the state after each step.
+func (m *Machine) keepCounters() {
+	for k := range m.ikes() {
+		if k.ciphers != nil {
+			k.SealCounter = k.ciphers.sealer.Counter()
+		}
 	}
 }
 
-func (m *Machine) header(ex wire.ExchangeType, id uint32, response bool) wire.Header {
-	k := &m.s.IKE
+// ikes yields the session's IKE SAs, the current one first.
+func (m *Machine) ikes() iter.Seq[*IKE] {
+	return func(yield func(*IKE) bool) {
+		if !yield(&m.s.IKE) {
+			return
+		}
+		for _, k := range m.s.Others {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func (k *IKE) header(ex wire.ExchangeType, id uint32, response bool) wire.Header {
 	h := wire.Header{SPIi: k.SPIi, SPIr: k.SPIr, Exchange: ex, MessageID: id}
 	if k.Initiator {
 		h.Flags |= wire.FlagInitiator
@@ -52,18 +73,17 @@ func (m *Machine) header(ex wire.ExchangeType, id uint32, response bool) wire.He
 
 // request seals and sends our next request. The window is one: the caller made
 // sure that none is outstanding.
-func (m *Machine) request(ex wire.ExchangeType, payloads ...wire.Payload) []byte {
-	k := &m.s.IKE
+func (m *Machine) request(k *IKE, ex wire.ExchangeType, payloads ...wire.Payload) []byte {
 	if m.s.Phase >= Cleaning {
 		return nil // the step failed on its way here
 	}
-	h := m.header(ex, k.NextOut, false)
+	h := k.header(ex, k.NextOut, false)
 	var data []byte
 	if ex == wire.ExchangeIKESAInit {
 		data = wire.AppendMessage(nil, h, payloads)
 	} else {
 		var err error
-		if data, err = m.seal(h, payloads); err != nil {
+		if data, err = k.seal(h, payloads); err != nil {
 			m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
 			m.fail("our message could not be built")
 			return nil
@@ -71,18 +91,18 @@ func (m *Machine) request(ex wire.ExchangeType, payloads ...wire.Payload) []byte
 	}
 	k.Request = &Request{Exchange: ex, MessageID: k.NextOut, Data: data}
 	k.NextOut++
-	m.transmit()
+	m.transmit(k)
 	return data
 }
 
-func (m *Machine) seal(h wire.Header, payloads []wire.Payload) ([]byte, error) {
-	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, m.sealer)
+func (k *IKE) seal(h wire.Header, payloads []wire.Payload) ([]byte, error) {
+	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, k.ciphers.sealer)
 }
 
 // transmit sends the outstanding request and sets the time of the next try
 // (RFC 7296 2.1): each wait grows by the configured base.
-func (m *Machine) transmit() {
-	k, set := &m.s.IKE, m.env.Settings
+func (m *Machine) transmit(k *IKE) {
+	set := m.env.Settings
 	r := k.Request
 	wait := time.Duration(float64(set.RetransmitTimeout) * math.Pow(set.RetransmitBase, float64(r.Sent)))
 	r.Sent++
@@ -92,10 +112,10 @@ func (m *Machine) transmit() {
 }
 
 // retransmit repeats the outstanding request, the same bytes, or gives up.
-func (m *Machine) retransmit() {
-	r := m.s.IKE.Request
+func (m *Machine) retransmit(k *IKE) {
+	r := k.Request
 	if int(r.Sent) <= m.env.Settings.RetransmitTries {
-		m.transmit()
+		m.transmit(k)
 		return
 	}
 	if m.s.Phase == Closing {
@@ -110,22 +130,21 @@ func (m *Machine) retransmit() {
 }
 
 // respond seals, remembers and sends the answer to the peer's request.
-func (m *Machine) respond(ex wire.ExchangeType, id uint32, payloads ...wire.Payload) {
+func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...wire.Payload) {
 	if m.s.Phase >= Cleaning {
 		return // the step failed on its way here
 	}
-	data, err := m.seal(m.header(ex, id, true), payloads)
+	data, err := k.seal(k.header(ex, id, true), payloads)
 	if err != nil {
 		m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
 		m.fail("our answer could not be built")
 		return
 	}
-	m.answer(data)
+	m.answer(k, data)
 }
 
 // answer remembers and sends a response.
-func (m *Machine) answer(data []byte) {
-	k := &m.s.IKE
+func (m *Machine) answer(k *IKE, data []byte) {
 	k.Answer = data
 	m.persist = true
 	m.act(Send{k.Local, k.Remote, data})
@@ -138,24 +157,40 @@ func (m *Machine) received(ev Received) {
 		m.discard("cannot be parsed: " + err.Error())
 		return
 	}
-	k := &m.s.IKE
-	switch {
-	case m.s.Phase == Fresh:
+	if m.s.Phase == Fresh {
 		m.initRequest(msg, ev)
-	case msg.SPIi != k.SPIi || msg.SPIr != k.SPIr && !(m.s.Phase == InitSent || msg.Exchange == wire.ExchangeIKESAInit):
+		return
+	}
+	k := m.ikeOf(msg)
+	switch {
+	case k == nil:
 		m.discard("SPIs of another IKE SA")
 	case msg.IsInitiator() == k.Initiator:
 		m.discard("initiator flag says that we sent it")
 	case msg.IsResponse():
-		m.response(msg, ev)
+		m.response(k, msg, ev)
 	default:
-		m.peerRequest(msg, ev)
+		m.peerRequest(k, msg, ev)
 	}
 }
 
-// response handles the answer to our outstanding request.
-func (m *Machine) response(msg *wire.Message, ev Received) {
+// ikeOf finds the IKE SA that a message belongs to.
+func (m *Machine) ikeOf(msg *wire.Message) *IKE {
+	for k := range m.ikes() {
+		if msg.SPIi == k.SPIi && msg.SPIr == k.SPIr {
+			return k
+		}
+	}
+	// The peer's SPI is not in IKE_SA_INIT requests, nor known before its answer.
 	k := &m.s.IKE
+	if msg.SPIi == k.SPIi && (m.s.Phase == InitSent || msg.Exchange == wire.ExchangeIKESAInit) {
+		return k
+	}
+	return nil
+}
+
+// response handles the answer to our outstanding request.
+func (m *Machine) response(k *IKE, msg *wire.Message, ev Received) {
 	r := k.Request
 	if r == nil || r.MessageID != msg.MessageID || r.Exchange != msg.Exchange {
 		m.discard("response without a request of ours")
@@ -165,7 +200,7 @@ func (m *Machine) response(msg *wire.Message, ev Received) {
 		m.initResponse(msg, ev)
 		return
 	}
-	payloads, first, inner, ok := m.open(msg, ev, [32]byte{})
+	payloads, first, inner, ok := m.open(k, msg, ev, [32]byte{})
 	if !ok {
 		return
 	}
@@ -175,14 +210,15 @@ func (m *Machine) response(msg *wire.Message, ev Received) {
 	case wire.ExchangeIKEAuth:
 		m.authResponse(payloads, first, inner)
 	case wire.ExchangeInformational:
-		m.informationalResponse(payloads)
+		m.informationalResponse(k, payloads)
+	case wire.ExchangeCreateChildSA:
+		m.createResponse(k, payloads)
 	}
 }
 
 // peerRequest handles a request of the peer's: the next one, or one that it
 // repeats because our answer got lost (RFC 7296 2.1 to 2.3).
-func (m *Machine) peerRequest(msg *wire.Message, ev Received) {
-	k := &m.s.IKE
+func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 	digest := sha256.Sum256(ev.Data) // now: opening decrypts in place
 	if msg.MessageID+1 == k.NextIn {
 		// The same bytes get the same answer, without opening them: keys may
@@ -198,43 +234,42 @@ func (m *Machine) peerRequest(msg *wire.Message, ev Received) {
 		m.discard("message id " + itoa(int(msg.MessageID)) + " outside the window, expected " + itoa(int(k.NextIn)))
 		return
 	}
-	if !m.expects(msg.Exchange) {
+	if !m.expects(k, msg.Exchange) {
 		m.discard(msg.Exchange.String() + " request not expected in phase " + m.s.Phase.String())
 		return
 	}
-	payloads, first, inner, ok := m.open(msg, ev, digest)
+	payloads, first, inner, ok := m.open(k, msg, ev, digest)
 	if !ok {
 		return
 	}
-	m.take(ev, digest)
+	m.take(k, ev, digest)
 	switch msg.Exchange {
 	case wire.ExchangeIKEIntermediate:
 		m.moreRequest(payloads, ev.Data, msg, inner)
 	case wire.ExchangeIKEAuth:
 		m.authRequest(msg, payloads, first, inner)
 	case wire.ExchangeInformational:
-		m.informationalRequest(msg.MessageID, payloads)
+		m.informationalRequest(k, msg.MessageID, payloads)
 	case wire.ExchangeCreateChildSA:
-		m.respond(msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyNoAdditionalSAs})
+		m.createRequest(k, msg.MessageID, payloads)
 	}
 }
 
 // expects says which requests of the peer a phase takes.
-func (m *Machine) expects(ex wire.ExchangeType) bool {
+func (m *Machine) expects(k *IKE, ex wire.ExchangeType) bool {
 	switch m.s.Phase {
 	case AwaitAuth:
 		more := int(m.s.Setup.Further) < len(m.s.IKE.Chosen.AdditionalKEs())
 		return more && ex == wire.ExchangeIKEIntermediate || !more && ex == wire.ExchangeIKEAuth
 	case Established, Closing:
-		return m.s.Pending == nil && (ex == wire.ExchangeInformational || ex == wire.ExchangeCreateChildSA)
+		return m.s.Pending == nil && m.s.Peer == nil && (ex == wire.ExchangeInformational || ex == wire.ExchangeCreateChildSA)
 	}
 	return false
 }
 
 // take accepts a request: its message id is used up, its answer is due, and
 // until the session is established the peer's address is where it came from.
-func (m *Machine) take(ev Received, digest [32]byte) {
-	k := &m.s.IKE
+func (m *Machine) take(k *IKE, ev Received, digest [32]byte) {
 	k.NextIn++
 	k.Answer = nil
 	k.AnswerTo = digest
@@ -247,8 +282,8 @@ func (m *Machine) take(ev Received, digest [32]byte) {
 // open authenticates and decrypts. What is not authentic changes nothing; what
 // is authentic but wrong is answered (requests) and, being the peer's own
 // error, ends a session that is not established (RFC 7296 2.21).
-func (m *Machine) open(msg *wire.Message, ev Received, digest [32]byte) ([]wire.Payload, wire.PayloadType, []byte, bool) {
-	if m.opener == nil {
+func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) ([]wire.Payload, wire.PayloadType, []byte, bool) {
+	if k.ciphers == nil {
 		m.discard("encrypted message before keys")
 		return nil, 0, nil, false
 	}
@@ -256,7 +291,7 @@ func (m *Machine) open(msg *wire.Message, ev Received, digest [32]byte) ([]wire.
 		m.discard(msg.Exchange.String() + " without an SK payload")
 		return nil, 0, nil, false
 	}
-	first, inner, err := wire.OpenInner(ev.Data, msg, m.opener)
+	first, inner, err := wire.OpenInner(ev.Data, msg, k.ciphers.opener)
 	if err != nil {
 		m.discard(err.Error())
 		return nil, 0, nil, false
@@ -272,12 +307,12 @@ func (m *Machine) open(msg *wire.Message, ev Received, digest [32]byte) ([]wire.
 	if err == nil {
 		return payloads, first, inner, true
 	}
-	m.badContent(msg, ev, digest, err)
+	m.badContent(k, msg, ev, digest, err)
 	return nil, 0, nil, false
 }
 
 // badContent answers an authentic message whose content is wrong.
-func (m *Machine) badContent(msg *wire.Message, ev Received, digest [32]byte, err error) {
+func (m *Machine) badContent(k *IKE, msg *wire.Message, ev Received, digest [32]byte, err error) {
 	if msg.IsResponse() {
 		m.discard(err.Error())
 		if m.s.Phase < Established {
@@ -286,7 +321,7 @@ func (m *Machine) badContent(msg *wire.Message, ev Received, digest [32]byte, er
 		}
 		return
 	}
-	m.take(ev, digest)
+	m.take(k, ev, digest)
 	n := &wire.Notify{NotifyType: wire.NotifyInvalidSyntax}
 	cause := event.InvalidSyntax
 	var crit *wire.UnsupportedCriticalPayload
@@ -295,7 +330,7 @@ func (m *Machine) badContent(msg *wire.Message, ev Received, digest [32]byte, er
 		cause = event.UnsupportedCritical
 	}
 	m.failed(cause, false, "", "", event.Fact{Name: "exchange", Value: msg.Exchange.String()}, event.Fact{Name: "detail", Value: err.Error()})
-	m.respond(msg.Exchange, msg.MessageID, n)
+	m.respond(k, msg.Exchange, msg.MessageID, n)
 	// RFC 7296 2.21.3: INVALID_SYNTAX ends the IKE SA; an unknown critical
 	// payload only this exchange, which is the end of a set-up, too.
 	if crit == nil || m.s.Phase < Established {

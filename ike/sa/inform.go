@@ -9,23 +9,56 @@ import (
 
 // nextTask begins the next request when the window is open.
 func (m *Machine) nextTask() {
+	m.deleteOthers()
 	k := &m.s.IKE
-	for m.s.Phase == Established && k.Request == nil && len(m.s.Tasks) > 0 {
+	// A successor that the peer has not moved to yet stops what is new.
+	for m.s.Phase == Established && k.Request == nil && m.s.Own == nil && m.next() == nil && len(m.s.Tasks) > 0 {
 		t := m.s.Tasks[0]
 		m.s.Tasks = m.s.Tasks[1:]
 		switch t.Kind {
+		case taskRekeyIKE:
+			m.beginCreate(&Create{Kind: RekeyIKESA})
+		case taskRekeyChild:
+			if c := m.child(t.Child); c != nil && c.canRekey() && m.conn.Child(c.Name) != nil {
+				m.beginCreate(&Create{Kind: RekeyChildSA, Child: c.Name, Old: c.UniqueID})
+			}
+		case taskCreateChild:
+			if m.conn.Child(t.Name) != nil {
+				m.beginCreate(&Create{Kind: CreateChild, Child: t.Name})
+			}
 		case taskDeleteIKE:
 			if m.s.EndReason == "" {
 				m.s.EndReason = "terminated"
 			}
 			m.to(Closing)
-			m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
+			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
 		case taskDeleteChild:
 			if c := m.child(t.Child); c != nil && c.Status == ChildDeleting {
-				m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, c.SPIIn))
+				m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, c.SPIIn))
 			}
 		case taskDeleteSPI:
-			m.request(wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, uint32(t.Child)))
+			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, uint32(t.Child)))
+		}
+	}
+}
+
+// deleteOthers deletes replaced IKE SAs, each in its own window.
+func (m *Machine) deleteOthers() {
+	kept := m.s.Tasks[:0]
+	var now []wire.SPI
+	for _, t := range m.s.Tasks {
+		k := m.ikeBySPI(wire.SPI(t.Child))
+		switch {
+		case t.Kind != taskDeleteOther || k != nil && k.Request != nil:
+			kept = append(kept, t)
+		case k != nil:
+			now = append(now, k.LocalSPI())
+		}
+	}
+	m.s.Tasks = kept
+	for _, spi := range now {
+		if k := m.ikeBySPI(spi); k != nil {
+			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
 		}
 	}
 }
@@ -40,9 +73,14 @@ func (m *Machine) child(id uint64) *Child {
 }
 
 // informationalResponse ends our INFORMATIONAL exchange.
-func (m *Machine) informationalResponse([]wire.Payload) {
-	m.s.IKE.Request = nil
+func (m *Machine) informationalResponse(k *IKE, _ []wire.Payload) {
+	k.Request = nil
 	m.persist = true
+	if k != &m.s.IKE {
+		m.dropIKE(k) // the only thing we say on a replaced one is its delete
+		m.nextTask()
+		return
+	}
 	if m.s.Phase == Closing {
 		m.fail(m.s.EndReason)
 		return
@@ -60,7 +98,9 @@ func (m *Machine) removeDeleting() bool {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.Status == ChildDeleting && !m.hasTask(c.UniqueID) {
+			c.Fade = c.OwnNew != 0 || c.PeerNew != 0
 			c.Status, found = ChildRemoving, true
+			m.finishReplaced(c)
 		}
 	}
 	return found
@@ -77,10 +117,15 @@ func (m *Machine) hasTask(child uint64) bool {
 
 // informationalRequest handles the peer's INFORMATIONAL (RFC 7296 1.4): deletes,
 // error notifies, or nothing, which asks whether we live.
-func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
+func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
+	if k.Role == IKENext { // the peer speaks on it, so it has moved to it
+		spi := k.LocalSPI()
+		m.promote(k)
+		k = m.ikeBySPI(spi)
+	}
 	if n, ok := wire.FindNotify(ps, wire.NotifyAuthenticationFailed); ok {
 		m.failed(event.AuthenticationFailed, true, "", "the peer did not accept our authentication: its log names the check", event.Fact{Name: "notify", Value: n.NotifyType.String()})
-		m.respond(wire.ExchangeInformational, id)
+		m.respond(k, wire.ExchangeInformational, id)
 		m.fail("the peer did not accept our authentication")
 		return
 	}
@@ -88,7 +133,10 @@ func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
 	remove := false
 	for d := range wire.All[*wire.Delete](ps) {
 		if d.Protocol == wire.ProtoIKE {
-			m.respond(wire.ExchangeInformational, id)
+			if m.peerDeletesIKE(k, id) {
+				return
+			}
+			m.respond(k, wire.ExchangeInformational, id)
 			m.fail("deleted by the peer")
 			return
 		}
@@ -98,11 +146,11 @@ func (m *Machine) informationalRequest(id uint32, ps []wire.Payload) {
 		}
 	}
 	if !remove {
-		m.respond(wire.ExchangeInformational, id)
+		m.respond(k, wire.ExchangeInformational, id)
 		return
 	}
 	// The answer says that the SAs are gone, so it waits until they are.
-	m.s.Pending = &PendingAnswer{MessageID: id, SPIs: spis}
+	m.s.Pending = &PendingAnswer{On: k.LocalSPI(), MessageID: id, SPIs: spis}
 	m.job(jobRemove)
 }
 
@@ -115,7 +163,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 		spi := binary.BigEndian.Uint32(d.SPI(n))
 		for i := range m.s.Children {
 			c := &m.s.Children[i]
-			if c.SPIOut != spi {
+			if c.SPIOut != spi || c.Status == ChildFading {
 				continue
 			}
 			if c.Status == ChildInstalled {
@@ -123,6 +171,8 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			}
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
+				c.Fade = c.PeerNew != 0 || c.OwnNew != 0
+				m.finishReplaced(c)
 			}
 		}
 	}
@@ -136,6 +186,13 @@ func (m *Machine) removed() {
 	kept := m.s.Children[:0]
 	for i := range m.s.Children {
 		c := m.s.Children[i]
+		if c.OutboundDue {
+			c.OutboundDue = false
+			c.Keys.Wipe()
+		}
+		if c.Status == ChildRemoving && c.Fade {
+			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
+		}
 		if c.Status == ChildRemoving {
 			m.childDown(&c, c.EndReason)
 			continue
@@ -150,7 +207,9 @@ func (m *Machine) removed() {
 		if len(p.SPIs) > 0 {
 			ps = append(ps, wire.NewDelete(wire.ProtoESP, p.SPIs...))
 		}
-		m.respond(wire.ExchangeInformational, p.MessageID, ps...)
+		if k := m.ikeBySPI(p.On); k != nil {
+			m.respond(k, wire.ExchangeInformational, p.MessageID, ps...)
+		}
 	}
 	m.nextTask()
 }

@@ -43,7 +43,7 @@ func (m *Machine) generated(p KEPair) {
 	st.Public, st.Private = p.Public, p.Private
 	if m.s.Phase == GeneratingMore {
 		m.to(MoreSent)
-		data := m.request(wire.ExchangeIKEIntermediate, &wire.KE{Method: st.KE, Data: st.Public})
+		data := m.request(&m.s.IKE, wire.ExchangeIKEIntermediate, &wire.KE{Method: st.KE, Data: st.Public})
 		m.addIntAuth(&st.IntAuthI, true, data, []wire.Payload{&wire.KE{Method: st.KE, Data: st.Public}})
 		return
 	}
@@ -73,7 +73,7 @@ func (m *Machine) sendInit() {
 	}
 	k.NextOut = 0
 	m.to(InitSent)
-	st.InitI = m.request(wire.ExchangeIKESAInit, payloads...)
+	st.InitI = m.request(&m.s.IKE, wire.ExchangeIKESAInit, payloads...)
 }
 
 // appendNATDetection adds the two notifies of RFC 7296 2.23. Forced
@@ -282,7 +282,7 @@ func (m *Machine) agreed(shared secret.Bytes) bool {
 	st.Private, st.Public, st.PeerPublic = nil, nil, nil
 	if err == nil {
 		k.SealCounter = 0
-		err = m.bind()
+		err = k.bind()
 	}
 	if err != nil {
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "detail", Value: err.Error()})

@@ -49,6 +49,8 @@ type (
 		Child   string
 		ChildID uint64 // 0: by name
 	}
+	// Rekey replaces the IKE SA (ChildID 0) or a CHILD SA by a new one.
+	Rekey struct{ ChildID uint64 }
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
@@ -59,6 +61,7 @@ func (Received) isEvent()  {}
 func (Tick) isEvent()      {}
 func (JobDone) isEvent()   {}
 func (Terminate) isEvent() {}
+func (Rekey) isEvent()     {}
 func (Abort) isEvent()     {}
 
 // Action is what the shell has to do after a step, in the order given: what is
@@ -81,6 +84,10 @@ type (
 		ID   uint32
 		Spec Spec
 	}
+	// Own says that one more IKE SPI leads to this session, Disown that one no
+	// longer does.
+	Own    struct{ SPI wire.SPI }
+	Disown struct{ SPI wire.SPI }
 	// Publish hands an event to the observers.
 	Publish struct{ Event event.Event }
 	// Authenticated: the session no longer counts as half open.
@@ -93,6 +100,8 @@ type (
 func (Persist) isAction()       {}
 func (Send) isAction()          {}
 func (Job) isAction()           {}
+func (Own) isAction()           {}
+func (Disown) isAction()        {}
 func (Publish) isAction()       {}
 func (Authenticated) isAction() {}
 func (Gone) isAction()          {}

@@ -14,18 +14,21 @@ import (
 var noTime time.Time
 
 // job asks for work and remembers that its answer is due.
-func (m *Machine) job(kind JobKind) {
+func (m *Machine) job(kind JobKind) { m.jobOf(kind, OfSession) }
+
+// jobOf is job for a CREATE_CHILD_SA exchange.
+func (m *Machine) jobOf(kind JobKind, side Side) {
 	if m.s.Phase >= Cleaning && kind != jobClean {
 		return // the step failed on its way here
 	}
 	m.s.NextJob++
-	ref := JobRef{ID: m.s.NextJob, Kind: kind}
+	ref := JobRef{ID: m.s.NextJob, Kind: kind, Of: side}
 	if kind == jobSign && !m.prepareSign() {
 		return
 	}
 	m.s.Jobs = append(m.s.Jobs, ref)
 	m.persist = true
-	m.act(Job{ID: ref.ID, Spec: m.spec(kind)})
+	m.act(Job{ID: ref.ID, Spec: m.spec(ref)})
 }
 
 // prepareSign settles the identity that the signature covers.
@@ -39,9 +42,12 @@ func (m *Machine) prepareSign() bool {
 
 // spec describes a job from nothing but the state and the configuration, so
 // that a restart can ask again.
-func (m *Machine) spec(kind JobKind) Spec {
+func (m *Machine) spec(ref JobRef) Spec {
+	if c := m.exchange(ref.Of); c != nil {
+		return m.createSpec(ref.Kind, c)
+	}
 	st, k := m.s.Setup, &m.s.IKE
-	switch kind {
+	switch ref.Kind {
 	case jobGenerate:
 		return GenerateKE{st.KE}
 	case jobEncapsulate:
@@ -55,10 +61,9 @@ func (m *Machine) spec(kind JobKind) Spec {
 	case jobReserve:
 		return ReserveSPI{m.reserveRequest()}
 	case jobAsk:
-		c := m.negotiated()
-		return AskChild{ReqID: c.ReqID, Conn: m.s.Conn, Child: c.Name, Remote: k.Remote.Addr(), LocalTS: identity(c.LocalTS), PeerTS: identity(c.PeerTS)}
+		return m.askChild(m.negotiated(), k)
 	case jobInstall:
-		return Kernel{m.installOps(m.negotiated())}
+		return Kernel{m.installOps(m.negotiated(), k)}
 	case jobRemove:
 		return Kernel{m.removingOps()}
 	case jobClean:
@@ -67,12 +72,16 @@ func (m *Machine) spec(kind JobKind) Spec {
 	panic("sa: unknown job kind") // unreachable: Decode refuses others
 }
 
+func (m *Machine) askChild(c *Child, k *IKE) AskChild {
+	return AskChild{ReqID: c.ReqID, Conn: m.s.Conn, Child: c.Name, Remote: k.Remote.Addr(), LocalTS: identity(c.LocalTS), PeerTS: identity(c.PeerTS)}
+}
+
 // jobDone continues where a job was asked for.
 func (m *Machine) jobDone(e JobDone) {
-	kind := JobKind(0)
+	kind, side := JobKind(0), OfSession
 	for i, j := range m.s.Jobs {
 		if j.ID == e.ID {
-			kind = j.Kind
+			kind, side = j.Kind, j.Of
 			m.s.Jobs = append(m.s.Jobs[:i], m.s.Jobs[i+1:]...)
 			break
 		}
@@ -86,6 +95,10 @@ func (m *Machine) jobDone(e JobDone) {
 			m.s.Orphans = append(m.s.Orphans, e.Result.(uint32))
 		}
 		m.clean()
+		return
+	}
+	if side != OfSession {
+		m.createJob(kind, side, e)
 		return
 	}
 	if e.Err != nil {
@@ -150,6 +163,7 @@ func (m *Machine) installed() {
 	c := m.negotiated()
 	c.Status, c.InstalledAt = ChildInstalled, m.env.Now
 	c.Keys.Wipe()
+	m.scheduleChild(c)
 	if m.s.IKE.Initiator {
 		m.finishInitiator()
 		return
@@ -166,7 +180,7 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 	case jobSign:
 		m.failed(event.CredentialMissing, false, "", "give the connection a secret or private key for its identity", detail)
 		if !m.s.IKE.Initiator {
-			m.respond(wire.ExchangeIKEAuth, m.s.Setup.AuthID, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
+			m.respond(&m.s.IKE, wire.ExchangeIKEAuth, m.s.Setup.AuthID, &wire.Notify{NotifyType: wire.NotifyAuthenticationFailed})
 		}
 		m.fail("we cannot authenticate")
 	case jobReserve, jobAsk, jobInstall:
@@ -181,7 +195,7 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 	default:
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: m.s.Setup.KE.String()}, detail)
 		if m.s.Phase == AnsweringMore {
-			m.respond(wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
+			m.respond(&m.s.IKE, wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		}
 		m.fail("key exchange failed")
 	}

@@ -67,9 +67,12 @@ func (c *Child) keyOut() dataplane.SAKey {
 
 // reserveRequest asks for an inbound SPI before the child is agreed.
 func (m *Machine) reserveRequest() dataplane.SPIRequest {
-	k := &m.s.IKE
+	return m.reserveFor(m.childConfig(), &m.s.IKE)
+}
+
+func (m *Machine) reserveFor(cfg *ChildConfig, k *IKE) dataplane.SPIRequest {
 	r := dataplane.SPIRequest{Src: k.Remote.Addr(), Dst: k.Local.Addr(), Proto: dataplane.ESP, Mode: dataplane.Tunnel}
-	if cfg := m.childConfig(); cfg != nil {
+	if cfg != nil {
 		r.Mode, r.IfID = cfg.Mode, cfg.IfIDIn
 		if cfg.MarkInSA {
 			r.Mark = cfg.MarkIn
@@ -96,14 +99,28 @@ func (m *Machine) childConfig() *ChildConfig {
 }
 
 // installOps are the two SAs and the policies of the negotiated child.
-func (m *Machine) installOps(c *Child) []dataplane.Op {
+func (m *Machine) installOps(c *Child, k *IKE) []dataplane.Op {
 	cfg := m.conn.Child(c.Name)
+	in, out := m.pairOf(c, cfg, k)
+	ops := make([]dataplane.Op, 0, 5)
+	ops = append(ops, dataplane.InstallSA{SA: in})
+	if !c.InboundOnly {
+		ops = append(ops, dataplane.InstallSA{SA: out})
+	}
+	if !cfg.Policies {
+		return ops
+	}
+	return append(ops, m.policyOps(c, cfg, true)...)
+}
+
+// pairOf describes a child's two SAs.
+func (m *Machine) pairOf(c *Child, cfg *ChildConfig, k *IKE) (in, out dataplane.SA) {
 	encrIn, authIn, encrOut, authOut := c.Keys.Er, c.Keys.Ar, c.Keys.Ei, c.Keys.Ai
 	if !c.Initiator {
 		encrIn, authIn, encrOut, authOut = encrOut, authOut, encrIn, authIn
 	}
-	in := dataplane.SA{SAKey: c.keyIn(), Src: c.Remote, Dir: dataplane.In, IfID: c.IfIDIn, ReplayWindow: cfg.ReplayWindow, SetMark: cfg.SetMarkIn}
-	out := dataplane.SA{SAKey: c.keyOut(), Src: c.Local, Dir: dataplane.Out, IfID: c.IfIDOut, SetMark: cfg.SetMarkOut}
+	in = dataplane.SA{SAKey: c.keyIn(), Src: c.Remote, Dir: dataplane.In, IfID: c.IfIDIn, ReplayWindow: cfg.ReplayWindow, SetMark: cfg.SetMarkIn}
+	out = dataplane.SA{SAKey: c.keyOut(), Src: c.Local, Dir: dataplane.Out, IfID: c.IfIDOut, SetMark: cfg.SetMarkOut}
 	in.AEAD, in.Crypt, in.Auth = algorithms(c.Chosen, encrIn, authIn)
 	out.AEAD, out.Crypt, out.Auth = algorithms(c.Chosen, encrOut, authOut)
 	for _, s := range []*dataplane.SA{&in, &out} {
@@ -112,16 +129,10 @@ func (m *Machine) installOps(c *Child) []dataplane.Op {
 		s.Flags = saFlags(c.Mode, cfg)
 	}
 	if c.Encap {
-		k := &m.s.IKE
 		in.Encap = &dataplane.Encap{SrcPort: k.Remote.Port(), DstPort: k.Local.Port()}
 		out.Encap = &dataplane.Encap{SrcPort: k.Local.Port(), DstPort: k.Remote.Port()}
 	}
-	ops := make([]dataplane.Op, 0, 5)
-	ops = append(ops, dataplane.InstallSA{SA: in}, dataplane.InstallSA{SA: out})
-	if !cfg.Policies {
-		return ops
-	}
-	return append(ops, m.policyOps(c, cfg, true)...)
+	return in, out
 }
 
 func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
@@ -192,12 +203,25 @@ func (m *Machine) removeOps(c *Child) []dataplane.Op {
 		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}} // reserved only
 	}
 	ops := m.policyOps(c, nil, false)
-	return append(ops, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
+	ops = append(ops, dataplane.DeleteSA{Key: c.keyOut()})
+	if c.Fade {
+		return ops
+	}
+	return append(ops, dataplane.DeleteSA{Key: c.keyIn()})
 }
 
 // removingOps are what jobRemove takes out.
 func (m *Machine) removingOps() []dataplane.Op {
 	var ops []dataplane.Op
+	for i := range m.s.Children {
+		// First what takes over, then what goes.
+		if c := &m.s.Children[i]; c.OutboundDue {
+			if cfg := m.conn.Child(c.Name); cfg != nil {
+				_, out := m.pairOf(c, cfg, &m.s.IKE)
+				ops = append(ops, dataplane.InstallSA{SA: out})
+			}
+		}
+	}
 	for i := range m.s.Children {
 		if m.s.Children[i].Status == ChildRemoving {
 			ops = append(ops, m.removeOps(&m.s.Children[i])...)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"espalier/ike/suite"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
@@ -21,8 +20,6 @@ type Machine struct {
 
 	// What follows is derived from the state and never encoded.
 	conn    *Connection
-	sealer  suite.Sealer
-	opener  wire.Opener
 	inner   []wire.Payload // Setup.Inner parsed
 	acts    []Action
 	env     *Env
@@ -72,10 +69,12 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.tick()
 	case Terminate:
 		m.terminate(e)
+	case Rekey:
+		m.rekey(e.ChildID)
 	case Abort:
 		m.fail(e.Reason)
 	}
-	m.bindSealer()
+	m.keepCounters()
 	return m.ordered()
 }
 
@@ -85,7 +84,7 @@ func (m *Machine) Resume(env *Env) []Action {
 	m.acts, m.env, m.persist = m.acts[:0], env, false
 	defer func() { m.env = nil }()
 	for _, j := range m.s.Jobs {
-		m.act(Job{ID: j.ID, Spec: m.spec(j.Kind)})
+		m.act(Job{ID: j.ID, Spec: m.spec(j)})
 	}
 	return m.ordered()
 }
@@ -93,8 +92,20 @@ func (m *Machine) Resume(env *Env) []Action {
 // Deadline is when Tick is due; zero when never.
 func (m *Machine) Deadline() time.Time {
 	d := m.s.Expires
-	if r := m.s.IKE.Request; r != nil && (d.IsZero() || r.Again.Before(d)) {
-		d = r.Again
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (d.IsZero() || t.Before(d)) {
+			d = t
+		}
+	}
+	for k := range m.ikes() {
+		if k.Request != nil {
+			sooner(k.Request.Again)
+		}
+		sooner(k.RekeyAt)
+	}
+	for i := range m.s.Children {
+		sooner(m.s.Children[i].RekeyAt)
+		sooner(m.s.Children[i].FadeAt)
 	}
 	return d
 }
@@ -110,6 +121,9 @@ func (m *Machine) Initiator() bool { return m.s.IKE.Initiator }
 
 // LocalSPI is the IKE SPI that peers address us with.
 func (m *Machine) LocalSPI() wire.SPI { return m.s.IKE.LocalSPI() }
+
+// Owns reports whether messages to our SPI belong to this session.
+func (m *Machine) Owns(spi wire.SPI) bool { return m.ikeBySPI(spi) != nil }
 
 // PeerSPI is the peer's IKE SPI; zero before it is known.
 func (m *Machine) PeerSPI() wire.SPI { return m.s.IKE.PeerSPI() }
@@ -193,9 +207,14 @@ func (m *Machine) tick() {
 		}
 		return
 	}
-	if r := m.s.IKE.Request; r != nil && !now.Before(r.Again) {
-		m.retransmit()
+	for k := range m.ikes() {
+		if k.Request != nil && !now.Before(k.Request.Again) {
+			m.retransmit(k)
+			return // the rest at the next tick: the list may have changed
+		}
 	}
+	m.rekeyDue(now)
+	m.nextTask()
 }
 
 // terminate is the operator's wish to end the session or one CHILD SA.
@@ -211,7 +230,9 @@ func (m *Machine) terminate(e Terminate) {
 		return
 	}
 	if whole {
-		m.queue(Task{Kind: taskDeleteIKE})
+		if !slices.Contains(m.s.Tasks, Task{Kind: taskDeleteIKE}) {
+			m.queue(Task{Kind: taskDeleteIKE})
+		}
 		return
 	}
 	for i := range m.s.Children {
@@ -236,7 +257,11 @@ func (m *Machine) fail(reason string) {
 		return
 	}
 	m.s.EndReason = reason
-	m.s.IKE.Request, m.s.Expires, m.s.Tasks, m.s.Pending = nil, time.Time{}, nil, nil
+	m.s.Expires, m.s.Tasks, m.s.Pending = time.Time{}, nil, nil
+	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
+	m.dropOthers()
+	m.dropExchange(&m.s.Own)
+	m.dropExchange(&m.s.Peer)
 	// Results of the old jobs no longer count, but an SPI that is being reserved
 	// must come back to be released.
 	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Kind != jobReserve })
@@ -284,6 +309,7 @@ func (m *Machine) end() {
 	m.to(Ended)
 	m.s.Expires, m.s.IKE.Answer = time.Time{}, nil
 	m.s.IKE.Keys.Wipe()
+	m.act(Disown{m.LocalSPI()})
 	m.act(Gone{})
 }
 

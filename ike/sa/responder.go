@@ -114,12 +114,12 @@ func (m *Machine) encapsulated(a KEAnswer) {
 	if len(m.s.IKE.Chosen.AdditionalKEs()) > 0 {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.NotifyIntermediateExchangeSupported})
 	}
-	st.InitR = wire.AppendMessage(nil, m.header(wire.ExchangeIKESAInit, 0, true), payloads)
+	st.InitR = wire.AppendMessage(nil, m.s.IKE.header(wire.ExchangeIKESAInit, 0, true), payloads)
 	if !m.agreed(a.Shared) {
 		return
 	}
 	m.to(AwaitAuth)
-	m.answer(st.InitR)
+	m.answer(&m.s.IKE, st.InitR)
 }
 
 // moreRequest handles the initiator's half of a further key exchange.
@@ -129,7 +129,7 @@ func (m *Machine) moreRequest(ps []wire.Payload, raw []byte, msg *wire.Message, 
 	ke, ok := wire.First[*wire.KE](ps)
 	if !ok || ke.Method != want {
 		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: want.String()}, event.Fact{Name: "found", Value: keName(ke)})
-		m.respond(msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
+		m.respond(&m.s.IKE, msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		m.fail("further key exchange missing")
 		return
 	}
@@ -145,7 +145,7 @@ func (m *Machine) answerMore(a KEAnswer) {
 	st := m.s.Setup
 	ps := []wire.Payload{&wire.KE{Method: st.KE, Data: a.Public}}
 	m.to(AwaitAuth)
-	m.respond(wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, ps...)
+	m.respond(&m.s.IKE, wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, ps...)
 	if m.s.Phase != AwaitAuth {
 		return
 	}

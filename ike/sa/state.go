@@ -173,6 +173,11 @@ type State struct {
 	// Expires ends a half-open responder, and the lingering after the end.
 	Expires   time.Time
 	EndReason string
+	// Others are IKE SAs beside the current one: replaced ones until they are
+	// deleted, and new ones that the peer made by rekeying and has not moved to.
+	Others []*IKE
+	// Own and Peer are the CREATE_CHILD_SA exchanges under way, one each way.
+	Own, Peer *Create
 	// Orphans are reserved inbound SPIs that no CHILD SA took.
 	Orphans []uint32
 }
@@ -194,8 +199,13 @@ type IKE struct {
 	NextOut       uint32 // message id of our next request
 	NextIn        uint32 // message id that the peer's next request must have
 	Request       *Request
+	RekeyAt       time.Time // when we rekey it; a replaced one: when it is forgotten
+	Role          IKERole
+	MinNonce      []byte   // the lower nonce of the exchange that made it by rekeying
 	Answer        []byte   // our last response; nil while one is being made
 	AnswerTo      [32]byte // SHA-256 of the request it answers, to know a repetition
+
+	*ciphers // from Keys; never encoded
 }
 
 // Request is our outstanding request (the window is one).
@@ -243,6 +253,7 @@ const (
 	ChildInstalled  ChildStatus = 1
 	ChildDeleting   ChildStatus = 2 // our delete waits for the peer's answer
 	ChildRemoving   ChildStatus = 3 // the kernel is removing it
+	ChildFading     ChildStatus = 4 // replaced and deleted; only its inbound SA is left, for a moment
 )
 
 func (s ChildStatus) String() string {
@@ -255,6 +266,8 @@ func (s ChildStatus) String() string {
 		return "DELETING"
 	case ChildRemoving:
 		return "REMOVING"
+	case ChildFading:
+		return "FADING"
 	}
 	return fmt.Sprintf("ChildStatus(%d)", uint8(s))
 }
@@ -277,7 +290,23 @@ type Child struct {
 	IfIDIn, IfIDOut uint32
 	Keys            suite.ChildKeys // until installed; then only the kernel has them
 	InstalledAt     time.Time
-	EndReason       string
+	RekeyAt         time.Time // when we rekey it
+	// InboundOnly: the peer rekeyed, and what we send stays on the old SA until
+	// the peer has deleted that one, which shows that it has the new one.
+	InboundOnly bool
+	// OwnNew and PeerNew are the children that replace this one, made by our
+	// exchange and by the peer's; OwnNonce and PeerNonce the lower nonce of each,
+	// which decides a collision (RFC 7296 2.8.1).
+	OwnNew, PeerNew     uint64
+	OwnNonce, PeerNonce []byte
+	// OutboundDue: the outbound SA that InboundOnly held back is being installed.
+	OutboundDue bool
+	// Fade: only the outbound half goes now.
+	Fade bool
+	// FadeAt ends a replaced child's inbound SA, which outlives the exchange for
+	// packets that are still under way.
+	FadeAt    time.Time
+	EndReason string
 }
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from
@@ -302,6 +331,58 @@ const (
 type JobRef struct {
 	ID   uint32
 	Kind JobKind
+	Of   Side // which exchange it works for
+}
+
+// Side names the exchange that a job works for.
+type Side uint8
+
+// The sides; their numbers are part of the encoding.
+const (
+	OfSession Side = 0 // the set-up, or the session as a whole
+	OfOwn     Side = 1 // our CREATE_CHILD_SA exchange
+	OfPeer    Side = 2 // the peer's
+)
+
+// IKERole is what an IKE SA is to its session.
+type IKERole uint8
+
+// The roles; their numbers are part of the encoding.
+const (
+	IKECurrent  IKERole = 0
+	IKENext     IKERole = 1 // made by the peer's rekeying; the peer has not moved to it yet
+	IKEReplaced IKERole = 2 // waits for its delete
+)
+
+// CreateKind is what a CREATE_CHILD_SA exchange makes.
+type CreateKind uint8
+
+// The kinds of exchange; their numbers are part of the encoding.
+const (
+	CreateChild  CreateKind = 0 // a further CHILD SA
+	RekeyChildSA CreateKind = 1
+	RekeyIKESA   CreateKind = 2
+)
+
+// Create is a CREATE_CHILD_SA exchange under way (RFC 7296 1.3).
+type Create struct {
+	Kind       CreateKind
+	Child      string   // configuration of the new child
+	Old        uint64   // RekeyChildSA: the child that is replaced
+	On         wire.SPI // own SPI of the IKE SA it runs on
+	MessageID  uint32   // of the peer's request
+	KE         wire.KEMethod
+	Private    secret.Bytes
+	Public     []byte
+	PeerPublic []byte
+	Shared     secret.Bytes
+	FixedKE    bool
+	Ni, Nr     []byte
+	SPI        uint32   // our inbound SPI, until the candidate takes it
+	NewSPI     wire.SPI // our SPI of the new IKE SA
+	PeerNewSPI wire.SPI
+	Chosen     suite.Choice
+	Candidate  *Child // the new child until it is installed
 }
 
 // TaskKind is a kind of request we want to make.
@@ -311,6 +392,10 @@ type TaskKind uint8
 const (
 	taskDeleteChild TaskKind = 1
 	taskDeleteIKE   TaskKind = 2
+	taskRekeyChild  TaskKind = 4
+	taskRekeyIKE    TaskKind = 5
+	taskCreateChild TaskKind = 6 // Task.Name is its configuration
+	taskDeleteOther TaskKind = 7 // Task.Child is the own SPI of an IKE SA in Others
 	taskDeleteSPI   TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
 )
 
@@ -318,10 +403,12 @@ const (
 type Task struct {
 	Kind  TaskKind
 	Child uint64 // unique id
+	Name  string
 }
 
 // PendingAnswer is a peer's request whose answer waits for the kernel.
 type PendingAnswer struct {
+	On        wire.SPI // our SPI of the IKE SA it came on
 	MessageID uint32
 	SPIs      []uint32 // our inbound SPIs of the deleted children, for the answer
 }

@@ -68,7 +68,7 @@ func childState(s ChildStatus) ChildState {
 		return ChildSAInstalling
 	case ChildInstalled:
 		return ChildSAInstalled
-	case ChildDeleting:
+	case ChildDeleting, ChildFading:
 		return ChildSADeleting
 	}
 	return ChildSADestroying

@@ -99,6 +99,20 @@ func (v IKEDown) MarshalZerologObject(e *zerolog.Event) {
 	e.Str("reason", v.Reason)
 }
 
+// IKERekeyed: the IKE SA was replaced by a new one, which has its children.
+type IKERekeyed struct {
+	IKE
+	OldSPIi, OldSPIr uint64
+	Proposal         string
+}
+
+func (IKERekeyed) Message() string      { return "IKE SA rekeyed" }
+func (IKERekeyed) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v IKERekeyed) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Hex("old_spi_i", be64(v.OldSPIi)).Hex("old_spi_r", be64(v.OldSPIr)).Str("proposal", v.Proposal)
+}
+
 // ChildUp: a CHILD SA is installed in the data plane.
 type ChildUp struct {
 	IKE

@@ -203,7 +203,7 @@ func (n *Node) receive(p Packet) {
 		if m == nil {
 			continue
 		}
-		if m.LocalSPI() == own || own == 0 && !m.Initiator() && m.PeerSPI() == h.SPIi {
+		if m.Owns(own) || own == 0 && !m.Initiator() && m.PeerSPI() == h.SPIi {
 			n.step(i, ev)
 			return
 		}

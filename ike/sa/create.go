@@ -1,0 +1,425 @@
+package sa
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"slices"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+	"espalier/internal/secret"
+)
+
+// A CREATE_CHILD_SA exchange (RFC 7296 1.3) walks, on the side that began it
+// and on the other:
+//
+//	ours:   [generate] → [reserve] → request … response → [decapsulate] → ask → install → done
+//	peer's: request → [encapsulate] → reserve → ask → install → response
+//
+// The rekeying of an IKE SA has no reserve, ask and install.
+
+// exchange is the exchange of a side; nil for OfSession.
+func (m *Machine) exchange(s Side) *Create {
+	switch s {
+	case OfOwn:
+		return m.s.Own
+	case OfPeer:
+		return m.s.Peer
+	}
+	return nil
+}
+
+func (m *Machine) sideOf(c *Create) Side {
+	if c == m.s.Own {
+		return OfOwn
+	}
+	return OfPeer
+}
+
+// dropExchange forgets an exchange; what it reserved or installed becomes an
+// orphan or is removed with the children.
+func (m *Machine) dropExchange(p **Create) {
+	c := *p
+	if c == nil {
+		return
+	}
+	side := m.sideOf(c)
+	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Of == side && j.Kind != jobReserve })
+	for i := range m.s.Jobs {
+		if m.s.Jobs[i].Of == side {
+			m.s.Jobs[i].Of = OfSession // its SPI becomes an orphan when it comes
+		}
+	}
+	if c.SPI != 0 {
+		m.s.Orphans = append(m.s.Orphans, c.SPI)
+	}
+	if c.Candidate != nil {
+		c.Candidate.Status, c.Candidate.EndReason = ChildRemoving, "not completed"
+		m.s.Children = append(m.s.Children, *c.Candidate)
+	}
+	c.Private.Wipe()
+	c.Shared.Wipe()
+	*p = nil
+	m.persist = true
+}
+
+// release takes out of the kernel what dropExchange left.
+func (m *Machine) release() {
+	if len(m.removingOps()) > 0 {
+		m.job(jobRemove)
+	}
+}
+
+// beginCreate starts our exchange; its task said what for.
+func (m *Machine) beginCreate(c *Create) {
+	k := &m.s.IKE
+	c.On = k.LocalSPI()
+	c.Ni = m.nonce()
+	m.s.Own = c
+	m.persist = true
+	switch {
+	case c.Kind == RekeyIKESA:
+		c.NewSPI = NewSPI(BucketOf(c.On), uint8(c.On>>48), m.env.Rand)
+		c.KE = k.Chosen.KE()
+	default:
+		c.KE = suite.FirstKE(m.conn.Child(c.Child).Proposals)
+	}
+	if c.KE != wire.KENone {
+		m.jobOf(jobGenerate, OfOwn)
+		return
+	}
+	m.jobOf(jobReserve, OfOwn)
+}
+
+func (m *Machine) nonce() []byte {
+	n := make([]byte, nonceLen)
+	if _, err := io.ReadFull(m.env.Rand, n); err != nil {
+		m.fail("no randomness")
+	}
+	return n
+}
+
+// createSpec describes a job of an exchange.
+func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
+	k := m.ikeBySPI(c.On)
+	switch kind {
+	case jobGenerate:
+		return GenerateKE{c.KE}
+	case jobEncapsulate:
+		return EncapsulateKE{c.KE, c.PeerPublic}
+	case jobDecapsulate:
+		return DecapsulateKE{c.KE, c.Private, c.PeerPublic}
+	case jobReserve:
+		return ReserveSPI{m.reserveFor(m.conn.Child(c.Child), k)}
+	case jobAsk:
+		return m.askChild(c.Candidate, k)
+	case jobInstall:
+		return Kernel{m.installOps(c.Candidate, k)}
+	}
+	panic("sa: unknown job kind of an exchange") // unreachable: Decode refuses others
+}
+
+// createJob continues an exchange with a job's result.
+func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
+	c := m.exchange(side)
+	if e.Err != nil {
+		m.createJobFailed(kind, c, e.Err)
+		return
+	}
+	switch kind {
+	case jobGenerate:
+		p := e.Result.(KEPair)
+		c.Public, c.Private = p.Public, p.Private
+		if c.Kind != RekeyIKESA && c.SPI == 0 {
+			m.jobOf(jobReserve, side)
+			return
+		}
+		m.sendCreate(c)
+	case jobEncapsulate:
+		a := e.Result.(KEAnswer)
+		c.Public, c.Shared = a.Public, a.Shared
+		if c.Kind == RekeyIKESA {
+			m.answerIKERekey(c)
+			return
+		}
+		m.jobOf(jobReserve, side)
+	case jobDecapsulate:
+		c.Shared = e.Result.(secret.Bytes)
+		c.Private.Wipe()
+		if c.Kind == RekeyIKESA {
+			m.ownIKERekeyed(c)
+			return
+		}
+		m.jobOf(jobAsk, side)
+	case jobReserve:
+		c.SPI = e.Result.(uint32)
+		if side == OfOwn {
+			m.sendCreate(c)
+			return
+		}
+		c.Candidate.SPIIn, c.SPI = c.SPI, 0
+		m.jobOf(jobAsk, side)
+	case jobAsk:
+		ids := e.Result.(ChildIDs)
+		c.Candidate.UniqueID, c.Candidate.ReqID = ids.UniqueID, ids.ReqID
+		k := m.ikeBySPI(c.On)
+		keys, err := suite.DeriveChild(k.Chosen.PRF(), k.Keys.D, c.Candidate.Chosen, c.Shared, c.Ni, c.Nr)
+		c.Shared.Wipe()
+		if err != nil {
+			m.createJobFailed(kind, c, err)
+			return
+		}
+		c.Candidate.Keys = keys
+		m.jobOf(jobInstall, side)
+	case jobInstall:
+		m.createInstalled(c, side)
+	}
+}
+
+// createJobFailed ends an exchange for a reason of our own.
+func (m *Machine) createJobFailed(kind JobKind, c *Create, err error) {
+	m.failed(event.KernelRefused, false, c.Child, "", event.Fact{Name: "step", Value: kernelStep(kind)}, event.Fact{Name: "detail", Value: err.Error()})
+	if c == m.s.Peer {
+		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyNoProposalChosen})
+		return
+	}
+	m.endOwn(true)
+}
+
+// endOwn ends our exchange without success; the old SA is rekeyed again a
+// little later when retry is set.
+func (m *Machine) endOwn(retry bool) {
+	c := m.s.Own
+	if cand := c.Candidate; cand != nil && cand.SPIIn != 0 {
+		// The peer has installed what we can't use.
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(cand.SPIIn)})
+	}
+	if retry {
+		at := m.env.Now.Add(m.retryPause())
+		if old := m.child(c.Old); old != nil && old.Status == ChildInstalled && old.PeerNew == 0 {
+			old.RekeyAt = at
+		}
+		if c.Kind == RekeyIKESA {
+			m.s.IKE.RekeyAt = at
+		}
+	}
+	m.dropExchange(&m.s.Own)
+	m.release()
+	m.nextTask()
+}
+
+// retryPause is random so that two sides that refuse each other part.
+func (m *Machine) retryPause() time.Duration {
+	var b [1]byte
+	_, _ = io.ReadFull(m.env.Rand, b[:])
+	return 2*time.Second + time.Duration(b[0])*20*time.Millisecond
+}
+
+// sendCreate sends the CREATE_CHILD_SA request.
+func (m *Machine) sendCreate(c *Create) {
+	k := m.ikeBySPI(c.On)
+	var ps []wire.Payload
+	if c.Kind == RekeyIKESA {
+		spi := binary.BigEndian.AppendUint64(nil, uint64(c.NewSPI))
+		ps = append(ps, suite.Offer(m.conn.Proposals, spi, c.KE), &wire.Nonce{Data: c.Ni}, &wire.KE{Method: c.KE, Data: c.Public})
+		m.request(k, wire.ExchangeCreateChildSA, ps...)
+		return
+	}
+	cfg := m.conn.Child(c.Child)
+	local, remote := m.resolve(cfg)
+	if old := m.child(c.Old); old != nil {
+		local, remote = old.LocalTS, old.PeerTS
+		ps = append(ps, &wire.Notify{Protocol: wire.ProtoESP, SPI: binary.BigEndian.AppendUint32(nil, old.SPIIn), NotifyType: wire.NotifyRekeySA})
+	}
+	if cfg.Mode == dataplane.Transport {
+		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
+	}
+	spi := binary.BigEndian.AppendUint32(nil, c.SPI)
+	proposals := cfg.Proposals
+	if c.KE == wire.KENone {
+		proposals = suite.WithoutKE(proposals)
+	}
+	ps = append(ps, suite.Offer(proposals, spi, c.KE), &wire.Nonce{Data: c.Ni})
+	if c.KE != wire.KENone {
+		ps = append(ps, &wire.KE{Method: c.KE, Data: c.Public})
+	}
+	ps = append(ps, wireTS(true, local), wireTS(false, remote))
+	m.request(k, wire.ExchangeCreateChildSA, ps...)
+}
+
+// createResponse handles the answer to our CREATE_CHILD_SA request.
+func (m *Machine) createResponse(k *IKE, ps []wire.Payload) {
+	c := m.s.Own
+	k.Request = nil
+	m.persist = true
+	if c == nil || c.On != k.LocalSPI() {
+		m.nextTask()
+		return
+	}
+	if n, ok := wire.FindError(ps); ok {
+		m.createRefused(c, n)
+		return
+	}
+	sa, ok1 := wire.First[*wire.SA](ps)
+	nonce, ok2 := wire.First[*wire.Nonce](ps)
+	ke, hasKE := wire.First[*wire.KE](ps)
+	if !ok1 || !ok2 || c.KE != wire.KENone && (!hasKE || ke.Method != c.KE) {
+		m.failed(event.InvalidSyntax, false, c.Child, "", event.Fact{Name: "detail", Value: "CREATE_CHILD_SA response without SA, Nonce or KE"})
+		m.endOwn(true)
+		return
+	}
+	c.Nr = bytes.Clone(nonce.Data)
+	if hasKE {
+		c.PeerPublic = bytes.Clone(ke.Data)
+	}
+	if !m.acceptCreate(c, k, sa, ps) {
+		m.endOwn(true)
+		return
+	}
+	if c.KE != wire.KENone {
+		m.jobOf(jobDecapsulate, OfOwn)
+		return
+	}
+	m.jobOf(jobAsk, OfOwn)
+}
+
+// acceptCreate checks what the peer chose.
+func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload) bool {
+	cfg := m.conn.Child(c.Child)
+	ours := m.conn.Proposals
+	if c.Kind != RekeyIKESA {
+		ours = cfg.Proposals
+		if c.KE == wire.KENone {
+			ours = suite.WithoutKE(ours)
+		}
+	}
+	choice, err := suite.Accept(ours, sa.Proposals)
+	good := err == nil && choice.KE() == c.KE
+	if c.Kind == RekeyIKESA {
+		good = good && len(choice.SPI) == 8 && binary.BigEndian.Uint64(choice.SPI) != 0
+	} else {
+		good = good && validSPI(choice.SPI)
+	}
+	if !good {
+		m.failed(event.NoProposalChosen, false, c.Child, "the peer answered with something we did not offer",
+			event.Fact{Name: "ours", Value: suite.Join(ours)}, event.Fact{Name: "peer", Value: suite.JoinWire(sa.Proposals)}, event.Fact{Name: "detail", Value: errText(err, "SPI or key exchange method")})
+		return false
+	}
+	c.Chosen = choice
+	if c.Kind == RekeyIKESA {
+		c.PeerNewSPI = wire.SPI(binary.BigEndian.Uint64(choice.SPI))
+		return true
+	}
+	local, remote, ok := m.acceptTS(c, cfg, ps)
+	if !ok {
+		return false
+	}
+	_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
+	c.Candidate = m.candidate(cfg, k, choice, local, remote, transport, true)
+	c.Candidate.SPIIn, c.SPI = c.SPI, 0
+	return true
+}
+
+// createRefused handles an error notify in answer to our request (RFC 7296 2.25).
+func (m *Machine) createRefused(c *Create, n *wire.Notify) {
+	switch n.NotifyType {
+	case wire.NotifyTemporaryFailure:
+		m.endOwn(true)
+	case wire.NotifyChildSANotFound:
+		// The peer has deleted it and its delete is on its way, or got lost with
+		// the peer's memory: ours is of no use.
+		if old := m.child(c.Old); old != nil && old.Status == ChildInstalled {
+			old.Status, old.EndReason = ChildRemoving, "the peer no longer has it"
+			if !m.hasOther(old) {
+				m.s.Tasks = append(m.s.Tasks, Task{Kind: taskCreateChild, Name: old.Name})
+			}
+		}
+		m.endOwn(false)
+	case wire.NotifyInvalidKEPayload:
+		want := wire.KENone
+		if len(n.Data) == 2 {
+			want = wire.KEMethod(binary.BigEndian.Uint16(n.Data))
+		}
+		ours := m.conn.Proposals
+		if cfg := m.conn.Child(c.Child); cfg != nil && c.Kind != RekeyIKESA {
+			ours = cfg.Proposals
+		}
+		if c.FixedKE || want == wire.KENone || !suite.OffersKE(ours, want) {
+			m.failed(event.InvalidKEPayload, true, c.Child, "configure a key exchange method that both sides accept",
+				event.Fact{Name: "sent", Value: c.KE.String()}, event.Fact{Name: "peer_wants", Value: want.String()})
+			m.endOwn(true)
+			return
+		}
+		c.FixedKE, c.KE = true, want
+		c.Private.Wipe()
+		m.jobOf(jobGenerate, OfOwn)
+	default:
+		m.failed(event.PeerError, true, c.Child, "", event.Fact{Name: "exchange", Value: "CREATE_CHILD_SA"}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
+		m.endOwn(true)
+	}
+}
+
+// hasOther reports whether another CHILD SA does what c does.
+func (m *Machine) hasOther(c *Child) bool {
+	for i := range m.s.Children {
+		o := &m.s.Children[i]
+		if o.UniqueID != c.UniqueID && o.Name == c.Name && o.Status == ChildInstalled && sameTS(o.LocalTS, c.LocalTS) && sameTS(o.PeerTS, c.PeerTS) {
+			return true
+		}
+	}
+	return false
+}
+
+// createInstalled: the candidate is in the kernel.
+func (m *Machine) createInstalled(c *Create, side Side) {
+	cand := c.Candidate
+	cand.Status, cand.InstalledAt = ChildInstalled, m.env.Now
+	if !cand.InboundOnly {
+		cand.Keys.Wipe()
+	}
+	m.scheduleChild(cand)
+	m.s.Children = append(m.s.Children, *cand)
+	c.Candidate = nil
+	m.childUp(cand)
+	old := m.child(c.Old)
+	low := lower(c.Ni, c.Nr)
+	if side == OfPeer {
+		if old != nil {
+			old.PeerNew, old.PeerNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
+		}
+		m.answerChild(c, m.child(cand.UniqueID))
+		return
+	}
+	m.dropExchange(&m.s.Own)
+	if old != nil {
+		old.OwnNew, old.OwnNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
+		m.settleRekey(old)
+	}
+	m.nextTask()
+}
+
+// settleRekey decides, when our exchange is done, what is deleted by us: the old
+// child, or, when a collision made two new ones and ours came of the lowest
+// nonce, our own new one (RFC 7296 2.8.1).
+func (m *Machine) settleRekey(old *Child) {
+	gone := old.UniqueID
+	if old.PeerNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) < 0 {
+		gone = old.OwnNew
+	}
+	if c := m.child(gone); c != nil && c.Status == ChildInstalled {
+		c.Status, c.EndReason = ChildDeleting, "rekeyed"
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteChild, Child: gone})
+	}
+}
+
+// lower is the lower of two nonces.
+func lower(a, b []byte) []byte {
+	if bytes.Compare(a, b) < 0 {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,243 @@
+package sa
+
+import (
+	"bytes"
+	"io"
+	"slices"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+const transportMode = dataplane.Transport
+
+// canRekey: installed, not replaced already, and known to the peer. A child that
+// the peer's request made is not known to it before our answer arrives.
+func (c *Child) canRekey() bool {
+	return c.Status == ChildInstalled && c.PeerNew == 0 && c.OwnNew == 0 && !c.InboundOnly
+}
+
+// fadeTime is how long a replaced child's inbound SA outlives its delete, for
+// packets that are still under way.
+const fadeTime = 5 * time.Second
+
+// schedule is the instant of a rekeying: the time less a random part of the
+// margin, so that the two sides, and many tunnels, do not do it at once.
+func (m *Machine) schedule(after, margin time.Duration) time.Time {
+	if after <= 0 {
+		return time.Time{}
+	}
+	if margin > 0 {
+		var b [4]byte
+		_, _ = io.ReadFull(m.env.Rand, b[:])
+		f := float64(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8|uint32(b[3])) / (1 << 32)
+		after -= time.Duration(f * float64(min(margin, after)))
+	}
+	return m.env.Now.Add(after)
+}
+
+func (m *Machine) scheduleChild(c *Child) {
+	if cfg := m.conn.Child(c.Name); cfg != nil {
+		c.RekeyAt = m.schedule(cfg.RekeyTime, cfg.LifeTime-cfg.RekeyTime)
+	}
+}
+
+// rekey is the wish to replace the IKE SA (0) or a child.
+func (m *Machine) rekey(child uint64) {
+	switch {
+	case m.s.Phase != Established:
+	case child == 0:
+		m.s.IKE.RekeyAt = m.env.Now
+	default:
+		if c := m.child(child); c != nil && c.canRekey() {
+			c.RekeyAt = m.env.Now
+		}
+	}
+	m.rekeyDue(m.env.Now)
+	m.nextTask()
+}
+
+// rekeyDue turns passed deadlines into tasks and ends what has faded.
+func (m *Machine) rekeyDue(now time.Time) {
+	if m.s.Phase != Established {
+		return
+	}
+	due := func(p *time.Time) bool {
+		if p.IsZero() || now.Before(*p) {
+			return false
+		}
+		*p = time.Time{}
+		m.persist = true
+		return true
+	}
+	if due(&m.s.IKE.RekeyAt) {
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskRekeyIKE})
+	}
+	for _, k := range slices.Clone(m.s.Others) {
+		if k.Role == IKEReplaced && due(&k.RekeyAt) {
+			m.dropIKE(k)
+		}
+	}
+	remove := false
+	for i := range m.s.Children {
+		c := &m.s.Children[i]
+		if c.Status == ChildInstalled && due(&c.RekeyAt) {
+			if c.InboundOnly {
+				c.RekeyAt = now.Add(m.retryPause())
+				continue
+			}
+			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskRekeyChild, Child: c.UniqueID})
+		}
+		if c.Status == ChildFading && due(&c.FadeAt) {
+			c.Status, remove = ChildRemoving, true
+		}
+	}
+	if remove {
+		m.job(jobRemove)
+	}
+}
+
+// next is the IKE SA that the peer made by rekeying and has not moved to yet.
+func (m *Machine) next() *IKE {
+	for _, k := range m.s.Others {
+		if k.Role == IKENext {
+			return k
+		}
+	}
+	return nil
+}
+
+// ikeBySPI finds an IKE SA by our SPI; nil when it is gone.
+func (m *Machine) ikeBySPI(spi wire.SPI) *IKE {
+	for k := range m.ikes() {
+		if k.LocalSPI() == spi {
+			return k
+		}
+	}
+	return nil
+}
+
+// newIKE derives the IKE SA that a rekeying makes (RFC 7296 2.18).
+func (m *Machine) newIKE(c *Create, old *IKE, initiator bool) *IKE {
+	n := &IKE{
+		Initiator: initiator, SPIi: c.NewSPI, SPIr: c.PeerNewSPI, Local: old.Local, Remote: old.Remote, Chosen: c.Chosen,
+		LocalID: old.LocalID, RemoteID: old.RemoteID, LocalAuth: old.LocalAuth, RemoteAuth: old.RemoteAuth,
+		NATLocal: old.NATLocal, NATRemote: old.NATRemote, MinNonce: bytes.Clone(lower(c.Ni, c.Nr)),
+	}
+	if !initiator {
+		n.SPIi, n.SPIr = c.PeerNewSPI, c.NewSPI
+	}
+	n.Chosen.SPI = nil
+	seed, err := suite.RekeySKEYSEED(old.Chosen.PRF(), old.Keys.D, c.Shared, c.Ni, c.Nr)
+	if err == nil {
+		n.Keys, err = suite.DeriveIKE(n.Chosen, seed, c.Ni, c.Nr, n.SPIi, n.SPIr)
+	}
+	seed.Wipe()
+	c.Shared.Wipe()
+	if err == nil {
+		err = n.bind()
+	}
+	if err != nil {
+		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
+		return nil
+	}
+	return n
+}
+
+// ownIKERekeyed: our rekeying of the IKE SA has its keys. A collision is decided
+// by the lowest of the four nonces: who made the SA from it deletes that one
+// (RFC 7296 2.8.2).
+func (m *Machine) ownIKERekeyed(c *Create) {
+	n := m.newIKE(c, m.ikeBySPI(c.On), true)
+	if n == nil {
+		m.endOwn(true)
+		return
+	}
+	m.dropExchange(&m.s.Own)
+	m.s.Others = append(m.s.Others, n)
+	m.act(Own{n.LocalSPI()})
+	if theirs := m.next(); theirs != nil {
+		if bytes.Compare(n.MinNonce, theirs.MinNonce) < 0 {
+			n.Role = IKEReplaced
+			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteOther, Child: uint64(n.LocalSPI())})
+			m.nextTask()
+			return
+		}
+		theirs.Role = IKEReplaced // the peer deletes it
+		theirs.RekeyAt = m.env.Now.Add(3 * time.Minute)
+	}
+	old := m.s.IKE.LocalSPI()
+	m.promote(n)
+	m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteOther, Child: uint64(old)})
+	m.nextTask()
+}
+
+// promote makes n, one of Others, the current IKE SA; the children are its now.
+func (m *Machine) promote(n *IKE) {
+	old := new(IKE)
+	*old = m.s.IKE
+	old.Role = IKEReplaced
+	// The peer deletes it, or we do; should neither happen, it is forgotten.
+	old.RekeyAt = m.env.Now.Add(3 * time.Minute)
+	m.s.Others = slices.DeleteFunc(m.s.Others, func(k *IKE) bool { return k == n })
+	m.s.Others = append(m.s.Others, old)
+	m.s.IKE = *n
+	m.s.IKE.Role = IKECurrent
+	m.s.IKE.RekeyAt = m.schedule(m.conn.RekeyTime, m.conn.RandTime)
+	m.s.IKE.MinNonce = nil
+	if m.s.Own != nil && m.s.Own.On == old.LocalSPI() {
+		m.dropExchange(&m.s.Own) // its request dies with the old SA
+	}
+	m.persist = true
+	m.publish(event.IKERekeyed{IKE: m.eventIKE(), OldSPIi: uint64(old.SPIi), OldSPIr: uint64(old.SPIr), Proposal: m.s.IKE.Chosen.String()})
+}
+
+// dropIKE forgets one of Others.
+func (m *Machine) dropIKE(k *IKE) {
+	m.s.Others = slices.DeleteFunc(m.s.Others, func(o *IKE) bool { return o == k })
+	if m.s.Peer != nil && m.s.Peer.On == k.LocalSPI() {
+		m.dropExchange(&m.s.Peer) // nobody is left to be answered
+		m.release()
+	}
+	k.Keys.Wipe()
+	m.act(Disown{k.LocalSPI()})
+	m.persist = true
+}
+
+func (m *Machine) dropOthers() {
+	for _, k := range slices.Clone(m.s.Others) {
+		m.dropIKE(k)
+	}
+}
+
+// peerDeletesIKE answers the delete of an IKE SA and reports whether the session
+// goes on.
+func (m *Machine) peerDeletesIKE(k *IKE, id uint32) bool {
+	if k == &m.s.IKE {
+		n := m.next()
+		if n == nil {
+			return false
+		}
+		spi := k.LocalSPI()
+		m.promote(n)
+		k = m.ikeBySPI(spi)
+	}
+	k.Role, k.Request = IKEReplaced, nil
+	k.RekeyAt = m.env.Now.Add(lingerTime)
+	m.respond(k, wire.ExchangeInformational, id)
+	m.nextTask()
+	return true
+}
+
+// finishReplaced follows the peer's delete of a child that it has rekeyed: now
+// it surely has the new one, and we send on it.
+func (m *Machine) finishReplaced(old *Child) {
+	n := m.child(old.PeerNew)
+	if n == nil || !n.InboundOnly || n.Status != ChildInstalled {
+		return
+	}
+	n.InboundOnly, n.OutboundDue = false, true
+}

@@ -1,0 +1,119 @@
+package sa_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"espalier/ike/sa"
+	"espalier/ike/sa/satest"
+	"espalier/ike/suite"
+	"espalier/internal/event"
+)
+
+func pfs(c *sa.Connection) {
+	c.Children[0].Proposals = []suite.Proposal{satest.Must(suite.ParseESP("aes128gcm16-x25519"))}
+}
+
+// established is a pair with a tunnel.
+func established(t *testing.T, seed uint64, roundTrip bool, opts ...satest.Option) (*satest.World, *satest.Node, *satest.Node) {
+	t.Helper()
+	w := satest.New(seed)
+	w.RoundTrip = roundTrip
+	moon, sun := satest.Pair(w, opts...)
+	moon.Initiate("sun", "", sunAddr)
+	w.Settle(100)
+	assertUp(t, moon, sun)
+	return w, moon, sun
+}
+
+func noErrors(t *testing.T, nodes ...*satest.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		if f, ok := satest.Find[event.Failed](n); ok {
+			t.Errorf("%s: %+v", n.Addr, f)
+		}
+	}
+}
+
+func TestRekeyChild(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		moon, sun bool // who rekeys
+		opts      []satest.Option
+	}{
+		{"initiator", true, false, nil}, {"responder", false, true, nil}, {"both at once", true, true, nil},
+		{"initiator with pfs", true, false, []satest.Option{pfs}}, {"both at once with pfs", true, true, []satest.Option{pfs}},
+		{"transport", true, false, []satest.Option{transport}},
+	} {
+		for seed := range uint64(8) {
+			t.Run(fmt.Sprintf("%s/%d", c.name, seed), func(t *testing.T) {
+				w, moon, sun := established(t, seed, seed%2 == 0, c.opts...)
+				old := moon.Live()[0].Info().Children[0]
+				_, _, policies := moon.DP.Counts()
+				if c.moon {
+					moon.Do(0, sa.Rekey{ChildID: old.UniqueID})
+				}
+				if c.sun {
+					sun.Do(0, sa.Rekey{ChildID: sun.Live()[0].Info().Children[0].UniqueID})
+				}
+				w.Advance(time.Minute)
+				assertUp(t, moon, sun)
+				noErrors(t, moon, sun)
+				now := moon.Live()[0].Info().Children[0]
+				if now.SPIIn == old.SPIIn || now.SPIOut == old.SPIOut || now.ReqID == 0 {
+					t.Errorf("SPIs before %x/%x, after %x/%x", old.SPIIn, old.SPIOut, now.SPIIn, now.SPIOut)
+				}
+				for _, n := range []*satest.Node{moon, sun} {
+					if s, r, p := n.DP.Counts(); s != 2 || r != 0 || p != policies {
+						t.Errorf("%s: %d SAs, %d reserved, %d policies (were %d)", n.Addr, s, r, p, policies)
+					}
+				}
+				sun.Do(0, sa.Terminate{})
+				w.Advance(time.Minute)
+				assertNothing(t, moon)
+				assertNothing(t, sun)
+			})
+		}
+	}
+}
+
+func TestRekeyIKE(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		moon, sun bool
+	}{{"initiator", true, false}, {"responder", false, true}, {"both at once", true, true}} {
+		for seed := range uint64(8) {
+			t.Run(fmt.Sprintf("%s/%d", c.name, seed), func(t *testing.T) {
+				w, moon, sun := established(t, seed, seed%2 == 0)
+				old := moon.Live()[0].Info()
+				if c.moon {
+					moon.Do(0, sa.Rekey{})
+				}
+				if c.sun {
+					sun.Do(0, sa.Rekey{})
+				}
+				w.Advance(5 * time.Minute)
+				assertUp(t, moon, sun)
+				noErrors(t, moon, sun)
+				now := moon.Live()[0].Info()
+				if now.SPIi == old.SPIi || now.SPIr == old.SPIr || now.Children[0].SPIIn != old.Children[0].SPIIn {
+					t.Errorf("before %s/%s, after %s/%s", old.SPIi, old.SPIr, now.SPIi, now.SPIr)
+				}
+				for _, n := range []*satest.Node{moon, sun} {
+					if others := len(n.Live()[0].TestState().Others); others != 0 {
+						t.Errorf("%s: %d other IKE SAs left", n.Addr, others)
+					}
+				}
+				// The new IKE SA carries on: rekey a child over it, then end it.
+				sun.Do(0, sa.Rekey{ChildID: sun.Live()[0].Info().Children[0].UniqueID})
+				w.Advance(time.Minute)
+				assertUp(t, moon, sun)
+				moon.Do(0, sa.Terminate{})
+				w.Advance(time.Minute)
+				assertNothing(t, moon)
+				assertNothing(t, sun)
+			})
+		}
+	}
+}
