@@ -3,6 +3,7 @@
 package xfrm
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 
@@ -51,13 +52,32 @@ func TestSuiteOlderKernel(t *testing.T) {
 	})
 }
 
-// TestFeatures: the lab's kernel has everything that is probed.
+// kernel is the version of the guest's kernel as one number, 6.12 being 6012.
+func (x *XFRM) kernel(t *testing.T) int {
+	t.Helper()
+	var major, minor int
+	if _, err := fmt.Sscanf(x.features.Kernel, "%d.%d", &major, &minor); err != nil {
+		t.Fatalf("kernel release %q: %v", x.features.Kernel, err)
+	}
+	return major*1000 + minor
+}
+
+// TestFeatures: a kernel has what came with its version, and nothing from later.
 func TestFeatures(t *testing.T) {
 	namespace(t)
 	x := openIn(t, t.TempDir())
-	f := x.Features()
-	if !f.ESN || !f.IPTFS || !f.PerCPU || !f.SADir || !f.Migrate || !f.XFRMIf {
-		t.Errorf("features %+v, expected all", f)
+	f, kernel := x.Features(), x.kernel(t)
+	for _, c := range []struct {
+		name  string
+		got   bool
+		since int
+	}{
+		{"ESN", f.ESN, 3000}, {"interfaces", f.XFRMIf, 4019},
+		{"direction", f.SADir, 6010}, {"per CPU", f.PerCPU, 6013}, {"IPTFS", f.IPTFS, 6014}, {"migrate", f.Migrate, 7002},
+	} {
+		if want := kernel >= c.since; c.got != want {
+			t.Errorf("%s: %v on kernel %s, expected %v", c.name, c.got, f.Kernel, want)
+		}
 	}
 	for name, ok := range f.Algorithms {
 		if !ok {
