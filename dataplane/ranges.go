@@ -190,11 +190,22 @@ func prefixes(start, end netip.Addr) []netip.Prefix {
 
 // lastAddr is the highest address of a prefix.
 func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
+	b := p.Addr().As16()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96 // As16 maps it
 	}
-	a, _ := netip.AddrFromSlice(b)
+	for i := bits / 8; i < len(b); i++ {
+		if i == bits/8 {
+			b[i] |= 0xff >> (bits % 8)
+			continue
+		}
+		b[i] = 0xff
+	}
+	a := netip.AddrFrom16(b)
+	if p.Addr().Is4() {
+		return a.Unmap()
+	}
 	return a
 }
 

@@ -104,14 +104,14 @@ func (id ID) String() string {
 		}
 		return "(invalid " + id.Type.String() + ")"
 	case wire.IDFQDN, wire.IDRFC822Addr:
-		return pki.Printable([]byte(id.Data))
+		return pki.Printable(id.Data)
 	case wire.IDDERASN1DN:
 		return pki.FormatDN([]byte(id.Data))
 	case wire.IDDERASN1GN:
 		return "(ASN.1 general name)"
 	case wire.IDKeyID:
 		const sha1Size = 20
-		if s := pki.Printable([]byte(id.Data)); s == id.Data && len(s) != sha1Size {
+		if s := pki.Printable(id.Data); s == id.Data && len(s) != sha1Size {
 			return s
 		}
 		return colonHex(id.Data)

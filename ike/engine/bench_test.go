@@ -17,6 +17,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/ike/auth"
+	"espalier/ike/engine/sockets"
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
 )
@@ -86,9 +87,11 @@ func benchmarkSetup(b *testing.B, moonCreds, sunCreds *auth.Credentials, opts ..
 }
 
 func benchEngine(b *testing.B, f *fabric, addr string, conns []*sa.Connection, creds *auth.Credentials) *Engine {
+	tr := f.join(addr)
+	tr.ch = make(chan sockets.Datagram, 16) // tests have a queue of megabytes, which the collector would scan
 	e, err := New(Options{
 		DataPlane: dataplane.NewFake(dataplane.FakeOptions{}), Conns: conns, Creds: creds,
-		Settings: DefaultSettings(), Log: zerolog.New(io.Discard), Sockets: f.join(addr), Inline: true,
+		Settings: DefaultSettings(), Log: zerolog.New(io.Discard), Sockets: tr, Inline: true,
 		Route: func(netip.Addr) (netip.Addr, error) { return netip.MustParseAddr(addr), nil },
 	})
 	if err != nil {

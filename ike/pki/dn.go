@@ -97,7 +97,7 @@ func compareDN(name, pattern []byte, wild bool) (wildcards int, ok bool) {
 }
 
 func attributes(der []byte) ([]attribute, bool) {
-	var as []attribute
+	as := make([]attribute, 0, 8) // few names have more
 	ok := walkDN(der, func(a attribute) bool {
 		as = append(as, a)
 		return true
@@ -155,6 +155,7 @@ func FormatDN(der []byte) string {
 		return "asn1dn:#" + hex.EncodeToString(der)
 	}
 	var b strings.Builder
+	b.Grow(len(der)) // what DER spends on tags, lengths and OIDs is about what the names take
 	for i, a := range as {
 		switch {
 		case comma:
@@ -164,21 +165,36 @@ func FormatDN(der []byte) string {
 		}
 		b.WriteString(attributeName(a.oid))
 		b.WriteByte('=')
-		b.WriteString(Printable(a.value))
+		for _, c := range a.value {
+			b.WriteByte(printable(c))
+		}
 	}
 	return b.String()
 }
 
 // Printable replaces each octet that is not printable ASCII by '?'.
-func Printable(v []byte) string {
-	out := make([]byte, len(v))
-	for i, c := range v {
-		if c < 0x20 || c > 0x7e {
-			c = '?'
+func Printable(v string) string {
+	for i := range len(v) {
+		if printable(v[i]) != v[i] {
+			return replaceUnprintable(v)
 		}
-		out[i] = c
+	}
+	return v // what most names are
+}
+
+func replaceUnprintable(v string) string {
+	out := []byte(v)
+	for i, c := range out {
+		out[i] = printable(c)
 	}
 	return string(out)
+}
+
+func printable(c byte) byte {
+	if c < 0x20 || c > 0x7e {
+		return '?'
+	}
+	return c
 }
 
 // ParseDN turns "C=CH, O=strongSwan, CN=moon" or "/C=CH/O=strongSwan/CN=moon" into DER. Attribute names are

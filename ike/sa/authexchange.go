@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"espalier/ike/auth"
+	"espalier/ike/pki"
 	"espalier/ike/suite"
 	"espalier/ike/wire"
 	"espalier/internal/event"
@@ -53,17 +54,33 @@ func (m *Machine) authPayloads() []wire.Payload {
 	return m.appendChildAnswer(ps)
 }
 
+// maxCertReqConns bounds how many connections a responder's CERTREQ speaks for.
+const maxCertReqConns = 64
+
 // certRequest asks for certificates of the authorities we trust for this peer;
 // nil when we need none.
 func (m *Machine) certRequest() wire.Payload {
-	if m.conn == nil || !m.conn.SendCertReq {
+	conns := []*Connection{m.conn}
+	if !m.s.IKE.Initiator {
+		// Who the peer is shows later: ask for what any connection may need.
+		conns = m.env.Conns.Match(m.s.IKE.Local.Addr(), m.s.IKE.Remote.Addr())
+	}
+	var only []pki.Fingerprint
+	asked, all := false, false
+	for _, c := range conns[:min(len(conns), maxCertReqConns)] {
+		if !c.SendCertReq || !c.oneRound() || c.Remote[0].Method == auth.MethodPSK {
+			continue
+		}
+		asked, all = true, all || len(c.Remote[0].CACerts) == 0
+		only = append(only, c.Remote[0].CACerts...)
+	}
+	if !asked {
 		return nil
 	}
-	r := &m.conn.Remote[0]
-	if r.Method == auth.MethodPSK {
-		return nil
+	if all {
+		only = nil
 	}
-	ids := m.env.Creds.CAKeyIDs(r.CACerts)
+	ids := m.env.Creds.CAKeyIDs(only)
 	if len(ids) == 0 {
 		return nil
 	}
@@ -183,18 +200,20 @@ func (m *Machine) chooseConn(peer, wanted auth.ID, method wire.AuthMethod) bool 
 	var best *Connection
 	var bestID auth.ID
 	bestScore := -1
-	tried := ""
+	tried, n := "", 0
 	for _, c := range m.env.Conns.Match(k.Local.Addr(), k.Remote.Addr()) {
-		if !allowedBy(k.Chosen, c.Proposals) {
+		if !c.oneRound() {
+			continue
+		}
+		if n++; n <= 8 { // enough to see what is meant, however many there are
+			tried += c.Name + " (remote " + c.Remote[0].ID.String() + "); "
+		}
+		score, ok := peer.Matches(c.Remote[0].ID)
+		if !ok || score*4+3 <= bestScore || !allowedBy(k.Chosen, c.Proposals) {
 			continue
 		}
 		own, err := auth.Identity(m.env.Creds, c.Local[0], k.Local.Addr())
 		if err != nil {
-			continue
-		}
-		tried += c.Name + " (local " + own.String() + ", remote " + c.Remote[0].ID.String() + "); "
-		score, ok := peer.Matches(c.Remote[0].ID)
-		if !ok {
 			continue
 		}
 		score *= 4
@@ -305,13 +324,12 @@ func (m *Machine) finishResponder() {
 	ps := m.authPayloads()
 	m.establish()
 	m.respond(&m.s.IKE, wire.ExchangeIKEAuth, id, ps...)
+	m.nextTask()
 }
 
 // finishInitiator ends the set-up on the initiator's side.
 func (m *Machine) finishInitiator() {
-	if spi := m.s.Setup.ReservedSPI; spi != 0 {
-		m.s.Orphans = append(m.s.Orphans, spi)
-	}
+	m.orphan(m.s.Setup.ReservedSPI, m.reserveRequest())
 	m.establish()
 	m.releaseOrphans()
 	m.nextTask()

@@ -2,6 +2,7 @@ package sa
 
 import (
 	"encoding/binary"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -138,25 +139,69 @@ func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS, transport bool
 	return best, local, remote, why
 }
 
-// withinLimit drops selectors from the end until the kernel can express what is
-// left with the configured number of policies.
+// maxPeerSelectors bounds how many narrowed selectors of a side are looked at:
+// a peer's list costs the shard its square.
+const maxPeerSelectors = 16
+
+// withinLimit drops selectors until the kernel can express what is left with the
+// configured number of policies: first those it can't express at all, then from
+// the end, for the first is the one that the peer needs most (RFC 7296 2.9).
 func (m *Machine) withinLimit(local, remote []selector.TS) (l, r []selector.TS, why string) {
-	for len(local) > 0 && len(remote) > 0 {
-		_, err := expand(local, remote, m.env.Settings.MaxSelectors)
-		if err == nil {
-			return local, remote, why
+	limit := m.env.Settings.MaxSelectors
+	local = local[:min(len(local), maxPeerSelectors)]
+	remote = remote[:min(len(remote), maxPeerSelectors)]
+	cost := make([][]int, len(local))
+	for i := range local {
+		cost[i] = make([]int, len(remote))
+		for j := range remote {
+			s, err := expandPair(local[i], remote[j], limit)
+			cost[i][j] = len(s)
+			if err != nil {
+				cost[i][j], why = limit+1, err.Error()
+			}
 		}
-		why = err.Error()
+	}
+	rows, cols := indexes(len(local)), indexes(len(remote))
+	sum := func(rows, cols []int) (n int) {
+		for _, i := range rows {
+			for _, j := range cols {
+				n += cost[i][j]
+			}
+		}
+		return n
+	}
+	fits := func(n int) bool { return n > 0 && n <= limit }
+	keep := func(xs []int, ok func(int) bool) []int {
+		return slices.DeleteFunc(xs, func(x int) bool { return !ok(x) })
+	}
+	// A selector of which no pair can be expressed stands in nobody's way.
+	rows = keep(rows, func(i int) bool { return slices.ContainsFunc(cols, func(j int) bool { return fits(cost[i][j]) }) })
+	cols = keep(cols, func(j int) bool { return slices.ContainsFunc(rows, func(i int) bool { return fits(cost[i][j]) }) })
+	for len(rows) > 0 && len(cols) > 0 && !fits(sum(rows, cols)) {
 		switch {
-		case len(local) >= len(remote) && len(local) > 1:
-			local = local[:len(local)-1]
-		case len(remote) > 1:
-			remote = remote[:len(remote)-1]
+		case len(rows) >= len(cols) && len(rows) > 1:
+			rows = rows[:len(rows)-1]
+		case len(cols) > 1:
+			cols = cols[:len(cols)-1]
 		default:
 			return nil, nil, why
 		}
 	}
-	return nil, nil, why
+	for _, i := range rows {
+		l = append(l, local[i])
+	}
+	for _, j := range cols {
+		r = append(r, remote[j])
+	}
+	return l, r, why
+}
+
+func indexes(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
 }
 
 // newChild adds the negotiated CHILD SA to the state and derives its keys.

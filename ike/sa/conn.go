@@ -39,6 +39,13 @@ type Connection struct {
 	Children []*ChildConfig
 }
 
+// severalRounds is why a connection with RFC 4739 rounds is not used: skipping
+// a factor silently would be worse than none.
+const severalRounds = "more than one authentication round on a side is not supported"
+
+// oneRound reports whether each side authenticates once.
+func (c *Connection) oneRound() bool { return len(c.Local) == 1 && len(c.Remote) == 1 }
+
 // Child finds a child's configuration by name.
 func (c *Connection) Child(name string) *ChildConfig {
 	for _, ch := range c.Children {
@@ -119,14 +126,22 @@ type ConnSet struct {
 	conns   []*Connection
 	byName  map[string]*Connection
 	resolve func(host string) []netip.Addr
+	offers  map[*Connection]int // connections with equal IKE proposals have one number
 }
 
 // NewConnSet makes a set; resolve answers for host names from a cache and never
 // blocks; it may be nil.
 func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *ConnSet {
 	s := &ConnSet{conns: conns, byName: make(map[string]*Connection, len(conns)), resolve: resolve}
+	s.offers = make(map[*Connection]int, len(conns))
+	known := map[string]int{}
 	for _, c := range conns {
 		s.byName[c.Name] = c
+		text := suite.Join(c.Proposals)
+		if _, ok := known[text]; !ok {
+			known[text] = len(known)
+		}
+		s.offers[c] = known[text]
 	}
 	return s
 }

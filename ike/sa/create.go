@@ -48,18 +48,23 @@ func (m *Machine) dropExchange(p **Create) {
 		return
 	}
 	side := m.sideOf(c)
-	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Of == side && j.Kind != jobReserve })
+	installing := false
+	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Of == side && j.Kind != jobReserve && j.Kind != jobInstall })
 	for i := range m.s.Jobs {
-		if m.s.Jobs[i].Of == side {
-			m.s.Jobs[i].Of = OfSession // its SPI becomes an orphan when it comes
+		if j := &m.s.Jobs[i]; j.Of == side {
+			j.Of = OfSession // its answer still says what has to be taken out
+			installing = installing || j.Kind == jobInstall
 		}
 	}
-	if c.SPI != 0 {
-		m.s.Orphans = append(m.s.Orphans, c.SPI)
-	}
-	if c.Candidate != nil {
-		c.Candidate.Status, c.Candidate.EndReason = ChildRemoving, "not completed"
-		m.s.Children = append(m.s.Children, *c.Candidate)
+	m.orphan(c.SPI, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
+	if h := c.Candidate; h != nil {
+		if installing {
+			h.Status, h.EndReason = ChildInstalling, "not completed"
+			m.s.Children = append(m.s.Children, *h)
+		} else {
+			m.orphan(h.SPIIn, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
+		}
+		h.Keys.Wipe()
 	}
 	c.Private.Wipe()
 	c.Shared.Wipe()

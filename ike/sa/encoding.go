@@ -71,8 +71,11 @@ func (m *Machine) validate() error {
 	if halfOpen != (s.Setup != nil) && s.Phase <= Established {
 		return fmt.Errorf("session state: phase %s, set-up present: %v", s.Phase, s.Setup != nil)
 	}
-	if m.conn == nil && s.Phase != Fresh && s.Phase < Lingering && len(s.Jobs) > 0 {
+	if m.conn == nil && s.Phase != Fresh && s.Phase < Cleaning {
 		return fmt.Errorf("session state: phase %s without a connection", s.Phase)
+	}
+	if s.IKE.Initiator && halfOpen && s.Phase != Fresh && m.conn.Child(s.ChildName) == nil {
+		return fmt.Errorf("session state: child %q is not configured", s.ChildName)
 	}
 	keyed := s.Phase > Agreeing && s.Phase != Answering && s.Phase <= Closing
 	if keyed && len(s.IKE.Keys.D) == 0 {
@@ -80,7 +83,7 @@ func (m *Machine) validate() error {
 	}
 	for i := range s.Children {
 		c := &s.Children[i]
-		if c.Status > ChildFading || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
+		if c.Status > ChildInstalling || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
 			return fmt.Errorf("session state: child %q with status %s", c.Name, c.Status)
 		}
 	}
@@ -157,7 +160,7 @@ func (c *coder) state(s *State) {
 	})
 	optional(c, &s.Own, (*coder).create)
 	optional(c, &s.Peer, (*coder).create)
-	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind); num(c, &j.Of) })
+	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind); num(c, &j.Of); num(c, &j.Child) })
 	list(c, &s.Tasks, func(c *coder, t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) })
 	optional(c, &s.Pending, func(c *coder, p *PendingAnswer) {
 		num(c, &p.On)
@@ -168,7 +171,7 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Since)
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
-	list(c, &s.Orphans, num[uint32])
+	list(c, &s.Orphans, func(c *coder, o *Orphan) { addr(c, &o.Dst); num(c, &o.SPI); c.mark(&o.Mark) })
 }
 
 func (c *coder) create(x *Create) {
@@ -224,6 +227,8 @@ func (c *coder) ike(k *IKE) {
 	})
 	raw(c, &k.Answer)
 	fixed(c, k.AnswerTo[:])
+	addrPort(c, &k.AnswerFrom)
+	addrPort(c, &k.AnswerAt)
 	instant(c, &k.RekeyAt)
 	num(c, &k.Role)
 	raw(c, &k.MinNonce)

@@ -99,12 +99,15 @@ func (k *IKE) seal(h wire.Header, payloads []wire.Payload) ([]byte, error) {
 	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, k.ciphers.sealer)
 }
 
+// maxWait bounds the wait between two transmissions.
+const maxWait = time.Hour
+
 // transmit sends the outstanding request and sets the time of the next try
 // (RFC 7296 2.1): each wait grows by the configured base.
 func (m *Machine) transmit(k *IKE) {
 	set := m.env.Settings
 	r := k.Request
-	wait := time.Duration(float64(set.RetransmitTimeout) * math.Pow(set.RetransmitBase, float64(r.Sent)))
+	wait := time.Duration(min(float64(set.RetransmitTimeout)*math.Pow(set.RetransmitBase, float64(r.Sent)), float64(maxWait)))
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
 	m.persist = true
@@ -147,7 +150,7 @@ func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...w
 func (m *Machine) answer(k *IKE, data []byte) {
 	k.Answer = data
 	m.persist = true
-	m.act(Send{k.Local, k.Remote, data})
+	m.act(Send{k.AnswerFrom, k.AnswerAt, data}) // where the request came from (RFC 7296 2.11)
 }
 
 // received is the front door of every datagram.
@@ -155,6 +158,9 @@ func (m *Machine) received(ev Received) {
 	msg, err := wire.ParseMessage(ev.Data)
 	if err != nil {
 		m.discard("cannot be parsed: " + err.Error())
+		if m.s.Phase == Fresh {
+			m.unparsable(ev, err)
+		}
 		return
 	}
 	if m.s.Phase == Fresh {
@@ -224,7 +230,7 @@ func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 		// The same bytes get the same answer, without opening them: keys may
 		// have moved on since (RFC 9370), and the peer cannot tell us apart.
 		if k.Answer != nil && digest == k.AnswerTo {
-			m.act(Send{k.Local, k.Remote, k.Answer})
+			m.act(Send{ev.Local, ev.Remote, k.Answer})
 			return
 		}
 		m.discard("repeated request, its answer not ready or its bytes not the same")
@@ -272,7 +278,7 @@ func (m *Machine) expects(k *IKE, ex wire.ExchangeType) bool {
 func (m *Machine) take(k *IKE, ev Received, digest [32]byte) {
 	k.NextIn++
 	k.Answer = nil
-	k.AnswerTo = digest
+	k.AnswerTo, k.AnswerFrom, k.AnswerAt = digest, ev.Local, ev.Remote
 	if m.s.Phase < Established {
 		k.Local, k.Remote = ev.Local, ev.Remote
 	}
@@ -353,4 +359,16 @@ func (m *Machine) kept() []wire.Payload {
 		m.inner, _ = wire.ParsePayloads(m.s.Setup.InnerFirst, m.s.Setup.Inner)
 	}
 	return m.inner
+}
+
+// unparsable ends a responder whose first message is none. One that is whole but
+// for a critical payload we don't know is told so (RFC 7296 2.5).
+func (m *Machine) unparsable(ev Received, err error) {
+	var crit *wire.UnsupportedCriticalPayload
+	h, bad := wire.ParseHeader(ev.Data)
+	if errors.As(err, &crit) && bad == nil && h.Exchange == wire.ExchangeIKESAInit && !h.IsResponse() {
+		n := &wire.Notify{NotifyType: wire.NotifyUnsupportedCriticalPayload, Data: []byte{byte(crit.PayloadType)}}
+		m.act(Send{ev.Local, ev.Remote, initReply(&wire.Message{Header: h}, 0, n)})
+	}
+	m.end()
 }

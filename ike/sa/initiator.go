@@ -15,6 +15,10 @@ import (
 // (RFC 7296 2.10).
 const nonceLen = 32
 
+// maxHashes bounds what is kept of the peer's SIGNATURE_HASH_ALGORITHMS; eight
+// are registered.
+const maxHashes = 16
+
 // maxCookies bounds how often a peer may answer IKE_SA_INIT with a COOKIE.
 const maxCookies = 4
 
@@ -30,6 +34,11 @@ func (m *Machine) start() {
 		m.failed(event.NoConnection, false, m.s.ChildName, "name a child that the connection has",
 			event.Fact{Name: "detail", Value: "no child of this name"})
 		m.fail("no such child")
+		return
+	}
+	if !m.conn.oneRound() {
+		m.failed(event.NoConnection, false, m.s.ChildName, "", event.Fact{Name: "detail", Value: severalRounds})
+		m.fail(severalRounds)
 		return
 	}
 	m.s.Setup.KE = suite.FirstKE(m.conn.Proposals)
@@ -122,6 +131,10 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 			m.discard("COOKIE empty, longer than 64 octets, or once too often")
 			return
 		}
+		if bytes.Equal(n.Data, st.Cookie) {
+			m.discard("the same COOKIE once more")
+			return
+		}
 		st.Cookies++
 		st.Cookie = bytes.Clone(n.Data)
 		m.sendInit()
@@ -191,7 +204,7 @@ const (
 func (m *Machine) peerAbilities(ps []wire.Payload) {
 	st := m.s.Setup
 	if n, ok := wire.FindNotify(ps, wire.NotifySignatureHashAlgorithms); ok {
-		for d := n.Data; len(d) >= 2; d = d[2:] {
+		for d := n.Data; len(d) >= 2 && len(st.PeerHashes) < maxHashes; d = d[2:] {
 			st.PeerHashes = append(st.PeerHashes, wire.HashAlgorithm(binary.BigEndian.Uint16(d)))
 		}
 	}
@@ -230,6 +243,10 @@ func (m *Machine) otherKE(n *wire.Notify) {
 		return
 	}
 	want := wire.KEMethod(binary.BigEndian.Uint16(n.Data))
+	if st.FixedKE && want == st.KE {
+		m.discard("INVALID_KE_PAYLOAD once more, as we do what it asks")
+		return
+	}
 	if st.FixedKE || want == st.KE || !suite.OffersKE(m.conn.Proposals, want) {
 		m.failed(event.InvalidKEPayload, true, "", "configure a key exchange method that both sides accept",
 			event.Fact{Name: "sent", Value: st.KE.String()}, event.Fact{Name: "peer_wants", Value: want.String()},

@@ -3,8 +3,10 @@ package sa
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/ike/auth"
 	"espalier/ike/wire"
 	"espalier/internal/event"
@@ -26,9 +28,40 @@ func (m *Machine) jobOf(kind JobKind, side Side) {
 	if kind == jobSign && !m.prepareSign() {
 		return
 	}
+	if kind == jobInstall {
+		if c := m.exchange(side); c != nil {
+			ref.Child = c.Candidate.UniqueID
+		} else {
+			ref.Child = m.negotiated().UniqueID
+		}
+	}
 	m.s.Jobs = append(m.s.Jobs, ref)
 	m.persist = true
 	m.act(Job{ID: ref.ID, Spec: m.spec(ref)})
+}
+
+// settleLate goes on after the late answer of a job whose step was dropped.
+func (m *Machine) settleLate() {
+	if m.s.Phase == Cleaning {
+		m.clean()
+		return
+	}
+	m.release()
+}
+
+// lateInstall takes out what the kernel installed for a step that was dropped
+// meanwhile, and nothing else.
+func (m *Machine) lateInstall(id uint64, err error) {
+	if c := m.child(id); c != nil {
+		if err != nil {
+			c.Status = ChildNegotiated // its SPI only
+			m.orphan(c.SPIIn, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
+			m.s.Children = slices.DeleteFunc(m.s.Children, func(x Child) bool { return x.UniqueID == id })
+		} else {
+			c.Status = ChildRemoving
+		}
+	}
+	m.settleLate()
 }
 
 // prepareSign settles the identity that the signature covers.
@@ -78,10 +111,10 @@ func (m *Machine) askChild(c *Child, k *IKE) AskChild {
 
 // jobDone continues where a job was asked for.
 func (m *Machine) jobDone(e JobDone) {
-	kind, side := JobKind(0), OfSession
+	kind, side, child := JobKind(0), OfSession, uint64(0)
 	for i, j := range m.s.Jobs {
 		if j.ID == e.ID {
-			kind, side = j.Kind, j.Of
+			kind, side, child = j.Kind, j.Of, j.Child
 			m.s.Jobs = append(m.s.Jobs[:i], m.s.Jobs[i+1:]...)
 			break
 		}
@@ -90,11 +123,16 @@ func (m *Machine) jobDone(e JobDone) {
 		return
 	}
 	m.persist = true
-	if kind == jobReserve && m.s.Phase == Cleaning {
+	if kind == jobReserve && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
 		if e.Err == nil {
-			m.s.Orphans = append(m.s.Orphans, e.Result.(uint32))
+			// The request's mark and address as they were are on the child, if any.
+			m.orphan(e.Result.(uint32), m.reserveRequest())
 		}
-		m.clean()
+		m.settleLate()
+		return
+	}
+	if kind == jobInstall && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
+		m.lateInstall(child, e.Err)
 		return
 	}
 	if side != OfSession {
@@ -221,9 +259,7 @@ func (m *Machine) kernelRefused(kind JobKind, err error) {
 	}
 	m.failed(event.KernelRefused, false, name, "", event.Fact{Name: "step", Value: kernelStep(kind)}, event.Fact{Name: "detail", Value: err.Error()})
 	if c != nil {
-		if c.SPIIn != 0 {
-			m.s.Orphans = append(m.s.Orphans, c.SPIIn)
-		}
+		m.orphan(c.SPIIn, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
 		if m.s.IKE.Initiator {
 			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(c.SPIIn)})
 		}

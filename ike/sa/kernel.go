@@ -2,6 +2,7 @@ package sa
 
 import (
 	"fmt"
+	"math"
 
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
@@ -19,17 +20,9 @@ func expand(local, remote []selector.TS, limit int) ([]pair, error) {
 	var out []pair
 	for _, l := range local {
 		for _, r := range remote {
-			if l.Start.Is4() != r.Start.Is4() || l.Proto != 0 && r.Proto != 0 && l.Proto != r.Proto {
-				continue
-			}
-			lr, rr := asRange(l), asRange(r)
-			if lr.Proto == 0 {
-				lr.Proto = rr.Proto
-			}
-			rr.Proto = lr.Proto
-			s, err := dataplane.Expand(lr, rr, limit-len(out))
+			s, err := expandPair(l, r, limit-len(out))
 			if err != nil {
-				return nil, fmt.Errorf("%s === %s: %w", l, r, err)
+				return nil, err
 			}
 			out = append(out, s...)
 		}
@@ -40,16 +33,26 @@ func expand(local, remote []selector.TS, limit int) ([]pair, error) {
 	return out, nil
 }
 
-func asRange(t selector.TS) dataplane.Range {
-	return dataplane.Range{Proto: t.Proto, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End}
+// expandPair is expand for one selector of either side; nothing when they have
+// no family or protocol in common.
+func expandPair(l, r selector.TS, limit int) ([]pair, error) {
+	if l.Start.Is4() != r.Start.Is4() || l.Proto != 0 && r.Proto != 0 && l.Proto != r.Proto {
+		return nil, nil
+	}
+	lr, rr := asRange(l), asRange(r)
+	if lr.Proto == 0 {
+		lr.Proto = rr.Proto
+	}
+	rr.Proto = lr.Proto
+	s, err := dataplane.Expand(lr, rr, limit)
+	if err != nil {
+		return nil, fmt.Errorf("%s === %s: %w", l, r, err)
+	}
+	return s, nil
 }
 
-func reverse(s pair) pair {
-	if s.Proto == selector.ProtoICMP || s.Proto == selector.ProtoICMPv6 {
-		// Type and code stand at the same places in both directions.
-		return pair{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SrcPort: s.SrcPort, SrcPortMask: s.SrcPortMask, DstPort: s.DstPort, DstPortMask: s.DstPortMask}
-	}
-	return pair{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SrcPort: s.DstPort, SrcPortMask: s.DstPortMask, DstPort: s.SrcPort, DstPortMask: s.SrcPortMask}
+func asRange(t selector.TS) dataplane.Range {
+	return dataplane.Range{Proto: t.Proto, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End}
 }
 
 // keyIn and keyOut are the kernel's names of a child's two SAs.
@@ -81,10 +84,24 @@ func (m *Machine) reserveFor(cfg *ChildConfig, k *IKE) dataplane.SPIRequest {
 	return r
 }
 
-// reservedKey is the kernel's name of the reserved SPI.
-func (m *Machine) reservedKey(spi uint32) dataplane.SAKey {
-	r := m.reserveRequest()
-	return dataplane.SAKey{Dst: r.Dst, Proto: r.Proto, SPI: spi, Mark: r.Mark}
+// reserveMark is the mark that the inbound SA of a child carries.
+func (m *Machine) reserveMark(child string) dataplane.Mark {
+	if cfg := m.conn.Child(child); cfg != nil && cfg.MarkInSA {
+		return cfg.MarkIn
+	}
+	return dataplane.Mark{}
+}
+
+// orphan adds a reserved SPI, of the request, to what has to be released.
+func (m *Machine) orphan(spi uint32, r dataplane.SPIRequest) {
+	if spi != 0 {
+		m.s.Orphans = append(m.s.Orphans, Orphan{r.Dst, spi, r.Mark})
+	}
+}
+
+// key is the kernel's name of the reserved SPI.
+func (o Orphan) key() dataplane.SAKey {
+	return dataplane.SAKey{Dst: o.Dst, Proto: dataplane.ESP, SPI: o.SPI, Mark: o.Mark}
 }
 
 // childConfig is the configuration of the child that IKE_AUTH negotiates.
@@ -158,9 +175,10 @@ func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
 // policyOps installs or deletes a child's policies: out, in, and for tunnels
 // fwd. The kernel matches prefixes and port masks, so ranges become several.
 func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
-	pairs, err := expand(c.LocalTS, c.PeerTS, m.env.Settings.MaxSelectors)
+	// The limit was checked when the child was agreed, and may be lower by now.
+	pairs, err := expand(c.LocalTS, c.PeerTS, math.MaxInt)
 	if err != nil {
-		return nil // checked when the child was agreed
+		return nil
 	}
 	dirs := 2
 	if c.Mode == dataplane.Tunnel {
@@ -188,9 +206,9 @@ func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplan
 	inT.Src, inT.Dst = c.Remote, c.Local
 	for _, p := range pairs {
 		add(p, dataplane.Out, c.MarkOut, c.IfIDOut, outT, inT)
-		add(reverse(p), dataplane.In, c.MarkIn, c.IfIDIn, outT, inT)
+		add(p.Reverse(), dataplane.In, c.MarkIn, c.IfIDIn, outT, inT)
 		if c.Mode == dataplane.Tunnel {
-			add(reverse(p), dataplane.Fwd, c.MarkIn, c.IfIDIn, outT, inT)
+			add(p.Reverse(), dataplane.Fwd, c.MarkIn, c.IfIDIn, outT, inT)
 		}
 	}
 	return ops
@@ -199,8 +217,13 @@ func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplan
 // removeOps take a child out of the kernel; policies first, so that no packet
 // meets a policy whose SA is gone.
 func (m *Machine) removeOps(c *Child) []dataplane.Op {
-	if c.Status == ChildNegotiated && c.UniqueID == 0 {
-		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}} // reserved only
+	if c.Status == ChildNegotiated {
+		// Only its SPI is ours: an outbound SA under its key is another session's,
+		// for outbound SPIs are the peers' choice.
+		if c.SPIIn == 0 {
+			return nil
+		}
+		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}
 	}
 	ops := m.policyOps(c, nil, false)
 	ops = append(ops, dataplane.DeleteSA{Key: c.keyOut()})
@@ -227,8 +250,8 @@ func (m *Machine) removingOps() []dataplane.Op {
 			ops = append(ops, m.removeOps(&m.s.Children[i])...)
 		}
 	}
-	for _, spi := range m.s.Orphans {
-		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(spi)})
+	for _, o := range m.s.Orphans {
+		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
 	}
 	return ops
 }
@@ -239,11 +262,8 @@ func (m *Machine) cleanOps() []dataplane.Op {
 	for i := range m.s.Children {
 		ops = append(ops, m.removeOps(&m.s.Children[i])...)
 	}
-	if st := m.s.Setup; st != nil && st.ReservedSPI != 0 {
-		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(st.ReservedSPI)})
-	}
-	for _, spi := range m.s.Orphans {
-		ops = append(ops, dataplane.DeleteSA{Key: m.reservedKey(spi)})
+	for _, o := range m.s.Orphans {
+		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
 	}
 	return ops
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
@@ -84,7 +85,19 @@ func (m *Machine) Resume(env *Env) []Action {
 	m.acts, m.env, m.persist = m.acts[:0], env, false
 	defer func() { m.env = nil }()
 	for _, j := range m.s.Jobs {
-		m.act(Job{ID: j.ID, Spec: m.spec(j)})
+		spec := m.spec(j)
+		if k, ok := spec.(Kernel); ok && j.Kind == jobInstall {
+			// It may have been done before the crash: what is ours goes first, so
+			// that the second time ends like the first.
+			c := m.negotiated()
+			if x := m.exchange(j.Of); x != nil {
+				c = x.Candidate
+			}
+			undo := m.policyOps(c, nil, false)
+			undo = append(undo, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
+			spec = Kernel{append(undo, k.Ops...)}
+		}
+		m.act(Job{ID: j.ID, Spec: spec})
 	}
 	return m.ordered()
 }
@@ -221,7 +234,12 @@ func (m *Machine) tick() {
 func (m *Machine) terminate(e Terminate) {
 	whole := e.Child == "" && e.ChildID == 0
 	if m.s.Phase < Established {
-		if whole || e.Child == m.s.ChildName {
+		switch {
+		case e.ChildID != 0 || !whole && e.Child != m.s.ChildName:
+		case m.s.IKE.LocalAuth != "" && m.s.IKE.RemoteAuth != "":
+			// The peer has, or will have, an SA: it is told once we are done.
+			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteIKE})
+		default:
 			m.fail("terminated")
 		}
 		return
@@ -259,13 +277,18 @@ func (m *Machine) fail(reason string) {
 	m.s.EndReason = reason
 	m.s.Expires, m.s.Tasks, m.s.Pending = time.Time{}, nil, nil
 	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
+	if st := m.s.Setup; st != nil {
+		m.orphan(st.ReservedSPI, m.reserveRequest())
+		st.ReservedSPI = 0
+	}
 	m.dropOthers()
 	m.dropExchange(&m.s.Own)
 	m.dropExchange(&m.s.Peer)
 	// Results of the old jobs no longer count, but an SPI that is being reserved
-	// must come back to be released.
-	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Kind != jobReserve })
-	wasUp := m.s.Phase == Established || m.s.Phase == Closing
+	// must come back to be released, and of a child that is being installed one
+	// must know whether it was.
+	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Kind != jobReserve && j.Kind != jobInstall })
+	wasUp := !m.s.Since.IsZero()
 	m.to(Cleaning)
 	if wasUp {
 		m.publish(event.IKEDown{IKE: m.eventIKE(), Reason: reason})
@@ -290,6 +313,9 @@ func (m *Machine) cleaned() {
 		if c := &m.s.Children[i]; c.Status != ChildNegotiated {
 			m.childDown(c, m.s.EndReason)
 		}
+	}
+	for i := range m.s.Children {
+		m.s.Children[i].Keys.Wipe()
 	}
 	m.s.Children, m.s.Orphans = nil, nil
 	m.wipe()

@@ -11,6 +11,14 @@ import (
 	"espalier/internal/event"
 )
 
+// Bounds on what an IKE_SA_INIT request may cost: its octets (the largest real
+// ones, with a post-quantum key, have some 2,000) and how many different lists
+// of proposals it is compared with.
+const (
+	maxInitLen = 8192
+	maxOffers  = 32
+)
+
 // initRequest handles the peer's IKE_SA_INIT request (RFC 7296 1.2). Refusals
 // are sent in clear and leave nothing behind.
 func (m *Machine) initRequest(msg *wire.Message, ev Received) {
@@ -21,6 +29,10 @@ func (m *Machine) initRequest(msg *wire.Message, ev Received) {
 	switch {
 	case k.Initiator || msg.Exchange != wire.ExchangeIKESAInit || msg.IsResponse() || !msg.IsInitiator() || msg.MessageID != 0 || msg.SPIi == 0 || msg.SPIr != 0:
 		m.discard("not an IKE_SA_INIT request")
+		m.end()
+		return
+	case len(ev.Data) > maxInitLen:
+		m.discard("IKE_SA_INIT request longer than " + itoa(maxInitLen) + " octets")
 		m.end()
 		return
 	case !ok1 || !ok2 || !ok3:
@@ -34,7 +46,7 @@ func (m *Machine) initRequest(msg *wire.Message, ev Received) {
 		return
 	}
 	k.NextIn = 1
-	k.AnswerTo = sha256.Sum256(ev.Data)
+	k.AnswerTo, k.AnswerFrom, k.AnswerAt = sha256.Sum256(ev.Data), ev.Local, ev.Remote
 	st.Ni, st.PeerPublic, st.InitI = bytes.Clone(nonce.Data), bytes.Clone(ke.Data), bytes.Clone(ev.Data)
 	st.Nr = make([]byte, nonceLen)
 	if _, err := io.ReadFull(m.env.Rand, st.Nr); err != nil {
@@ -61,7 +73,14 @@ func (m *Machine) chooseIKE(msg *wire.Message, sa *wire.SA, ke *wire.KE) bool {
 	}
 	opts := suite.SelectOptions{PreferPeer: m.env.Settings.PreferPeerProposal}
 	var first *suite.Mismatch
+	tried := map[int]bool{}
 	for _, c := range conns {
+		// Many connections share their proposals: each list is looked at once.
+		if n := m.env.Conns.offers[c]; tried[n] || len(tried) >= maxOffers {
+			continue
+		} else {
+			tried[n] = true
+		}
 		choice, mismatch := suite.Select(c.Proposals, sa.Proposals, opts)
 		if mismatch != nil {
 			if first == nil {

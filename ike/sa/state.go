@@ -179,7 +179,7 @@ type State struct {
 	// Own and Peer are the CREATE_CHILD_SA exchanges under way, one each way.
 	Own, Peer *Create
 	// Orphans are reserved inbound SPIs that no CHILD SA took.
-	Orphans []uint32
+	Orphans []Orphan
 }
 
 // IKE is one IKE SA.
@@ -204,6 +204,8 @@ type IKE struct {
 	MinNonce      []byte   // the lower nonce of the exchange that made it by rekeying
 	Answer        []byte   // our last response; nil while one is being made
 	AnswerTo      [32]byte // SHA-256 of the request it answers, to know a repetition
+	// AnswerFrom and AnswerAt are our and the peer's address of that request.
+	AnswerFrom, AnswerAt netip.AddrPort
 
 	*ciphers // from Keys; never encoded
 }
@@ -254,6 +256,7 @@ const (
 	ChildDeleting   ChildStatus = 2 // our delete waits for the peer's answer
 	ChildRemoving   ChildStatus = 3 // the kernel is removing it
 	ChildFading     ChildStatus = 4 // replaced and deleted; only its inbound SA is left, for a moment
+	ChildInstalling ChildStatus = 5 // dropped while the kernel was installing it
 )
 
 func (s ChildStatus) String() string {
@@ -268,6 +271,8 @@ func (s ChildStatus) String() string {
 		return "REMOVING"
 	case ChildFading:
 		return "FADING"
+	case ChildInstalling:
+		return "INSTALLING"
 	}
 	return fmt.Sprintf("ChildStatus(%d)", uint8(s))
 }
@@ -332,6 +337,16 @@ type JobRef struct {
 	ID   uint32
 	Kind JobKind
 	Of   Side // which exchange it works for
+	// Child is the unique id of the child that jobInstall installs, for an answer
+	// that comes after its exchange was dropped.
+	Child uint64
+}
+
+// Orphan is a reserved SPI in the kernel.
+type Orphan struct {
+	Dst  netip.Addr
+	SPI  uint32
+	Mark dataplane.Mark
 }
 
 // Side names the exchange that a job works for.

@@ -64,7 +64,7 @@ func ikeState(p Phase) IKEState {
 
 func childState(s ChildStatus) ChildState {
 	switch s {
-	case ChildNegotiated:
+	case ChildNegotiated, ChildInstalling:
 		return ChildSAInstalling
 	case ChildInstalled:
 		return ChildSAInstalled
