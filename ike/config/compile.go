@@ -26,7 +26,9 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		Proposals:   get[[]suite.Proposal](n, "proposals"),
 		Encap:       get[bool](n, "encap"),
 		SendCertReq: get[bool](n, "send_certreq"),
+		RekeyTime:   get[time.Duration](n, "rekey_time"),
 	}
+	conn.RandTime = conn.RekeyTime / 10
 	if n.has("local_port") {
 		conn.LocalPort = uint16(get[uint32](n, "local_port"))
 		if conn.LocalPort != set.SA.Port && conn.LocalPort != set.SA.NATTPort {
@@ -68,6 +70,11 @@ func (c *compiler) rounds(n *node, conn *sa.Connection) {
 	}
 	if n.bad {
 		return // a round may be among what is wrong
+	}
+	// To leave a configured factor out would be worse than to refuse it.
+	if len(conn.Local) > 1 || len(conn.Remote) > 1 {
+		c.rep.add(n.pos, "one section local and one remote in "+n.path+" (several rounds, RFC 4739, are not supported yet)",
+			fmt.Sprintf("%d local and %d remote", len(conn.Local), len(conn.Remote)), "")
 	}
 	if len(conn.Local) == 0 {
 		c.rep.add(n.pos, "a section local in "+n.path+", which says how we authenticate", "none", "")

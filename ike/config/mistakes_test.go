@@ -106,6 +106,10 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:1:5: expected a key of connections.a, found "encpa" (did you mean encap?)`,
 			`espalier.conf:1:5: expected a key of connections.b, found "encpa" (did you mean encap?)`}},
 
+		// a second factor is never left out silently
+		{"two rounds", gw("remote2 { auth = pubkey\n }"), []string{
+			`espalier.conf:1:15: expected one section local and one remote in connections.gw (several rounds, RFC 4739, are not supported yet), found 1 local and 2 remote`}},
+
 		// wrong types
 		{"not a bool", gw("encap = maybe"), []string{
 			`espalier.conf:7:9: expected yes or no for encap, found "maybe"`}},

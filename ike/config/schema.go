@@ -132,7 +132,7 @@ func connectionSpec() *sectionSpec {
 		{name: "keyingtries", typ: number(0, 1<<31), def: "1", sup: later, doc: "Runs of retransmissions before the first connect fails."},
 		{name: "unique", typ: oneOf("no", "never", "keep", "replace"), def: "no", sup: later, doc: "What becomes of an earlier connection of the same peer."},
 		{name: "reauth_time", typ: duration(), def: "0s", sup: later, doc: "Time until reauthentication."},
-		{name: "rekey_time", typ: duration(), def: "4h", sup: later, doc: "Time until the IKE SA is rekeyed."},
+		{name: "rekey_time", typ: duration(), def: "4h", doc: "Time until the IKE SA is rekeyed, less a random part of a tenth; 0: never."},
 		{name: "over_time", typ: duration(), derived: "10% of rekey_time or reauth_time", sup: later, doc: "Time allowed for a rekey beyond rekey_time."},
 		{name: "rand_time", typ: duration(), derived: "over_time", sup: later, doc: "Range of the random time taken off rekey_time."},
 		{name: "pools", typ: words("names"), sup: later, doc: "Pools of virtual addresses to serve from."},
