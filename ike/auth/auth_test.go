@@ -91,6 +91,10 @@ func TestSignatures(t *testing.T) {
 			if r.Auth.Method != tt.method || r.Describe != tt.describe {
 				t.Errorf("signed with %d %q", r.Auth.Method, r.Describe)
 			}
+			again, err := Sign(b.Build(), job, rand.Reader)
+			if err != nil || bytes.Equal(again.Auth.Data, r.Auth.Data) == strings.Contains(tt.describe, "PSS") {
+				t.Errorf("signed twice, only RSASSA-PSS may differ: %x, %x, %v", r.Auth.Data, again.Auth.Data, err)
+			}
 			if len(r.Certs) != 2 || !bytes.Equal(r.Certs[0].Data, own.cert.Raw) || !bytes.Equal(r.Certs[1].Data, inter.cert.Raw) {
 				t.Errorf("%d certificates go with it, or the wrong ones", len(r.Certs))
 			}

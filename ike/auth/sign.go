@@ -2,6 +2,7 @@ package auth
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	_ "crypto/sha1"
 	_ "crypto/sha256"
@@ -17,8 +18,8 @@ import (
 	"espalier/ike/wire"
 )
 
-// Sign makes our AUTH payload and says which certificates go with it. random feeds the signature; nil makes ECDSA
-// deterministic (RFC 6979) and is refused by RSASSA-PSS (PKCS#1 v1.5 and Ed25519 need none).
+// Sign makes our AUTH payload and says which certificates go with it. random feeds RSASSA-PSS, which refuses nil, and
+// keys outside of this process; PKCS#1 v1.5, Ed25519 and ECDSA (deterministic, RFC 6979) need none.
 //
 // With RFC 7427 (PeerHashes) the hash is the one that the schemes name, or else the one that fits the key's strength,
 // among those the peer takes; RSASSA-PSS is used only where a scheme asks for it. Without, it is method 9, 10 or 11
@@ -223,6 +224,12 @@ func (p plan) sign(key crypto.Signer, octets []byte, random io.Reader) (wire.Aut
 			alg.salt = h.Size()
 			opts = &rsa.PSSOptions{SaltLength: alg.salt, Hash: h}
 		}
+	}
+	if _, ours := key.(*ecdsa.PrivateKey); ours {
+		// RFC 6979: no randomness that could fail, the same signature in a replay, and two thirds of the time. What hedged
+		// signatures protect from, faults while one message is signed again and again, needs the same octets twice; the
+		// peer's fresh nonce is part of them.
+		random = nil
 	}
 	sig, err := key.Sign(random, digest, opts)
 	if err != nil {
