@@ -399,8 +399,12 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 		m.answerChild(c, m.child(cand.UniqueID))
 		return
 	}
+	lost := c.Lost
 	m.dropExchange(&m.s.Own)
-	if old != nil {
+	switch {
+	case lost:
+		m.deleteRekeyed(cand.UniqueID)
+	case old != nil:
 		old.OwnNew, old.OwnNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
 		m.settleRekey(old)
 	}
@@ -415,9 +419,13 @@ func (m *Machine) settleRekey(old *Child) {
 	if old.PeerNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) < 0 {
 		gone = old.OwnNew
 	}
-	if c := m.child(gone); c != nil && c.Status == ChildInstalled {
+	m.deleteRekeyed(gone)
+}
+
+func (m *Machine) deleteRekeyed(id uint64) {
+	if c := m.child(id); c != nil && c.Status == ChildInstalled {
 		c.Status, c.EndReason = ChildDeleting, "rekeyed"
-		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteChild, Child: gone})
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteChild, Child: id})
 	}
 }
 

@@ -193,6 +193,7 @@ func (c *coder) create(x *Create) {
 	num(c, &x.PeerNewSPI)
 	c.choice(&x.Chosen)
 	optional(c, &x.Candidate, (*coder).child)
+	boolean(c, &x.Lost)
 }
 
 func (c *coder) ike(k *IKE) {

@@ -173,6 +173,9 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
 				c.Fade = c.PeerNew != 0 || c.OwnNew != 0
 				m.finishReplaced(c)
+				if own := m.s.Own; own != nil && own.Old == c.UniqueID && c.PeerNew != 0 {
+					own.Lost = true
+				}
 			}
 		}
 	}

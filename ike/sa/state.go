@@ -398,6 +398,9 @@ type Create struct {
 	PeerNewSPI wire.SPI
 	Chosen     suite.Choice
 	Candidate  *Child // the new child until it is installed
+	// Lost: the peer has rekeyed the same child and deleted the old one, so its
+	// new one stands and ours, when the answer comes, is deleted.
+	Lost bool
 }
 
 // TaskKind is a kind of request we want to make.
