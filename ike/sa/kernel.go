@@ -185,7 +185,11 @@ func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplan
 		dirs = 3
 	}
 	ops := make([]dataplane.Op, 0, dirs*len(pairs))
-	add := func(sel pair, dir dataplane.Direction, mark dataplane.Mark, ifID uint32, src, dst dataplane.Template) {
+	outT := dataplane.Template{Src: c.Local, Dst: c.Remote, Proto: dataplane.ESP, Mode: c.Mode, ReqID: c.ReqID}
+	inT := outT
+	inT.Src, inT.Dst = c.Remote, c.Local
+	out, in := []dataplane.Template{outT}, []dataplane.Template{inT} // the policies share them: nobody changes them
+	add := func(sel pair, dir dataplane.Direction, mark dataplane.Mark, ifID uint32) {
 		key := dataplane.PolicyKey{Selector: sel, Dir: dir, Mark: mark, IfID: ifID}
 		if !install {
 			ops = append(ops, dataplane.DeletePolicy{Key: key, Owner: c.UniqueID})
@@ -195,20 +199,17 @@ func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplan
 		if cfg != nil && cfg.Priority != 0 {
 			prio = cfg.Priority
 		}
-		t := src
+		t := out
 		if dir != dataplane.Out {
-			t = dst
+			t = in
 		}
-		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Templates: []dataplane.Template{t}}})
+		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Templates: t}})
 	}
-	outT := dataplane.Template{Src: c.Local, Dst: c.Remote, Proto: dataplane.ESP, Mode: c.Mode, ReqID: c.ReqID}
-	inT := outT
-	inT.Src, inT.Dst = c.Remote, c.Local
 	for _, p := range pairs {
-		add(p, dataplane.Out, c.MarkOut, c.IfIDOut, outT, inT)
-		add(p.Reverse(), dataplane.In, c.MarkIn, c.IfIDIn, outT, inT)
+		add(p, dataplane.Out, c.MarkOut, c.IfIDOut)
+		add(p.Reverse(), dataplane.In, c.MarkIn, c.IfIDIn)
 		if c.Mode == dataplane.Tunnel {
-			add(p.Reverse(), dataplane.Fwd, c.MarkIn, c.IfIDIn, outT, inT)
+			add(p.Reverse(), dataplane.Fwd, c.MarkIn, c.IfIDIn)
 		}
 	}
 	return ops

@@ -78,8 +78,8 @@ func initReply(request *wire.Message, spir wire.SPI, payloads ...wire.Payload) [
 
 // natHash is the NAT detection hash of RFC 7296 2.23.
 func natHash(spii, spir wire.SPI, ep netip.AddrPort) []byte {
-	var b []byte
-	b = binary.BigEndian.AppendUint64(b, uint64(spii))
+	var buf [8 + 8 + 16 + 2]byte
+	b := binary.BigEndian.AppendUint64(buf[:0], uint64(spii))
 	b = binary.BigEndian.AppendUint64(b, uint64(spir))
 	b = append(b, ep.Addr().AsSlice()...)
 	b = binary.BigEndian.AppendUint16(b, ep.Port())
