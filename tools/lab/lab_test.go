@@ -64,12 +64,13 @@ func TestWithTaggedTests(t *testing.T) {
 }
 
 func TestCheckFlags(t *testing.T) {
-	good := machineFlags{CPUs: 2, Mem: 2048, TimeLimit: time.Minute}
+	good := machineFlags{Accel: "auto", CPUs: 2, Mem: 2048, TimeLimit: time.Minute}
 	if err := good.check(); err != nil {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*machineFlags){
 		"cpus": func(f *machineFlags) { f.CPUs = 0 }, "mem": func(f *machineFlags) { f.Mem = 100 }, "time": func(f *machineFlags) { f.TimeLimit = 0 },
+		"two kernels": func(f *machineFlags) { f.UML, f.Kernel = "linux", "trixie" },
 	} {
 		f := good
 		change(&f)

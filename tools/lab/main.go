@@ -20,12 +20,12 @@ import (
 
 // machineFlags choose and size the machine; every verb that starts one has them.
 type machineFlags struct {
-	Kernel    string        `help:"Guest kernel for QEMU: a Debian suite (trixie-backports, trixie, bookworm, sid) or newest." default:"newest" placeholder:"SUITE"`
-	UML       string        `name:"uml" help:"Run in this User-Mode Linux kernel, an executable or an .xz of it. ($$ESPALIER_LAB_UML)" env:"ESPALIER_LAB_UML" placeholder:"PATH"`
+	Kernel    string        `help:"Guest kernel for QEMU: a Debian suite (trixie-backports, trixie, bookworm, sid), or newest, which is the default." placeholder:"SUITE"`
+	UML       string        `name:"uml" help:"Run in this User-Mode Linux kernel, an executable or an .xz of it. Without --kernel and --accel, $$ESPALIER_LAB_UML does the same." placeholder:"PATH"`
 	Accel     string        `help:"Accelerator for QEMU: auto, kvm or tcg." enum:"auto,kvm,tcg" default:"auto"`
 	Here      bool          `help:"Run on this very machine, without a guest. Refused while there are XFRM states or policies."`
 	CPUs      int           `name:"cpus" help:"Processors of the guest." default:"2"`
-	Mem       int           `help:"Memory of the guest in MiB." default:"2048" placeholder:"MIB"`
+	Mem       int           `help:"Memory of the guest in MiB (default 2048)." default:"2048" placeholder:"MIB"`
 	TimeLimit time.Duration `help:"End the guest after this time, with status 124." default:"10m"`
 	Share     []string      `help:"Directories that the guest sees read-write at the same path (the repository always is one)." placeholder:"DIR" sep:"none"`
 	Root      string        `help:"Guest root: default (Debian trixie) or sid (for a newer strongSwan)." default:"default"`
@@ -108,6 +108,8 @@ func (f *machineFlags) check() error {
 		return fmt.Errorf("%w: --cpus %d: expected 1 to 64 (this machine has %d)", errUsage, f.CPUs, runtime.NumCPU())
 	case f.Mem < 256:
 		return fmt.Errorf("%w: --mem %d: expected at least 256 MiB", errUsage, f.Mem)
+	case f.UML != "" && (f.Kernel != "" || f.Accel != "auto"):
+		return fmt.Errorf("%w: --uml is a kernel and a way to run it; it goes with neither --kernel nor --accel", errUsage)
 	case f.TimeLimit <= 0:
 		return fmt.Errorf("%w: --time-limit %s: expected more than 0", errUsage, f.TimeLimit)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,19 +87,26 @@ func (f *machineFlags) prepare(ctx context.Context) (*machine, error) {
 	return m, err
 }
 
+// umlVar names the environment variable with the path of a User-Mode Linux kernel.
+const umlVar = "ESPALIER_LAB_UML"
+
 // pick chooses the runner: what was asked for by flag or variable, then KVM when it really boots, then software emulation.
 func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.Host, init string) (vm.Runner, error) {
-	if f.UML != "" {
+	uml, why := f.UML, "given by --uml"
+	if uml == "" && f.Kernel == "" && f.Accel == "auto" {
+		uml, why = os.Getenv(umlVar), "given by "+umlVar
+	}
+	if uml != "" {
 		if err := host.Need(ctx, "xz", "xz-utils"); err != nil {
 			return nil, err
 		}
-		kernel, err := vm.UMLKernel(st, f.UML)
-		return &vm.UML{Kernel: kernel, Why: "given by --uml or ESPALIER_LAB_UML"}, err
+		kernel, err := vm.UMLKernel(st, uml)
+		return &vm.UML{Kernel: kernel, Why: why}, err
 	}
 	if err := needQEMU(ctx, host); err != nil {
 		return nil, err
 	}
-	kernel, err := host.Kernel(ctx, st, f.Kernel)
+	kernel, err := host.Kernel(ctx, st, cmp.Or(f.Kernel, "newest"))
 	if err != nil {
 		return nil, err
 	}

@@ -5,22 +5,27 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 
+	"espalier/ike/vici"
 	"espalier/tools/lab/topo"
 )
 
 // patience is how long a condition may take to come true. The emulated machine of the CI is slow.
 const patience = 60 * time.Second
 
-// lab is one network with one strongSwan, used by many cases; each has an espalierd of its own.
+// lab is one network with one strongSwan, used by many cases. An espalierd lives on from one case to the next, which it learns by a SIGHUP, until a case
+// stops it.
 type lab struct {
 	*topo.Net
 	wire *topo.Capture
@@ -29,7 +34,9 @@ type lab struct {
 	ours, theirs *topo.Host
 	swan         *topo.StrongSwan
 	esp          *topo.Espalier
-	swanLog      int // length of charon's log when the case began
+	monitor      *topo.Process // prints the SAs that come and go in our kernel
+	// How long the logs were when the case began.
+	swanLog, espLog, monitorLog int
 }
 
 // newLab builds the network with strongSwan in gw2, or with the gateways' roles exchanged.
@@ -55,7 +62,31 @@ func newLab(t *testing.T, cfg topo.Config, exchanged bool, options ...string) *l
 	if l.swan, err = l.theirs.StartStrongSwan(t.Context(), topo.StrongSwanConfig{Options: options}); err != nil {
 		t.Fatal(err)
 	}
+	if l.monitor, err = l.ours.Start(nil, "ip", "xfrm", "monitor", "SA"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if l.running() {
+			if err := l.esp.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+		l.expectNothing(t, l.ours, "after the last stop")
+	})
 	return l
+}
+
+// running tells whether there is an espalierd.
+func (l *lab) running() bool {
+	if l.esp == nil {
+		return false
+	}
+	select {
+	case <-l.esp.Exited():
+		return false
+	default:
+		return true
+	}
 }
 
 // client is the host behind our gateway, or behind theirs.
@@ -84,49 +115,52 @@ func (l *lab) sides(auth string, p proposals, s shape) (ours, theirs side) {
 	return ours, theirs
 }
 
-// start loads strongSwan's configuration and starts an espalierd, and forgets what passed the wire.
+// start makes both daemons take their configuration and forgets what passed the wire.
 func (l *lab) start(t *testing.T, ours, theirs side) {
 	t.Helper()
-	l.startWith(t, ours.conf(), l.pki.files(t, ours), theirs.conf(), l.pki.files(t, theirs))
+	l.startWith(t, files{ours.conf(), l.pki.files(t, ours)}, files{theirs.conf(), l.pki.files(t, theirs)})
 }
 
-func (l *lab) startWith(t *testing.T, ours string, ourFiles map[string][]byte, theirs string, theirFiles map[string][]byte) {
+// files are a configuration and what stands beside it.
+type files struct {
+	conf   string
+	beside map[string][]byte
+}
+
+func (l *lab) startWith(t *testing.T, ours, theirs files) {
 	t.Helper()
-	l.swanLog = len(l.swan.Log())
+	l.swanLog, l.espLog, l.monitorLog = len(l.swan.Log()), 0, len(l.monitor.Log())
 	t.Cleanup(func() {
+		l.finish(t)
 		if t.Failed() {
-			t.Logf("ours:\n%s\ntheirs:\n%s", ours, theirs)
-			if l.esp != nil {
-				t.Logf("log of espalierd:\n%s", l.esp.Log())
-			}
+			t.Logf("ours:\n%s\ntheirs:\n%s", ours.conf, theirs.conf)
+			t.Logf("log of espalierd:\n%s", l.log())
 			t.Logf("log of strongSwan:\n%s", l.swan.Log()[l.swanLog:])
 		}
-		l.stop(t)
 	})
 	// What an earlier case left in the folder must not help.
 	if err := os.RemoveAll(l.swan.Dir); err != nil {
 		t.Fatal(err)
 	}
-	t0 := time.Now()
-	defer func() { t.Logf("TIME start %s", time.Since(t0)) }()
-	if err := l.swan.Configure(theirs, theirFiles); err != nil {
+	if err := l.swan.Configure(theirs.conf, theirs.beside); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.swan.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("TIME load %s", time.Since(t0))
 	if err := l.wire.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	l.startEspalier(t, ours, ourFiles)
+	l.configure(t, ours)
 }
 
-func (l *lab) startEspalier(t *testing.T, conf string, files map[string][]byte) {
+// configure has an espalierd run with the configuration: the one that runs, or a new one.
+func (l *lab) configure(t *testing.T, f files) {
 	t.Helper()
+	var err error
 	if l.esp == nil {
-		var err error
-		if l.esp, err = l.ours.StartEspalier(t.Context(), topo.EspalierConfig{Conf: conf, Files: files, Args: []string{"--log-level", "debug"}}); err != nil {
+		l.esp, err = l.ours.StartEspalier(t.Context(), topo.EspalierConfig{Conf: f.conf, Files: f.beside, Args: []string{"--log-level", "debug"}})
+		if err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -134,33 +168,101 @@ func (l *lab) startEspalier(t *testing.T, conf string, files map[string][]byte) 
 	if err := os.RemoveAll(l.esp.Dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.esp.Configure(conf, files); err != nil {
+	if err := l.esp.Configure(f.conf, f.beside); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.esp.Restart(t.Context()); err != nil {
-		t.Fatal(err)
+	if !l.running() {
+		if err := l.esp.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return
 	}
+	l.espLog = len(l.esp.Log())
+	l.reload(t)
 }
 
-// stop ends the case: espalierd goes, nothing is left in either kernel, and the log is in order.
-func (l *lab) stop(t *testing.T) {
+// reload sends a SIGHUP and waits until the configuration was taken.
+func (l *lab) reload(t *testing.T) {
+	t.Helper()
+	from := len(l.esp.Log())
+	if err := l.esp.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually(t, "the configuration to be reloaded", func() error {
+		log := l.esp.Log()[from:]
+		for _, message := range []string{`"configuration reloaded"`, `"nothing differs"`} {
+			if strings.Contains(log, message) {
+				return nil
+			}
+		}
+		return errors.New(log)
+	})
+}
+
+// log is the part of the daemon's log that belongs to the case.
+func (l *lab) log() string {
+	if l.esp == nil {
+		return ""
+	}
+	log := l.esp.Log()
+	return log[min(l.espLog, len(log)):]
+}
+
+// finish ends the case: no SA is left, nothing is in either kernel, and the log is in order. A case that failed takes the daemon with it.
+func (l *lab) finish(t *testing.T) {
 	t.Helper()
 	if l.esp == nil {
 		return
 	}
-	if err := l.esp.Stop(); err != nil {
-		t.Error(err)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own has ended in a cleanup
 	defer cancel()
-	if k, err := kernelOf(l.theirs); err != nil || len(k.states)+len(k.policies) > 0 { // it does not know of a crash
-		if _, err := l.swan.Swanctl(ctx, "--terminate", "--ike", "peer", "--force", "--timeout", "1"); err != nil {
-			t.Logf("strongSwan keeps the IKE SA until nobody has answered for long: %v", err)
+	l.checkLog(t)
+	if l.running() && t.Failed() {
+		if err := l.esp.Stop(); err != nil {
+			t.Error(err)
 		}
+	} else if l.running() {
+		if err := l.espalier(ctx, "terminate", "ike", "peer"); err != nil && !strings.Contains(err.Error(), "no matching SAs") {
+			t.Error(err)
+		}
+	}
+	if err := l.strongSwan(ctx, "terminate", "ike", "peer", "force", "yes", "timeout", "1000"); err != nil && !strings.Contains(err.Error(), "no matching SAs") {
+		t.Logf("strongSwan keeps an IKE SA: %v", err)
 	}
 	l.expectNothing(t, l.ours, "after the end")
 	l.expectNothing(t, l.theirs, "after the end")
-	l.checkLog(t)
+}
+
+// espalier has espalierd run a command of its control socket. It is what espctl does, without the start of a process.
+func (l *lab) espalier(ctx context.Context, command string, args ...string) error {
+	return control(ctx, filepath.Join(l.esp.RunDir, "vici.sock"), command, args)
+}
+
+// strongSwan is the same for charon.
+func (l *lab) strongSwan(ctx context.Context, command string, args ...string) error {
+	return control(ctx, strings.TrimPrefix(l.swan.URI, "unix://"), command, args)
+}
+
+// control calls a daemon; the error carries what it said meanwhile.
+func control(ctx context.Context, socket, command string, args []string) error {
+	c, err := vici.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var req vici.Message
+	for i := 0; i < len(args); i += 2 {
+		req.Put(args[i], args[i+1])
+	}
+	var log strings.Builder
+	_, err = c.Stream(ctx, command, req, "control-log", func(m vici.Message) error {
+		fmt.Fprintln(&log, m.Text("msg"))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s %q: %w\n%s", command, args, err, log.String())
+	}
+	return nil
 }
 
 // checkLog shows that every line is JSON, none is of level error and none holds the secret.
@@ -176,9 +278,8 @@ func (l *lab) checkLog(t *testing.T) {
 
 func (l *lab) noSecret(t *testing.T) {
 	t.Helper()
-	log := l.esp.Log()
-	for _, s := range []string{secret, fmt.Sprintf("%x", secret), "PRIVATE KEY"} {
-		if strings.Contains(log, s) {
+	for _, s := range []string{secret, fmt.Sprintf("%x", secret), wrongSecret, "PRIVATE KEY"} {
+		if strings.Contains(l.esp.Log(), s) {
 			t.Errorf("the log holds %q", s)
 		}
 	}
@@ -188,7 +289,10 @@ func (l *lab) noSecret(t *testing.T) {
 func (l *lab) lines(t *testing.T) []map[string]any {
 	t.Helper()
 	var out []map[string]any
-	for _, text := range strings.Split(strings.TrimSpace(l.esp.Log()), "\n") {
+	for _, text := range strings.Split(strings.TrimSpace(l.log()), "\n") {
+		if text == "" {
+			continue
+		}
 		var m map[string]any
 		if err := json.Unmarshal([]byte(text), &m); err != nil {
 			t.Errorf("a line of the log is not JSON: %q", text)
@@ -289,10 +393,9 @@ func (l *lab) expectNothing(t *testing.T, h *topo.Host, when string) {
 func (l *lab) initiate(t *testing.T, ours bool) error {
 	t.Helper()
 	if ours {
-		_, err := l.esp.Espctl(t.Context(), "conn", "up", "peer", "net", "--timeout", "30s")
-		return err
+		return l.espalier(t.Context(), "initiate", "ike", "peer", "child", "net", "timeout", "30000")
 	}
-	return l.swan.Initiate(t.Context(), "net")
+	return l.strongSwan(t.Context(), "initiate", "ike", "peer", "child", "net", "timeout", "30000", "loglevel", "1")
 }
 
 // mustInitiate is initiate where it has to succeed.

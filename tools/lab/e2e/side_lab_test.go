@@ -11,8 +11,8 @@ import (
 	"espalier/tools/lab/topo"
 )
 
-// secret is the shared key of the tests; no log may hold it.
-const secret = "correct horse battery staple"
+// secret is the shared key of the tests, wrongSecret another; no log may hold them.
+const secret, wrongSecret = "correct horse battery staple", "Tr0ub4dor and 3"
 
 // side is one gateway's configuration, in words that both daemons understand.
 type side struct {
@@ -23,6 +23,8 @@ type side struct {
 	// ca issued the own certificate; trusts is what the peer's must come from.
 	ca, trusts topo.KeyKind
 	ike, esp   string
+	// id replaces the own identity.
+	id string
 	// remote replaces the peer's address.
 	remote            string
 	localTS, remoteTS string // empty: dynamic
@@ -37,6 +39,10 @@ func (s side) conf() string {
 	local, remote := "auth = psk", "auth = psk"
 	if s.auth != psk {
 		local, remote = "auth = pubkey\n    certs = end.pem", "auth = pubkey"
+	}
+	id := s.id
+	if id == "" {
+		id = s.self.Name + ".example"
 	}
 	to := s.remote
 	if to == "" {
@@ -64,7 +70,7 @@ func (s side) conf() string {
   %s
   local {
     %s
-    id = %s.example
+    id = %s
   }
   remote {
     %s
@@ -75,7 +81,7 @@ func (s side) conf() string {
     %s
   } }
 } }
-`, s.self.Outer(s.outer), to, s.ike, conn, local, s.self.Name, remote, s.peer.Name, s.esp, strings.TrimSpace(child))
+`, s.self.Outer(s.outer), to, s.ike, conn, local, id, remote, s.peer.Name, s.esp, strings.TrimSpace(child))
 	if s.auth == psk {
 		text += fmt.Sprintf("secrets { ike-1 { secret = %q } }\n", s.secret)
 	}
