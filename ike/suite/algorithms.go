@@ -2,6 +2,7 @@ package suite
 
 import (
 	"strconv"
+	"strings"
 
 	"espalier/ike/wire"
 )
@@ -57,8 +58,8 @@ func integrity(id wire.IntegID) integFacts {
 	return integFacts{}
 }
 
-// algorithmName is charon's name of an algorithm, the IANA name for what this package doesn't implement.
-func algorithmName(t wire.TransformType, id uint16) string {
+// AlgorithmName is charon's name of an algorithm, the IANA name for what this package doesn't implement.
+func AlgorithmName(t wire.TransformType, id uint16) string {
 	switch baseType(t) {
 	case wire.TransformENCR:
 		return encrName(wire.EncrID(id))
@@ -82,26 +83,30 @@ func algorithmName(t wire.TransformType, id uint16) string {
 
 // encrName is the IANA name without ENCR_, but for the few that charon leaves in.
 func encrName(id wire.EncrID) string {
-	const prefix = "ENCR_"
-	name := id.String()
-	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-		return name[len(prefix):]
+	switch id {
+	case wire.EncrDES:
+		return "DES_CBC"
+	case wire.Encr3DES:
+		return "3DES_CBC"
+	case wire.EncrRC5:
+		return "RC5_CBC"
+	case wire.EncrIDEA:
+		return "IDEA_CBC"
+	case wire.EncrCAST:
+		return "CAST_CBC"
+	case wire.EncrBlowfish:
+		return "BLOWFISH_CBC"
+	case wire.EncrNullAuthAESGMAC:
+		return "NULL_AES_GMAC"
 	}
-	return name
+	return strings.TrimPrefix(id.String(), "ENCR_")
 }
 
 // integName is the IANA name without AUTH_.
-func integName(id wire.IntegID) string {
-	const prefix = "AUTH_"
-	name := id.String()
-	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-		return name[len(prefix):]
-	}
-	return name
-}
+func integName(id wire.IntegID) string { return strings.TrimPrefix(id.String(), "AUTH_") }
 
-func keName(m wire.KEMethod) string {
-	switch m {
+func keName(id wire.KEMethod) string {
+	switch id {
 	case wire.KEMODP768:
 		return "MODP_768"
 	case wire.KEMODP1024:
@@ -118,6 +123,18 @@ func keName(m wire.KEMethod) string {
 		return "MODP_6144"
 	case wire.KEMODP8192:
 		return "MODP_8192"
+	case wire.KEMODP1024S160:
+		return "MODP_1024_160"
+	case wire.KEMODP2048S224:
+		return "MODP_2048_224"
+	case wire.KEMODP2048S256:
+		return "MODP_2048_256"
+	}
+	return curveName(id)
+}
+
+func curveName(id wire.KEMethod) string {
+	switch id {
 	case wire.KEECP192:
 		return "ECP_192"
 	case wire.KEECP224:
@@ -128,12 +145,6 @@ func keName(m wire.KEMethod) string {
 		return "ECP_384"
 	case wire.KEECP521:
 		return "ECP_521"
-	case wire.KEMODP1024S160:
-		return "MODP_1024_160"
-	case wire.KEMODP2048S224:
-		return "MODP_2048_224"
-	case wire.KEMODP2048S256:
-		return "MODP_2048_256"
 	case wire.KEBrainpoolP224r1:
 		return "ECP_224_BP"
 	case wire.KEBrainpoolP256r1:
@@ -153,5 +164,5 @@ func keName(m wire.KEMethod) string {
 	case wire.KEMLKEM1024:
 		return "ML_KEM_1024"
 	}
-	return m.String()
+	return id.String()
 }

@@ -32,7 +32,7 @@ func (t Transform) String() string {
 // "HMAC_SHA2_256_128", "PRF_HMAC_SHA2_256", "CURVE_25519", "MODP_2048", "ECP_256", "NO_EXT_SEQ". Additional key
 // exchanges carry their number: "KE1_CURVE_25519".
 func (t Transform) Name() string {
-	name := algorithmName(t.Type, t.ID)
+	name := AlgorithmName(t.Type, t.ID)
 	if n := addKE(t.Type); n > 0 {
 		name = "KE" + strconv.Itoa(n) + "_" + name
 	}

@@ -8,6 +8,8 @@ import (
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
+	"espalier/ike/suite"
+	"espalier/ike/wire"
 )
 
 // listSA is the list-sa event's message: one section, named by the connection.
@@ -111,23 +113,23 @@ func (m *Message) putInstalled(c *sa.ChildInfo, now time.Time) {
 
 func (m *Message) putAlgorithms(a *sa.Algorithms) {
 	if a.Encr != 0 {
-		m.Put("encr-alg", encrName(a.Encr))
+		m.Put("encr-alg", suite.AlgorithmName(wire.TransformENCR, uint16(a.Encr)))
 		if a.EncrBits != 0 {
 			m.PutUint("encr-keysize", uint64(a.EncrBits))
 		}
 	}
 	if a.Integ != 0 {
-		m.Put("integ-alg", integName(a.Integ))
+		m.Put("integ-alg", suite.AlgorithmName(wire.TransformINTEG, uint16(a.Integ)))
 	}
 	if a.PRF != 0 {
-		m.Put("prf-alg", prfName(a.PRF))
+		m.Put("prf-alg", suite.AlgorithmName(wire.TransformPRF, uint16(a.PRF)))
 	}
 	if a.KE != 0 {
-		m.Put("dh-group", keName(a.KE))
+		m.Put("dh-group", suite.AlgorithmName(wire.TransformKE, uint16(a.KE)))
 	}
 	for i, ke := range a.FurtherKE {
 		if ke != 0 {
-			m.Put("ake"+strconv.Itoa(i+1), keName(ke))
+			m.Put("ake"+strconv.Itoa(i+1), suite.AlgorithmName(wire.TransformKE, uint16(ke)))
 		}
 	}
 	if a.ESN {

@@ -9,6 +9,7 @@ import (
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
 	"espalier/ike/sa"
+	"espalier/ike/suite"
 	"espalier/ike/wire"
 )
 
@@ -77,25 +78,25 @@ func TestListSALeavesOutWhatIsNot(t *testing.T) {
 
 func TestSpellings(t *testing.T) {
 	for got, want := range map[string]string{
-		encrName(wire.Encr3DES):               "3DES_CBC",
-		encrName(wire.EncrAESCTR):             "AES_CTR",
-		encrName(wire.EncrAESCCM16):           "AES_CCM_16",
-		encrName(wire.EncrChaCha20Poly1305):   "CHACHA20_POLY1305",
-		encrName(wire.EncrNull):               "NULL",
-		encrName(wire.EncrNullAuthAESGMAC):    "NULL_AES_GMAC",
-		encrName(wire.EncrCamelliaCBC):        "CAMELLIA_CBC",
-		integName(wire.IntegHMACSHA1_96):      "HMAC_SHA1_96",
-		integName(wire.IntegHMACSHA2_256_128): "HMAC_SHA2_256_128",
-		integName(wire.IntegAESXCBC_96):       "AES_XCBC_96",
-		integName(wire.IntegAESCMAC_96):       "AES_CMAC_96",
-		prfName(wire.PRFAES128XCBC):           "PRF_AES128_XCBC",
-		prfName(wire.PRFAES128CMAC):           "PRF_AES128_CMAC",
-		keName(wire.KEMODP2048):               "MODP_2048",
-		keName(wire.KEMODP2048S256):           "MODP_2048_256",
-		keName(wire.KEECP521):                 "ECP_521",
-		keName(wire.KEBrainpoolP256r1):        "ECP_256_BP",
-		keName(wire.KECurve448):               "CURVE_448",
-		keName(wire.KEMLKEM1024):              "ML_KEM_1024",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.Encr3DES)):               "3DES_CBC",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrAESCTR)):             "AES_CTR",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrAESCCM16)):           "AES_CCM_16",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrChaCha20Poly1305)):   "CHACHA20_POLY1305",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrNull)):               "NULL",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrNullAuthAESGMAC)):    "NULL_AES_GMAC",
+		suite.AlgorithmName(wire.TransformENCR, uint16(wire.EncrCamelliaCBC)):        "CAMELLIA_CBC",
+		suite.AlgorithmName(wire.TransformINTEG, uint16(wire.IntegHMACSHA1_96)):      "HMAC_SHA1_96",
+		suite.AlgorithmName(wire.TransformINTEG, uint16(wire.IntegHMACSHA2_256_128)): "HMAC_SHA2_256_128",
+		suite.AlgorithmName(wire.TransformINTEG, uint16(wire.IntegAESXCBC_96)):       "AES_XCBC_96",
+		suite.AlgorithmName(wire.TransformINTEG, uint16(wire.IntegAESCMAC_96)):       "AES_CMAC_96",
+		suite.AlgorithmName(wire.TransformPRF, uint16(wire.PRFAES128XCBC)):           "PRF_AES128_XCBC",
+		suite.AlgorithmName(wire.TransformPRF, uint16(wire.PRFAES128CMAC)):           "PRF_AES128_CMAC",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KEMODP2048)):               "MODP_2048",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KEMODP2048S256)):           "MODP_2048_256",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KEECP521)):                 "ECP_521",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KEBrainpoolP256r1)):        "ECP_256_BP",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KECurve448)):               "CURVE_448",
+		suite.AlgorithmName(wire.TransformKE, uint16(wire.KEMLKEM1024)):              "ML_KEM_1024",
 		sa.IKERekeyed.String():                "REKEYED",
 		sa.ChildSARekeying.String():           "REKEYING",
 		elapsed(time.Second):                  "1 second",
@@ -115,7 +116,7 @@ func TestSpellings(t *testing.T) {
 // scripts split at them.
 func TestNamesHaveNoBlanks(t *testing.T) {
 	for id := wire.KEMethod(1); id <= wire.KEMLKEM1024; id++ {
-		if name := keName(id); strings.Contains(name, " ") {
+		if name := suite.AlgorithmName(wire.TransformKE, uint16(id)); strings.Contains(name, " ") {
 			t.Errorf("key exchange %d: %q", id, name)
 		}
 	}
