@@ -39,6 +39,7 @@ import (
 //	x25519-ratio    median of the rounds, each divided by its neighbours
 //	allocs/setup    mean, with the network's one copy of each message
 //	B/setup         mean
+//	x25519-us/op    median: how fast the machine was, busy neighbours included
 func BenchmarkSetup(b *testing.B) {
 	b.Run("PSK", func(b *testing.B) {
 		creds := testCreds()
@@ -184,6 +185,7 @@ func cpuTime() time.Duration {
 // setupMetrics collects what the rounds cost.
 type setupMetrics struct {
 	cpu, ratio    []float64
+	x25519        []float64
 	setups        uint64
 	allocs, bytes uint64
 }
@@ -191,6 +193,7 @@ type setupMetrics struct {
 func (m *setupMetrics) add(n int, c cost, four time.Duration) {
 	m.cpu = append(m.cpu, c.cpu.Seconds()*1e3/float64(n))
 	m.ratio = append(m.ratio, float64(c.cpu)/float64(four))
+	m.x25519 = append(m.x25519, four.Seconds()*1e6/float64(4*n))
 	m.setups += uint64(n)
 	m.allocs += c.allocs
 	m.bytes += c.bytes
@@ -199,6 +202,7 @@ func (m *setupMetrics) add(n int, c cost, four time.Duration) {
 func (m *setupMetrics) report(b *testing.B) {
 	b.ReportMetric(median(m.cpu), "cpu-ms/setup")
 	b.ReportMetric(median(m.ratio), "x25519-ratio")
+	b.ReportMetric(median(m.x25519), "x25519-us/op")
 	b.ReportMetric(float64(m.allocs)/float64(m.setups), "allocs/setup")
 	b.ReportMetric(float64(m.bytes)/float64(m.setups), "B/setup")
 }

@@ -27,6 +27,23 @@ type figure struct {
 
 	from   source
 	metric string // of from's metrics
+	beside string // another one that helps to judge the value, for docs/figures.md; may be empty
+}
+
+// measured is a figure's value.
+type measured struct {
+	value  float64
+	beside string // metric and value; empty: nothing
+}
+
+// read takes the figure out of its source's metrics.
+func (f *figure) read(m metrics) (r measured, err error) {
+	if r.value, err = m.median(f.metric); err != nil || f.beside == "" {
+		return r, err
+	}
+	v, err := m.median(f.beside)
+	r.beside = number(v) + " " + f.beside
+	return r, err
 }
 
 // source measures the metrics of one or more figures, once a run. Its values

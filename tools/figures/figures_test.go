@@ -84,6 +84,24 @@ func TestMedian(t *testing.T) {
 	}
 }
 
+func TestRead(t *testing.T) {
+	m := metrics{"a": {0.25}, "b": {47.96}}
+	for _, c := range []struct {
+		f    figure
+		want measured
+		ok   bool
+	}{
+		{figure{metric: "a"}, measured{value: 0.25}, true},
+		{figure{metric: "a", beside: "b"}, measured{0.25, "48 b"}, true},
+		{figure{metric: "a", beside: "c"}, measured{}, false},
+		{figure{metric: "c"}, measured{}, false},
+	} {
+		if got, err := c.f.read(m); (err == nil) != c.ok || c.ok && got != c.want {
+			t.Errorf("%q beside %q: expected %+v, got %+v, %v", c.f.metric, c.f.beside, c.want, got, err)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	good := &canned{m: metrics{"a": {0.25}, "b": {2}}}
 	bad := &canned{err: errors.New("boom")}
@@ -159,10 +177,10 @@ func TestPage(t *testing.T) {
 		{name: "c", unit: "ms", op: atMost, limit: 1, what: "Third."},
 	}
 	m := machine{cpu: "CPU", kernel: "6.12", goVersion: "go1", date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	first := page(all, nil, map[string]float64{"a": 0.5, "b": 2}, m)
+	first := page(all, nil, map[string]measured{"a": {value: 0.5, beside: "48 us/op"}, "b": {value: 2}}, m)
 	for _, want := range []string{
-		"| a | 0.5 | ms | <= 1 | yes | 2026-01-02 | CPU, Linux 6.12, go1 |\n",
-		"| b | 2 | ms | <= 1 | no | 2026-01-02 | CPU, Linux 6.12, go1 |\n",
+		"| a | 0.5 | ms | <= 1 | yes | 48 us/op | 2026-01-02 | CPU, Linux 6.12, go1 |\n",
+		"| b | 2 | ms | <= 1 | no |  | 2026-01-02 | CPU, Linux 6.12, go1 |\n",
 		"- **c**: Third.\n",
 	} {
 		if !strings.Contains(first, want) {
@@ -170,9 +188,9 @@ func TestPage(t *testing.T) {
 		}
 	}
 	m.kernel = "7.0"
-	second := page(all[1:], kept(first), map[string]float64{"c": 0.25}, m)
+	second := page(all[1:], kept(first), map[string]measured{"c": {value: 0.25}}, m)
 	for want, in := range map[string]bool{
-		"| a |": false, "| b | 2 | ms | <= 1 | no | 2026-01-02 | CPU, Linux 6.12, go1 |\n": true, "| c | 0.25 | ms | <= 1 | yes | 2026-01-02 | CPU, Linux 7.0, go1 |\n": true,
+		"| a |": false, "| b | 2 | ms | <= 1 | no |  | 2026-01-02 | CPU, Linux 6.12, go1 |\n": true, "| c | 0.25 | ms | <= 1 | yes |  | 2026-01-02 | CPU, Linux 7.0, go1 |\n": true,
 	} {
 		if strings.Contains(second, want) != in {
 			t.Errorf("%q: expected it to be there: %v, in\n%s", want, in, second)

@@ -83,21 +83,21 @@ func run(ctx context.Context, args []string, all []figure, stdout, stderr io.Wri
 
 // measureAll measures the figures in order and prints each as soon as it is
 // known. What cannot be measured is reported, and the rest goes on.
-func measureAll(ctx context.Context, wanted []figure, stdout, stderr io.Writer) (values map[string]float64, failed bool) {
-	values = map[string]float64{}
+func measureAll(ctx context.Context, wanted []figure, stdout, stderr io.Writer) (values map[string]measured, failed bool) {
+	values = map[string]measured{}
 	type outcome struct {
 		m   metrics
 		err error
 	}
-	measured := map[source]outcome{}
+	sources := map[source]outcome{}
 	for _, w := range wanted {
-		o, ok := measured[w.from]
+		o, ok := sources[w.from]
 		if !ok {
 			fmt.Fprintf(stderr, "figures: measuring %s\n", w.from)
 			o.m, o.err = w.from.measure(ctx, stderr)
-			measured[w.from] = o
+			sources[w.from] = o
 		}
-		v, err := o.m.median(w.metric)
+		v, err := w.read(o.m)
 		if o.err != nil {
 			err = o.err
 		}
@@ -107,8 +107,8 @@ func measureAll(ctx context.Context, wanted []figure, stdout, stderr io.Writer) 
 			continue
 		}
 		values[w.name] = v
-		fmt.Fprintln(stdout, w.line(v))
-		if !w.met(v) {
+		fmt.Fprintln(stdout, w.line(v.value))
+		if !w.met(v.value) {
 			fmt.Fprintf(stderr, "figures: %s misses its goal\n", w.name)
 		}
 	}
@@ -116,7 +116,7 @@ func measureAll(ctx context.Context, wanted []figure, stdout, stderr io.Writer) 
 }
 
 // keep writes the values into docs/figures.md and leaves those of other figures.
-func keep(ctx context.Context, all []figure, values map[string]float64) error {
+func keep(ctx context.Context, all []figure, values map[string]measured) error {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return err
