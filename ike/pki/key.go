@@ -36,8 +36,10 @@ func ParsePrivateKey(data, passphrase []byte, origin string) (crypto.Signer, err
 			return nil, err
 		}
 		der, kind = block.Bytes, block.Type
-		if x509.IsEncryptedPEMBlock(block) { //nolint:staticcheck // openssl still writes it, and a file on our own disk is no oracle
-			if der, err = x509.DecryptPEMBlock(block, passphrase); err != nil || len(passphrase) == 0 { //nolint:staticcheck
+		//lint:ignore SA1019 openssl still writes it, and a file on our own disk is no oracle
+		if x509.IsEncryptedPEMBlock(block) {
+			//lint:ignore SA1019 openssl still writes it, and a file on our own disk is no oracle
+			if der, err = x509.DecryptPEMBlock(block, passphrase); err != nil || len(passphrase) == 0 {
 				return nil, passphraseError(origin, "encrypted PEM")
 			}
 		}
