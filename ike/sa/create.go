@@ -355,7 +355,7 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 		}
 		if c.FixedKE || want == wire.KENone || !suite.OffersKE(ours, want) {
 			m.failed(event.InvalidKEPayload, true, c.Child, "configure a key exchange method that both sides accept",
-				event.Fact{Name: "sent", Value: c.KE.String()}, event.Fact{Name: "peer_wants", Value: want.String()})
+				event.Fact{Name: "sent", Value: keText(c.KE)}, event.Fact{Name: "peer_wants", Value: keText(want)})
 			m.endOwn(true)
 			return
 		}

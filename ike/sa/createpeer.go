@@ -54,7 +54,7 @@ func (m *Machine) peerKE(c *Create, ke *wire.KE) bool {
 	}
 	if ke == nil || ke.Method != want {
 		m.publish(event.Retrying{IKE: m.eventIKE(), Cause: event.InvalidKEPayload,
-			Facts: []event.Fact{{Name: "peer_sent", Value: keName(ke)}, {Name: "ours", Value: want.String()}}})
+			Facts: []event.Fact{{Name: "peer_sent", Value: keName(ke)}, {Name: "ours", Value: keText(want)}}})
 		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyInvalidKEPayload, Data: binary.BigEndian.AppendUint16(nil, uint16(want))})
 		return false
 	}

@@ -180,7 +180,7 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 type errKE struct{ want, got wire.KEMethod }
 
 func (e errKE) Error() string {
-	return "key exchange method: expected " + e.want.String() + ", got " + e.got.String()
+	return "key exchange method: expected " + keText(e.want) + ", got " + keText(e.got)
 }
 
 // floatPorts moves to the NAT-T port after a NAT was found (RFC 7296 2.23).
@@ -249,13 +249,13 @@ func (m *Machine) otherKE(n *wire.Notify) {
 	}
 	if st.FixedKE || want == st.KE || !suite.OffersKE(m.conn.Proposals, want) {
 		m.failed(event.InvalidKEPayload, true, "", "configure a key exchange method that both sides accept",
-			event.Fact{Name: "sent", Value: st.KE.String()}, event.Fact{Name: "peer_wants", Value: want.String()},
+			event.Fact{Name: "sent", Value: keText(st.KE)}, event.Fact{Name: "peer_wants", Value: keText(want)},
 			event.Fact{Name: "ours", Value: suite.Join(m.conn.Proposals)})
 		m.fail("no common key exchange method")
 		return
 	}
 	m.publish(event.Retrying{IKE: m.eventIKE(), Cause: event.InvalidKEPayload,
-		Facts: []event.Fact{{Name: "sent", Value: st.KE.String()}, {Name: "peer_wants", Value: want.String()}}})
+		Facts: []event.Fact{{Name: "sent", Value: keText(st.KE)}, {Name: "peer_wants", Value: keText(want)}}})
 	st.FixedKE, st.KE = true, want
 	st.Private.Wipe()
 	m.s.IKE.Request = nil
@@ -329,7 +329,7 @@ func (m *Machine) moreResponse(ps []wire.Payload, raw []byte, msg *wire.Message,
 	st := m.s.Setup
 	ke, ok := wire.First[*wire.KE](ps)
 	if !ok || ke.Method != st.KE || m.s.Phase != MoreSent {
-		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: st.KE.String()}, event.Fact{Name: "found", Value: keName(ke)})
+		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: keText(st.KE)}, event.Fact{Name: "found", Value: keName(ke)})
 		m.fail("further key exchange not answered")
 		return
 	}
@@ -344,5 +344,5 @@ func keName(ke *wire.KE) string {
 	if ke == nil {
 		return "no KE payload"
 	}
-	return ke.Method.String()
+	return keText(ke.Method)
 }

@@ -231,7 +231,7 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 		m.failed(event.KernelRefused, false, "", "", detail)
 		m.cleaned()
 	default:
-		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: m.s.Setup.KE.String()}, detail)
+		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: keText(m.s.Setup.KE)}, detail)
 		if m.s.Phase == AnsweringMore {
 			m.respond(&m.s.IKE, wire.ExchangeIKEIntermediate, m.s.IKE.NextIn-1, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		}

@@ -94,7 +94,7 @@ func (m *Machine) chooseIKE(msg *wire.Message, sa *wire.SA, ke *wire.KE) bool {
 			return true
 		}
 		m.publish(event.Retrying{IKE: m.eventIKE(), Cause: event.InvalidKEPayload,
-			Facts: []event.Fact{{Name: "peer_sent", Value: ke.Method.String()}, {Name: "ours", Value: choice.KE().String()}}})
+			Facts: []event.Fact{{Name: "peer_sent", Value: keText(ke.Method)}, {Name: "ours", Value: keText(choice.KE())}}})
 		m.refuseInit(msg, &wire.Notify{NotifyType: wire.NotifyInvalidKEPayload,
 			Data: binary.BigEndian.AppendUint16(nil, uint16(choice.KE()))})
 		return false
@@ -147,7 +147,7 @@ func (m *Machine) moreRequest(ps []wire.Payload, raw []byte, msg *wire.Message, 
 	want := m.s.IKE.Chosen.AdditionalKEs()[st.Further]
 	ke, ok := wire.First[*wire.KE](ps)
 	if !ok || ke.Method != want {
-		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: want.String()}, event.Fact{Name: "found", Value: keName(ke)})
+		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: keText(want)}, event.Fact{Name: "found", Value: keName(ke)})
 		m.respond(&m.s.IKE, msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		m.fail("further key exchange missing")
 		return
