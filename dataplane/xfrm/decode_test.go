@@ -75,6 +75,9 @@ func TestKernelErrors(t *testing.T) {
 // TestSkipAhead: the number moves by the margin in both forms of the state,
 // carries into the upper half with ESN, and refuses to wrap without.
 func TestSkipAhead(t *testing.T) {
+	if seqMargin < 1<<16 {
+		t.Errorf("margin %d: expected more than the kernel sends between reading and removal", seqMargin)
+	}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for _, c := range []struct {
 		esn    bool

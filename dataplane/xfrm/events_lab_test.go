@@ -156,6 +156,8 @@ func TestMapping(t *testing.T) {
 	w := tunnel{mode: dataplane.Tunnel, change: natT}
 	w.up(t, a, b)
 	b.openESPinUDP(b.outer4)
+	b.enter()
+	other := openIn(t, t.TempDir())
 	// A's NAT gives it another port.
 	must(t, a.x.Apply([]dataplane.Op{dataplane.MoveSA{Key: w.ab.SAKey, Dir: dataplane.Out, NewSrc: a.outer4,
 		Encap: &dataplane.Encap{SrcPort: 4600, DstPort: 4500}}}))
@@ -163,6 +165,13 @@ func TestMapping(t *testing.T) {
 	e := event(t, b.x, func(dataplane.Mapping) bool { return true })
 	if e.Key != w.ab.SAKey || e.ReqID != reqID || e.OldAddr != netip.AddrPortFrom(a.outer4, 4500) || e.NewAddr != netip.AddrPortFrom(a.outer4, 4600) {
 		t.Errorf("%+v, expected port 4500 -> 4600 of %s", e, w.ab.SAKey)
+	}
+	// Another program hears nothing of it: the first that it hears is its own.
+	own := w.sa(a, b, 0x2000, dataplane.Out)
+	own.Limits.HardTime = time.Second
+	must(t, other.Apply([]dataplane.Op{dataplane.InstallSA{SA: own}}))
+	if e, ok := (<-other.Events()).(dataplane.Expire); !ok || e.Key != own.SAKey {
+		t.Errorf("another program got %+v", e)
 	}
 }
 
@@ -254,6 +263,9 @@ func TestCrash(t *testing.T) {
 	x.crash() // before it removed anything: nothing is forgotten
 	x = openIn(t, dir)
 	must(t, x.RemoveLeftovers())
+	if len(x.left.sas)+len(x.left.policies) != 0 {
+		t.Errorf("still known as left: %+v", x.left)
+	}
 	snap, err := x.List()
 	must(t, err)
 	if len(snap.SAs) != 2 || len(snap.Policies) != 3 {

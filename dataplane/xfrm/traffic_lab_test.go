@@ -165,7 +165,16 @@ func TestReplayIsCounted(t *testing.T) {
 			if st := b.status(w.ab.SAKey); st.ReplayDropped != 1 || st.ReplayWindowDropped != 0 || st.Packets != 3 {
 				t.Errorf("after a repeated packet: %+v, expected one replay", st)
 			}
+			// Moved ahead within the window: what was skipped counts as seen.
 			in := b.status(w.ab.SAKey).Replay.In
+			must(t, b.x.AdvanceReplay(w.ab.SAKey, dataplane.Replay{In: in + 20}))
+			w.send(t, a, b, 3)
+			if st := b.status(w.ab.SAKey); st.ReplayDropped != 4 || st.Packets != 3 {
+				t.Errorf("after packets that were skipped: %+v, expected 4 replays", st)
+			}
+			must(t, a.x.AdvanceReplay(w.ab.SAKey, dataplane.Replay{Out: in + 20}))
+			must(t, w.echo(a, b, 1))
+			in = b.status(w.ab.SAKey).Replay.In
 			must(t, b.x.AdvanceReplay(w.ab.SAKey, dataplane.Replay{In: in + 1000}))
 			w.send(t, a, b, 5)
 			w.patience = short
