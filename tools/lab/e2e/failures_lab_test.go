@@ -103,10 +103,7 @@ func (l *lab) fails(t *testing.T, f failure, weStart bool) {
 	if log := l.saLog(); strings.Contains(log, "src ") && (weStart || f.name != "our certificate is not trusted") {
 		t.Errorf("expected no SA in our kernel at any time, got\n%s", log)
 	}
-	k, err := kernelOf(l.ours)
-	if err != nil || len(k.states)+len(k.policies) != 0 {
-		t.Errorf("expected nothing in our kernel, got %v\n%s", err, k)
-	}
+	l.expectNothing(t, l.ours, "after the failure")
 }
 
 // TestInvalidKE shows that the group is changed when the peer asks, and asked to be changed when it has to be, and that the log names both groups.
@@ -117,8 +114,8 @@ func TestInvalidKE(t *testing.T) {
 		weStart bool
 		fields  []string
 	}{
-		{"we guess wrong", true, []string{"cause", "INVALID_KE_PAYLOAD", "sent", "CURVE25519", "peer_wants", "MODP2048"}},
-		{"they guess wrong", false, []string{"cause", "INVALID_KE_PAYLOAD", "peer_sent", "CURVE25519", "ours", "MODP2048"}},
+		{"we guess wrong", true, []string{"cause", "INVALID_KE_PAYLOAD", "sent", "Curve25519", "peer_wants", "2048-bit MODP Group"}},
+		{"they guess wrong", false, []string{"cause", "INVALID_KE_PAYLOAD", "peer_sent", "Curve25519", "ours", "2048-bit MODP Group"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ours, theirs := l.sides(psk, suites[0], shapes[0])
@@ -141,10 +138,14 @@ func TestInvalidKE(t *testing.T) {
 	}
 }
 
-// saLog is what the monitor has seen of SAs between the gateways; the daemon's start tries the kernel's abilities with SAs of the loopback.
+// saLog is what the monitor has seen of SAs between the gateways coming up. It leaves out those of the loopback, with which the daemon's start tries the
+// kernel's abilities, and the end of SAs: a reserved SPI is one without a key, of which only the end is announced.
 func (l *lab) saLog() string {
 	var out strings.Builder
 	for _, sa := range blocks(l.monitor.Log()[l.monitorLog:]) {
+		if strings.HasPrefix(sa, "Deleted") {
+			continue
+		}
 		if strings.Contains(sa, l.GW2.Outer(topo.IPv4).String()) || strings.Contains(sa, l.GW2.Outer(topo.IPv6).String()) {
 			out.WriteString(sa)
 		}

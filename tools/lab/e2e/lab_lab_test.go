@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a condition may take to come true. The emulated machine of the CI is slow.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // lab is one network with one strongSwan, used by many cases. An espalierd lives on from one case to the next, which it learns by a SIGHUP, until a case
 // stops it.

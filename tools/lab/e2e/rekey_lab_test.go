@@ -1,0 +1,58 @@
+//go:build lab
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"espalier/tools/lab/topo"
+)
+
+// TestRekey lets both sides rekey CHILD and IKE SAs under a running ping, often at the same time: not one packet is lost.
+func TestRekey(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	s := shapes[0]
+	ours, theirs := l.sides(psk, suites[0], s)
+	ours.child = "rekey_time = 4s\n    life_time = 1h"
+	theirs.child = "rekey_time = 5s\n    life_time = 1h"
+	// The IKE SA's times have no place in side.
+	connection := func(text, lines string) string {
+		return strings.Replace(text, "  version = 2\n", "  version = 2\n  "+lines+"\n", 1)
+	}
+	l.startWith(t, files{connection(ours.conf(), "rekey_time = 7s"), l.pki.files(t, ours)},
+		files{connection(theirs.conf(), "rekey_time = 9s\n  rand_time = 0s"), l.pki.files(t, theirs)})
+	l.mustInitiate(t, true)
+	const seconds = 30
+	ping, err := l.client(l.ours).Start(nil, "ping", "-q", "-i", "0.01", "-w", fmt.Sprint(seconds), l.client(l.theirs).Inner(s.inner).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ping.Exited():
+	case <-time.After(2*seconds*time.Second + patience):
+		t.Fatal("ping does not end")
+	}
+	out := ping.Log()
+	if !strings.Contains(out, " 0% packet loss") {
+		t.Errorf("expected no loss, got %s", out)
+	}
+	ikes, children := 0, 0
+	for _, m := range l.lines(t) {
+		switch m["message"] {
+		case "IKE SA rekeyed":
+			ikes++
+		case "CHILD SA installed":
+			children++
+		case "negotiation failed":
+			t.Errorf("%v", m)
+		}
+	}
+	t.Logf("%d CHILD SAs, %d rekeyed IKE SAs, %s", children, ikes, strings.TrimSpace(out[strings.LastIndex(out, "statistics"):]))
+	if children < 8 || ikes < 3 {
+		t.Errorf("expected at least 8 CHILD SAs and 3 rekeyed IKE SAs in %d s, got %d and %d", seconds, children, ikes)
+	}
+	l.end(t, "SIGTERM")
+}
