@@ -26,7 +26,7 @@ func TestRekey(t *testing.T) {
 		files{connection(theirs.conf(), "rekey_time = 9s\n  rand_time = 0s"), l.pki.files(t, theirs)})
 	l.mustInitiate(t, true)
 	const seconds = 30
-	ping, err := l.client(l.ours).Start(nil, "ping", "-q", "-i", "0.01", "-w", fmt.Sprint(seconds), l.client(l.theirs).Inner(s.inner).String())
+	ping, err := l.client(l.ours).Start(nil, "ping", "-q", "-i", "0.02", "-w", fmt.Sprint(seconds), l.client(l.theirs).Inner(s.inner).String())
 	if err != nil {
 		t.Fatal(err)
 	}
