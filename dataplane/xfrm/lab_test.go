@@ -62,7 +62,8 @@ func (x *XFRM) kernel(t *testing.T) int {
 	return major*1000 + minor
 }
 
-// TestFeatures: a kernel has what came with its version, and nothing from later.
+// TestFeatures: a kernel has at least what came with its version. It may have
+// more: 6.12.117 has per-CPU SAs of 6.13.
 func TestFeatures(t *testing.T) {
 	namespace(t)
 	x := openIn(t, t.TempDir())
@@ -75,8 +76,8 @@ func TestFeatures(t *testing.T) {
 		{"ESN", f.ESN, 3000}, {"interfaces", f.XFRMIf, 4019},
 		{"direction", f.SADir, 6010}, {"per CPU", f.PerCPU, 6013}, {"IPTFS", f.IPTFS, 6014}, {"migrate", f.Migrate, 7002},
 	} {
-		if want := kernel >= c.since; c.got != want {
-			t.Errorf("%s: %v on kernel %s, expected %v", c.name, c.got, f.Kernel, want)
+		if kernel >= c.since && !c.got {
+			t.Errorf("%s: not found on kernel %s, expected since %d", c.name, f.Kernel, c.since)
 		}
 	}
 	for name, ok := range f.Algorithms {

@@ -148,7 +148,10 @@ func TestRefusalsSayWhy(t *testing.T) {
 
 // TestReplayIsCounted: a packet seen before and one left of the window.
 func TestReplayIsCounted(t *testing.T) {
-	for name, change := range map[string]func(*dataplane.SA){"Plain": nil, "ESN": extended} {
+	for name, change := range map[string]func(*dataplane.SA){
+		"Plain": nil, "ESN": extended,
+		"SmallWindow": func(sa *dataplane.SA) { sa.ReplayWindow = 32 }, // the shorter form of the state
+	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := pair(t)
 			w := tunnel{mode: dataplane.Tunnel, change: change}
