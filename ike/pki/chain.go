@@ -12,11 +12,13 @@ import (
 // MaxChain bounds the certificates from a leaf to its trusted CA, both included.
 const MaxChain = 10
 
-// Roots is an immutable set of trusted CA certificates, ready for use, safe for concurrent use. They need not be
+// Roots is an immutable set of trusted CA certificates, ready for use, safe for concurrent use; it remembers the chains
+// that were proven to end in it. They need not be
 // self-signed: an intermediate CA that is trusted ends a chain. A certificate that is no CA is trusted for itself only.
 type Roots struct {
-	certs []*x509.Certificate
-	pool  *x509.CertPool
+	certs  []*x509.Certificate
+	pool   *x509.CertPool
+	proven proven
 }
 
 // NewRoots makes the set; nil entries are ignored.
@@ -116,6 +118,9 @@ func VerifyChain(leaf *x509.Certificate, intermediates []*x509.Certificate, root
 	if now.IsZero() { // crypto/x509 would take the wall clock
 		return nil, chainError(leaf, ChainOther, "expected a time to check the validity at, found none", nil)
 	}
+	if chain := roots.proven.find(leaf, now); chain != nil && (o.Accept == nil || o.Accept(chain) == nil) {
+		return chain, nil
+	}
 	chains, err := leaf.Verify(opts)
 	if err != nil {
 		return nil, diagnose(leaf, intermediates, roots, now, err)
@@ -126,10 +131,12 @@ func VerifyChain(leaf *x509.Certificate, intermediates []*x509.Certificate, root
 			continue
 		}
 		if o.Accept == nil {
+			roots.proven.add(leaf, chain)
 			return chain, nil
 		}
 		refusal := o.Accept(chain)
 		if refusal == nil {
+			roots.proven.add(leaf, chain)
 			return chain, nil
 		}
 		if err == nil {
