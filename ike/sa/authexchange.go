@@ -121,8 +121,12 @@ func (m *Machine) octets(ofInitiator bool, id *wire.ID) []byte {
 // signJob describes our own authentication.
 func (m *Machine) signJob() SignAuth {
 	st, k := m.s.Setup, &m.s.IKE
+	peer := k.RemoteID
+	if peer.IsAny() && isConcrete(m.conn.Remote[0].ID) {
+		peer = m.conn.Remote[0].ID // an initiator signs before it knows whom it meets
+	}
 	return SignAuth{auth.SignJob{
-		Local: m.conn.Local[0], LocalID: k.LocalID, RemoteID: k.RemoteID, PRF: k.Chosen.PRF().ID(),
+		Local: m.conn.Local[0], LocalID: k.LocalID, RemoteID: peer, PRF: k.Chosen.PRF().ID(),
 		Octets:     m.octets(k.Initiator, k.LocalID.Wire(k.Initiator)),
 		PeerHashes: st.PeerHashes, CertReqs: st.CertReqs, CertReq: st.CertReq,
 	}}

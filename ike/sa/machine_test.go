@@ -545,3 +545,21 @@ func TestLostAnswer(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretOfThePeer: a shared key that names only the peer is found by the
+// initiator, too, which signs before the peer has said who it is.
+func TestSecretOfThePeer(t *testing.T) {
+	w := satest.New(16)
+	moon, sun := satest.Pair(w)
+	creds := func(id string) *auth.Credentials {
+		b := auth.NewBuilder()
+		if err := b.AddShared(secret.Bytes("the one"), []auth.ID{satest.Must(auth.ParseID(id))}, "test"); err != nil {
+			t.Fatal(err)
+		}
+		return b.Build()
+	}
+	moon.Env.Creds, sun.Env.Creds = creds("sun.example.org"), creds("moon.example.org")
+	moon.Initiate("sun", "", sunAddr)
+	w.Settle(100)
+	assertUp(t, moon, sun)
+}

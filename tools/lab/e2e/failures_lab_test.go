@@ -114,8 +114,8 @@ func TestInvalidKE(t *testing.T) {
 		weStart bool
 		fields  []string
 	}{
-		{"we guess wrong", true, []string{"cause", "INVALID_KE_PAYLOAD", "sent", "Curve25519", "peer_wants", "2048-bit MODP Group"}},
-		{"they guess wrong", false, []string{"cause", "INVALID_KE_PAYLOAD", "peer_sent", "Curve25519", "ours", "2048-bit MODP Group"}},
+		{"we guess wrong", true, []string{"cause", "INVALID_KE_PAYLOAD", "sent", "x25519", "peer_wants", "modp2048"}},
+		{"they guess wrong", false, []string{"cause", "INVALID_KE_PAYLOAD", "peer_sent", "x25519", "ours", "modp2048"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ours, theirs := l.sides(psk, suites[0], shapes[0])
