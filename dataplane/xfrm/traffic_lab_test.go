@@ -31,7 +31,6 @@ func TestTraffic(t *testing.T) {
 		"Tunnel6UDP":   {mode: dataplane.Tunnel, outer6: true, inner6: true, change: natT},
 		"TransportUDP": {mode: dataplane.Transport, change: natT},
 		"ESN":          {mode: dataplane.Tunnel, change: extended},
-		"IPTFS":        {mode: dataplane.IPTFS},
 		"NoWindow":     {mode: dataplane.Tunnel, change: func(sa *dataplane.SA) { sa.ReplayWindow = 0 }},
 		"LargeWindow":  {mode: dataplane.Tunnel, change: func(sa *dataplane.SA) { sa.ReplayWindow = dataplane.MaxReplayWindow }},
 		"Flags": {mode: dataplane.Tunnel, change: func(sa *dataplane.SA) {
@@ -42,13 +41,6 @@ func TestTraffic(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := pair(t)
-			if w.mode == dataplane.IPTFS && !a.x.features.IPTFS {
-				err := a.x.Apply([]dataplane.Op{dataplane.InstallSA{SA: w.sa(a, b, 0x1000, dataplane.Out)}})
-				if err == nil || !containsAll(err.Error(), "IPTFS") {
-					t.Errorf("IPTFS on a kernel without: %v, expected an error that says so", err)
-				}
-				return
-			}
 			for _, s := range []*side{a, b} {
 				outer, _ := w.addrs(s)
 				s.openESPinUDP(outer)
