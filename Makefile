@@ -55,7 +55,9 @@ lab-test: build
 	@echo "== tests in the virtual machine"
 	@$(LAB) test $(LAB_FLAGS) --time-limit $(LAB_TIME) --tagged ./...
 
-figures: build
+# Only the figures on stdout.
+figures:
+	@$(MAKE) --no-print-directory build >&2
 	@echo "== figures $(ONLY)" >&2
 	@$(GO) run ./tools/figures $(ONLY)
 
