@@ -47,7 +47,7 @@ func (m *Machine) authPayloads() []wire.Payload {
 			ps = append(ps, id.Wire(false))
 		}
 	}
-	ps = append(ps, st.OwnAuth)
+	ps = m.appendAuthExtras(append(ps, st.OwnAuth))
 	if k.Initiator {
 		return m.appendChildOffer(ps)
 	}
@@ -264,6 +264,7 @@ func (m *Machine) authFailed(check, detail string, facts []event.Fact) {
 func (m *Machine) verified(r auth.VerifyResult) {
 	k := &m.s.IKE
 	k.RemoteAuth = r.Describe
+	m.readAuthExtras(m.kept())
 	if !k.Initiator {
 		if m.chooseChild() {
 			m.to(Reserving)

@@ -13,7 +13,7 @@ import (
 // stateVersion is what Encode writes. Decode reads every version from 1 on:
 // a field that is new in version n is coded under "if c.version >= n" and has
 // its zero value when read from an older one.
-const stateVersion = 1
+const stateVersion = 2
 
 // Encode appends the session's state to dst. It holds the session's keys.
 func (m *Machine) Encode(dst []byte) []byte {
@@ -161,7 +161,7 @@ func (c *coder) state(s *State) {
 	optional(c, &s.Own, (*coder).create)
 	optional(c, &s.Peer, (*coder).create)
 	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind); num(c, &j.Of); num(c, &j.Child) })
-	list(c, &s.Tasks, func(c *coder, t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) })
+	list(c, &s.Tasks, (*coder).task)
 	optional(c, &s.Pending, func(c *coder, p *PendingAnswer) {
 		num(c, &p.On)
 		num(c, &p.MessageID)
@@ -172,7 +172,15 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
 	list(c, &s.Orphans, func(c *coder, o *Orphan) { addr(c, &o.Dst); num(c, &o.SPI); c.mark(&o.Mark) })
+	if c.version >= 2 {
+		c.live(&s.Live)
+		optional(c, &s.Path, (*coder).path)
+		optional(c, &s.Fragments, (*coder).fragments)
+		optional(c, &s.Lease, (*coder).lease)
+	}
 }
+
+func (c *coder) task(t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) }
 
 func (c *coder) create(x *Create) {
 	num(c, &x.Kind)
@@ -225,6 +233,9 @@ func (c *coder) ike(k *IKE) {
 		raw(c, &r.Data)
 		num(c, &r.Sent)
 		instant(c, &r.Again)
+		if c.version >= 2 {
+			c.task(&r.For)
+		}
 	})
 	raw(c, &k.Answer)
 	fixed(c, k.AnswerTo[:])
@@ -233,6 +244,9 @@ func (c *coder) ike(k *IKE) {
 	instant(c, &k.RekeyAt)
 	num(c, &k.Role)
 	raw(c, &k.MinNonce)
+	if c.version >= 2 {
+		num(c, &k.Peer)
+	}
 }
 
 func (c *coder) setup(s *Setup) {

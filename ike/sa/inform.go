@@ -31,13 +31,15 @@ func (m *Machine) nextTask() {
 				m.s.EndReason = "terminated"
 			}
 			m.to(Closing)
-			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
+			m.inform(k, t, wire.NewDelete(wire.ProtoIKE))
 		case taskDeleteChild:
 			if c := m.child(t.Child); c != nil && c.Status == ChildDeleting {
-				m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, c.SPIIn))
+				m.inform(k, t, wire.NewDelete(wire.ProtoESP, c.SPIIn))
 			}
 		case taskDeleteSPI:
-			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoESP, uint32(t.Child)))
+			m.inform(k, t, wire.NewDelete(wire.ProtoESP, uint32(t.Child)))
+		default:
+			m.beginOther(k, t)
 		}
 	}
 }
@@ -58,9 +60,26 @@ func (m *Machine) deleteOthers() {
 	m.s.Tasks = kept
 	for _, spi := range now {
 		if k := m.ikeBySPI(spi); k != nil {
-			m.request(k, wire.ExchangeInformational, wire.NewDelete(wire.ProtoIKE))
+			m.inform(k, Task{Kind: taskDeleteOther, Child: uint64(spi)}, wire.NewDelete(wire.ProtoIKE))
 		}
 	}
+}
+
+// inform sends an INFORMATIONAL request that remembers what it is for.
+func (m *Machine) inform(k *IKE, t Task, ps ...wire.Payload) {
+	m.request(k, wire.ExchangeInformational, ps...)
+	if k.Request != nil {
+		k.Request.For = t
+	}
+}
+
+// beginOther begins the tasks that are neither deletes nor CREATE_CHILD_SA.
+func (m *Machine) beginOther(k *IKE, t Task) {
+}
+
+// informed ends what an INFORMATIONAL of ours was for, with the payloads of its
+// answer; deletes have their own way.
+func (m *Machine) informed(k *IKE, t Task, ps []wire.Payload) {
 }
 
 func (m *Machine) child(id uint64) *Child {
@@ -73,7 +92,8 @@ func (m *Machine) child(id uint64) *Child {
 }
 
 // informationalResponse ends our INFORMATIONAL exchange.
-func (m *Machine) informationalResponse(k *IKE, _ []wire.Payload) {
+func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
+	purpose := k.Request.For
 	k.Request = nil
 	m.persist = true
 	if k != &m.s.IKE {
@@ -85,6 +105,7 @@ func (m *Machine) informationalResponse(k *IKE, _ []wire.Payload) {
 		m.fail(m.s.EndReason)
 		return
 	}
+	m.informed(k, purpose, ps)
 	if m.removeDeleting() {
 		m.job(jobRemove)
 	}
@@ -146,12 +167,18 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 		}
 	}
 	if !remove {
-		m.respond(k, wire.ExchangeInformational, id)
+		m.respond(k, wire.ExchangeInformational, id, m.informationalAnswer(k, ps)...)
 		return
 	}
 	// The answer says that the SAs are gone, so it waits until they are.
 	m.s.Pending = &PendingAnswer{On: k.LocalSPI(), MessageID: id, SPIs: spis}
 	m.job(jobRemove)
+}
+
+// informationalAnswer is what the answer to the peer's INFORMATIONAL says beside
+// the SAs that are gone.
+func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload {
+	return nil
 }
 
 // peerDeletes marks the children that a Delete payload names by the SPIs the

@@ -76,7 +76,7 @@ func (m *Machine) sendInit() {
 	}
 	payloads = append(payloads, suite.Offer(m.conn.Proposals, nil, st.KE), &wire.KE{Method: st.KE, Data: st.Public}, &wire.Nonce{Data: st.Ni})
 	payloads = m.appendNATDetection(payloads)
-	payloads = append(payloads, signatureHashes())
+	payloads = m.appendAbilities(append(payloads, signatureHashes()))
 	if suite.HasAdditionalKE(m.conn.Proposals) {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.NotifyIntermediateExchangeSupported})
 	}
@@ -209,6 +209,7 @@ func (m *Machine) peerAbilities(ps []wire.Payload) {
 		}
 	}
 	m.certRequests(ps)
+	m.readAbilities(ps)
 }
 
 // certRequests notes the certification authorities that the peer trusts.

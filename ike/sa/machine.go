@@ -120,6 +120,9 @@ func (m *Machine) Deadline() time.Time {
 		sooner(m.s.Children[i].RekeyAt)
 		sooner(m.s.Children[i].FadeAt)
 	}
+	sooner(m.liveDeadline())
+	sooner(m.pathDeadline())
+	sooner(m.fragmentsDeadline())
 	return d
 }
 
@@ -227,6 +230,9 @@ func (m *Machine) tick() {
 		}
 	}
 	m.rekeyDue(now)
+	m.fragmentsDue(now)
+	m.pathDue(now)
+	m.liveDue(now)
 	m.nextTask()
 }
 

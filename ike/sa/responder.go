@@ -130,6 +130,7 @@ func (m *Machine) encapsulated(a KEAnswer) {
 	if len(st.PeerHashes) > 0 {
 		payloads = append(payloads, signatureHashes())
 	}
+	payloads = m.appendAbilities(payloads)
 	if len(m.s.IKE.Chosen.AdditionalKEs()) > 0 {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.NotifyIntermediateExchangeSupported})
 	}

@@ -180,6 +180,11 @@ type State struct {
 	Own, Peer *Create
 	// Orphans are reserved inbound SPIs that no CHILD SA took.
 	Orphans []Orphan
+
+	Live      Live       // liveness
+	Path      *Path      // where the peer is reached, when that is more than one address
+	Fragments *Fragments // IKE fragments that wait for the rest; nil: none
+	Lease     *Lease     // virtual addresses, given or received; nil: none
 }
 
 // IKE is one IKE SA.
@@ -207,6 +212,8 @@ type IKE struct {
 	// AnswerFrom and AnswerAt are our and the peer's address of that request.
 	AnswerFrom, AnswerAt netip.AddrPort
 
+	Peer Abilities // what the peer said it can do
+
 	*ciphers // from Keys; never encoded
 }
 
@@ -217,6 +224,7 @@ type Request struct {
 	Data      []byte
 	Sent      uint8 // transmissions so far
 	Again     time.Time
+	For       Task // what an INFORMATIONAL is for; zero: nothing that its answer ends
 }
 
 // Setup is what a session needs only until it is established.

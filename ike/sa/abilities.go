@@ -1,0 +1,36 @@
+package sa
+
+import "espalier/ike/wire"
+
+// Abilities are what a peer announced in IKE_SA_INIT or IKE_AUTH, as a bitmask.
+type Abilities uint32
+
+// The abilities; their numbers are part of the encoding.
+const (
+	CanFragment  Abilities = 1 << 0 // IKEV2_FRAGMENTATION_SUPPORTED (RFC 7383 2.3)
+	CanMOBIKE    Abilities = 1 << 1 // MOBIKE_SUPPORTED (RFC 4555 3.1)
+	CanRedirect  Abilities = 1 << 2 // REDIRECT_SUPPORTED (RFC 5685 3)
+	CanChildless Abilities = 1 << 3 // CHILDLESS_IKEV2_SUPPORTED (RFC 6023 3)
+)
+
+// has reports whether the peer announced all of a.
+func (p Abilities) has(a Abilities) bool { return p&a == a }
+
+// appendAbilities adds what we announce in IKE_SA_INIT.
+func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
+	return ps
+}
+
+// readAbilities notes what the peer's IKE_SA_INIT announces.
+func (m *Machine) readAbilities(ps []wire.Payload) {
+}
+
+// appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor
+// CHILD SA: notifies and the configuration payload. It stands after AUTH.
+func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
+	return ps
+}
+
+// readAuthExtras notes the same of the peer's IKE_AUTH, which is verified by now.
+func (m *Machine) readAuthExtras(ps []wire.Payload) {
+}
