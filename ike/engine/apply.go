@@ -38,16 +38,17 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	}
 	e.starts.stopConns(ch.RemovedConns)
 	err := e.askAll(context.Background(), func(s *shard) {
-		for _, x := range s.byID {
-			name := x.m.ConnName()
-			if slices.Contains(ch.RemovedConns, name) {
+		for _, name := range ch.RemovedConns {
+			for x := range s.byConn.of(name) {
 				s.step(x, sa.Terminate{})
+			}
+		}
+		for _, c := range ch.RemovedChildren {
+			if slices.Contains(ch.RemovedConns, c.Conn) {
 				continue
 			}
-			for _, c := range ch.RemovedChildren {
-				if c.Conn == name {
-					s.step(x, sa.Terminate{Child: c.Child})
-				}
+			for x := range s.byConn.of(c.Conn) {
+				s.step(x, sa.Terminate{Child: c.Child})
 			}
 		}
 	})

@@ -115,8 +115,8 @@ func (e *Engine) join(ctx context.Context, conn string, w *wait, noWait bool) (*
 	for _, s := range e.shards {
 		found := false
 		err := s.ask(ctx, func(s *shard) {
-			for _, x := range s.byID {
-				if x.m.ConnName() != conn || x.m.Phase() > sa.Established {
+			for x := range s.byConn.of(conn) {
+				if x.m.Phase() > sa.Established {
 					continue
 				}
 				if x.m.IsEstablished() {

@@ -23,6 +23,7 @@ type shard struct {
 	env      sa.Env
 	sessions map[wire.SPI]*session // by own SPI
 	byID     map[uint64]*session
+	byConn   byConn
 	halfOpen map[halfOpenKey]*session
 	children map[uint32]childRef // by inbound SPI of CHILD SAs
 	timers   timers
@@ -51,7 +52,8 @@ type session struct {
 	busy     bool        // counted in counters.busy
 	gone     bool
 	deadline time.Time
-	place    int // in timers
+	place    int   // in timers
+	links    links // in byConn
 	grants   []grant
 	spis     []uint32 // inbound SPIs that s.children has of it
 	waits    []*wait
@@ -63,7 +65,7 @@ func newShard(e *Engine, index int, in *inbox, seed uint64) *shard {
 	s := &shard{
 		e: e, index: index, inbox: in, kernel: newQueue(1, true),
 		quit: make(chan struct{}), done: make(chan struct{}),
-		sessions: map[wire.SPI]*session{}, byID: map[uint64]*session{},
+		sessions: map[wire.SPI]*session{}, byID: map[uint64]*session{}, byConn: byConn{},
 		halfOpen: map[halfOpenKey]*session{}, children: map[uint32]childRef{},
 		unknown: *newLimiter(10, 20), rand: rand.New(rand.NewPCG(seed, uint64(index))),
 	}
@@ -174,6 +176,7 @@ func (s *shard) ask(ctx context.Context, f func(*shard)) error {
 func (s *shard) add(x *session) {
 	x.place, x.busy = noTimer, true
 	s.sessions[x.spi], s.byID[x.m.ID()] = x, x
+	s.byConn.list(x, x.m.ConnName())
 	s.e.counters.sessions.Add(1)
 	s.e.counters.busy.Add(1)
 }
@@ -190,6 +193,7 @@ func (s *shard) forget(x *session) {
 	x.grants = nil
 	delete(s.sessions, x.spi)
 	delete(s.byID, x.m.ID())
+	s.byConn.list(x, "")
 	if s.halfOpen[x.key] == x {
 		delete(s.halfOpen, x.key)
 	}

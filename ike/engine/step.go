@@ -93,6 +93,7 @@ func (s *shard) observe(x *session, ev event.Event) {
 func (s *shard) after(x *session) {
 	if !x.gone {
 		s.timers.set(x, x.m.Deadline())
+		s.byConn.list(x, x.m.ConnName()) // a responder's is chosen late
 		if x.m.Phase() >= sa.Lingering {
 			s.calm(x)
 		}
