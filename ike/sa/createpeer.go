@@ -21,6 +21,9 @@ func (m *Machine) createRequest(k *IKE, id uint32, ps []wire.Payload) {
 		refuse(wire.NotifyInvalidSyntax)
 		return
 	case m.s.Phase != Established || k.Role == IKEReplaced || k != &m.s.IKE && k.Role != IKENext:
+		if k.Role == IKECurrent {
+			m.collided(createdBy(sa, ps), nil)
+		}
 		refuse(wire.NotifyTemporaryFailure) // RFC 7296 2.25.2
 		return
 	}
@@ -71,6 +74,7 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 			m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyChildSANotFound, Protocol: n.Protocol, SPI: bytes.Clone(n.SPI)})
 			return
 		}
+		m.collided(event.RekeyChild, old)
 		// What we are closing is not rekeyed, nor what the peer has rekeyed before.
 		if old.Status != ChildInstalled || old.PeerNew != 0 {
 			m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
@@ -151,6 +155,7 @@ func (m *Machine) answerChild(c *Create, h *Child) {
 // peerRekeysIKE answers the rekeying of the IKE SA (RFC 7296 1.3.2, 2.18).
 func (m *Machine) peerRekeysIKE(c *Create, k *IKE, sa *wire.SA, ke *wire.KE) {
 	c.Kind = RekeyIKESA
+	m.collided(event.RekeyIKE, nil)
 	own := m.s.Own
 	// RFC 7296 2.25.2: not while something of ours is under way on it, but for
 	// the same rekeying from our side.

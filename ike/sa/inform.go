@@ -154,6 +154,9 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 	remove := false
 	for d := range wire.All[*wire.Delete](ps) {
 		if d.Protocol == wire.ProtoIKE {
+			if k == &m.s.IKE && m.next() == nil {
+				m.collided(event.DeleteIKE, nil)
+			}
 			if m.peerDeletesIKE(k, id) {
 				return
 			}
@@ -193,6 +196,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			if c.SPIOut != spi || c.Status == ChildFading {
 				continue
 			}
+			m.collided(event.DeleteChild, c)
 			if c.Status == ChildInstalled {
 				spis = append(spis, c.SPIIn)
 			}

@@ -192,3 +192,33 @@ func TestRekeyStorm(t *testing.T) {
 		}
 	}
 }
+
+// TestCollisions lets both sides begin at once and expects either to see what met what.
+func TestCollisions(t *testing.T) {
+	child := func(n *satest.Node) uint64 { return n.Live()[0].Info().Children[0].UniqueID }
+	rekeyChild := func(n *satest.Node) { n.Do(0, sa.Rekey{ChildID: child(n)}) }
+	rekeyIKE := func(n *satest.Node) { n.Do(0, sa.Rekey{}) }
+	deleteChild := func(n *satest.Node) { n.Do(0, sa.Terminate{ChildID: child(n)}) }
+	deleteIKE := func(n *satest.Node) { n.Do(0, sa.Terminate{}) }
+	do := map[event.Exchange]func(*satest.Node){
+		event.RekeyChild: rekeyChild, event.RekeyIKE: rekeyIKE, event.DeleteChild: deleteChild, event.DeleteIKE: deleteIKE,
+	}
+	for _, c := range [][2]event.Exchange{
+		{event.RekeyChild, event.RekeyChild}, {event.RekeyIKE, event.RekeyIKE}, {event.RekeyChild, event.RekeyIKE},
+		{event.RekeyChild, event.DeleteChild}, {event.DeleteChild, event.DeleteChild}, {event.RekeyIKE, event.DeleteIKE},
+		{event.DeleteChild, event.RekeyIKE}, {event.DeleteIKE, event.DeleteIKE}, {event.RekeyChild, event.DeleteIKE},
+	} {
+		t.Run(string(c[0]+", "+c[1]), func(t *testing.T) {
+			w, moon, sun := established(t, 1, true)
+			do[c[0]](moon)
+			do[c[1]](sun)
+			w.Advance(time.Minute)
+			if got, ok := satest.Find[event.Collision](moon); !ok || got.Ours != c[0] || got.Theirs != c[1] {
+				t.Errorf("moon: expected %s and %s, got %+v", c[0], c[1], got)
+			}
+			if got, ok := satest.Find[event.Collision](sun); !ok || got.Ours != c[1] || got.Theirs != c[0] {
+				t.Errorf("sun: expected %s and %s, got %+v", c[1], c[0], got)
+			}
+		})
+	}
+}

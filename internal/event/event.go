@@ -113,6 +113,32 @@ func (v IKERekeyed) MarshalZerologObject(e *zerolog.Event) {
 	e.Hex("old_spi_i", be64(v.OldSPIi)).Hex("old_spi_r", be64(v.OldSPIr)).Str("proposal", v.Proposal)
 }
 
+// Exchange is what a side is about in a Collision.
+type Exchange string
+
+// The exchanges that collide.
+const (
+	RekeyIKE    Exchange = "rekey IKE SA"
+	RekeyChild  Exchange = "rekey CHILD SA"
+	CreateChild Exchange = "create CHILD SA"
+	DeleteIKE   Exchange = "delete IKE SA"
+	DeleteChild Exchange = "delete CHILD SA"
+)
+
+// Collision: both sides were about something on the same SA at once (RFC 7296
+// 2.8, 2.25). It is no failure; nothing is lost by it.
+type Collision struct {
+	IKE
+	Ours, Theirs Exchange
+}
+
+func (Collision) Message() string      { return "exchanges collided" }
+func (Collision) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v Collision) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Str("ours", string(v.Ours)).Str("theirs", string(v.Theirs))
+}
+
 // ChildUp: a CHILD SA is installed in the data plane.
 type ChildUp struct {
 	IKE
