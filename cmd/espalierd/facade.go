@@ -21,6 +21,10 @@ func (f facade) Terminate(ctx context.Context, t vici.Target, noWait bool) error
 	return notFound(f.Engine.Terminate(ctx, engine.Target{IKE: t.IKE, Child: t.Child, Force: t.Force}, noWait))
 }
 
+func (f facade) Rekey(ctx context.Context, t vici.Target) error {
+	return notFound(f.Engine.Rekey(ctx, engine.Target{IKE: t.IKE, Child: t.Child}))
+}
+
 func (f facade) Stats() vici.Stats {
 	s := f.Engine.Stats()
 	return vici.Stats{

@@ -30,7 +30,7 @@ type connResult struct {
 	Schema int    `json:"version"`
 	Name   string `json:"name"`
 	Child  string `json:"child,omitempty"`
-	State  string `json:"state"` // up or down
+	State  string `json:"state"` // up, down or rekeying
 }
 
 // Run brings the connection up, telling what happens meanwhile.

@@ -7,7 +7,26 @@ import (
 )
 
 type saCmd struct {
-	Show saShowCmd `cmd:"" aliases:"list" help:"List IKE SAs and their CHILD SAs."`
+	Show  saShowCmd  `cmd:"" aliases:"list" help:"List IKE SAs and their CHILD SAs."`
+	Rekey saRekeyCmd `cmd:"" help:"Replace SAs by new ones now, without losing a packet."`
+}
+
+type saRekeyCmd struct {
+	Name  string `arg:"" help:"Connection; without a child its IKE SAs are rekeyed."`
+	Child string `arg:"" optional:"" help:"Child of the connection whose CHILD SAs are rekeyed."`
+}
+
+// Run begins the rekeying; the log tells how it ends.
+func (cmd *saRekeyCmd) Run(e *env) error {
+	var req vici.Message
+	req.Put("ike", cmd.Name)
+	if cmd.Child != "" {
+		req.Put("child", cmd.Child)
+	}
+	if err := e.control("rekey", req, 0); err != nil {
+		return err
+	}
+	return e.tellConn(connResult{schema, cmd.Name, cmd.Child, "rekeying"})
 }
 
 type saShowCmd struct {

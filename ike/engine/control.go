@@ -109,6 +109,27 @@ func (e *Engine) Terminate(ctx context.Context, t Target, noWait bool) error {
 	return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrNotFound)
 }
 
+// Rekey replaces what the target names by a new SA, ahead of its time. It
+// returns as soon as that has begun, or waits for its turn in the session: how
+// it ends is an event. Errors: ErrNotFound, ErrStopping.
+func (e *Engine) Rekey(ctx context.Context, t Target) error {
+	for _, s := range e.shards {
+		found := false
+		err := s.ask(ctx, func(s *shard) {
+			x := s.byID[t.IKE]
+			if x == nil || t.Child != 0 && !hasChild(x, func(c *sa.ChildInfo) bool { return c.UniqueID == t.Child }) {
+				return
+			}
+			found = true
+			s.step(x, sa.Rekey{ChildID: t.Child})
+		})
+		if err != nil || found {
+			return err
+		}
+	}
+	return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrNotFound)
+}
+
 // sessionsPerAsk keeps a snapshot from holding a shard up.
 const sessionsPerAsk = 64
 

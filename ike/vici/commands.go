@@ -25,6 +25,8 @@ func findCommand(name string) command {
 		return (*client).initiate
 	case "terminate":
 		return (*client).terminate
+	case "rekey":
+		return (*client).rekey
 	}
 	return nil
 }
@@ -109,7 +111,7 @@ func elapsed(d time.Duration) string {
 	return fmt.Sprintf("%d %s", n, unit)
 }
 
-// saFilter is what list-sas and terminate select by; zero fields select all.
+// saFilter is what list-sas, terminate and rekey select by; zero fields select all.
 type saFilter struct {
 	ike, child     string
 	ikeID, childID uint64

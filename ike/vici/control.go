@@ -151,6 +151,36 @@ func terminated(matches, done int) Message {
 	return m
 }
 
+// rekey begins to replace all SAs that the filter selects, children when it
+// names a child, else IKE SAs; "matches" says how many.
+func (c *client) rekey(req Message) (Message, error) {
+	f, err := parseFilter(req)
+	switch {
+	case err != nil:
+		return failure("%s", err), nil
+	case f == (saFilter{}):
+		return failure("missing rekey selector"), nil
+	case req.Text("reauth") == "yes":
+		return failure("reauth: not supported yet; rekey without it"), nil
+	}
+	begun := 0
+	for _, t := range c.targets(&f, false) {
+		err := c.srv.cfg.Engine.Rekey(c.ctx, t)
+		switch {
+		case err == nil:
+			begun++
+		case !errors.Is(err, ErrNotFound): // gone meanwhile
+			return failure("rekeying failed: %s", err), nil
+		}
+	}
+	m := success()
+	if begun == 0 {
+		m = failure("no matching SAs to rekey found")
+	}
+	m.PutInt("matches", int64(begun))
+	return m, nil
+}
+
 // targets collects what the filter selects.
 func (c *client) targets(f *saFilter, force bool) []Target {
 	var out []Target

@@ -3,6 +3,7 @@ package vici_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"espalier/ike/sa"
 	"espalier/ike/vici"
 	"espalier/ike/vici/vicitest"
 )
@@ -124,6 +126,45 @@ func TestTerminate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRekey(t *testing.T) {
+	for _, tc := range []struct {
+		name, err, matches string
+		req                vici.Message
+	}{
+		{"ike by name", "", "1", request("ike", "gw")},
+		{"child by name", "", "1", request("child", "net")},
+		{"no match", "no matching SAs to rekey found", "0", request("child", "other")},
+		{"nothing named", "missing rekey selector", "", request()},
+		{"bad id", `child-id "net": expected a number`, "", request("child-id", "net")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			engine := vicitest.New(vicitest.Gateway())
+			before := fmt.Sprint(sessionsOf(engine))
+			path, _ := start(t, engine, nil)
+			reply, err := dial(t, path).Call(t.Context(), "rekey", tc.req)
+			checkReply(t, reply, err, tc.err)
+			var cmdErr *vici.CommandError
+			if errors.As(err, &cmdErr) {
+				reply = cmdErr.Reply
+			}
+			if reply.Text("matches") != tc.matches {
+				t.Errorf("reply %v; want %q matches", reply, tc.matches)
+			}
+			if changed := before != fmt.Sprint(sessionsOf(engine)); changed != (tc.err == "") {
+				t.Errorf("sessions changed: %v", changed)
+			}
+		})
+	}
+}
+
+func sessionsOf(e *vicitest.Engine) (out []sa.Info) {
+	e.Sessions(func(i sa.Info) bool {
+		out = append(out, i)
+		return true
+	})
+	return out
 }
 
 // A client that leaves during its command frees the server of it.

@@ -37,6 +37,10 @@ type Engine interface {
 	// Errors: ErrNotFound when the SA is not there.
 	Terminate(ctx context.Context, target Target, noWait bool) error
 
+	// Rekey replaces what target names by a new SA. It returns when that has
+	// begun or waits for its turn. Errors: ErrNotFound when the SA is not there.
+	Rekey(ctx context.Context, target Target) error
+
 	// Stats is what the stats command tells.
 	Stats() Stats
 }
@@ -44,7 +48,7 @@ type Engine interface {
 // ErrNotFound says that no configuration or SA has the name or id.
 var ErrNotFound = errors.New("not found")
 
-// Target names what is to be terminated.
+// Target names what is to be terminated or rekeyed.
 type Target struct {
 	IKE   uint64 // unique id of the IKE SA, always set
 	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children

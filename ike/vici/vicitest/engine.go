@@ -149,6 +149,28 @@ func (e *Engine) Terminate(ctx context.Context, t vici.Target, noWait bool) erro
 	return nil
 }
 
+// Rekey gives the target new SPIs at once.
+func (e *Engine) Rekey(_ context.Context, t vici.Target) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.sessions, func(s sa.Info) bool { return s.UniqueID == t.IKE })
+	if i < 0 {
+		return vici.ErrNotFound
+	}
+	if t.Child == 0 {
+		e.sessions[i].SPIi, e.sessions[i].SPIr = e.sessions[i].SPIi+1, e.sessions[i].SPIr+1
+		return nil
+	}
+	children := slices.Clone(e.sessions[i].Children)
+	k := slices.IndexFunc(children, func(c sa.ChildInfo) bool { return c.UniqueID == t.Child })
+	if k < 0 {
+		return vici.ErrNotFound
+	}
+	children[k].SPIIn, children[k].SPIOut = children[k].SPIIn+1, children[k].SPIOut+1
+	e.sessions[i].Children = children
+	return nil
+}
+
 // Stats counts the sessions; the other numbers are fixed.
 func (e *Engine) Stats() vici.Stats {
 	e.mu.Lock()
