@@ -29,6 +29,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		RekeyTime:   get[time.Duration](n, "rekey_time"),
 	}
 	conn.RandTime = conn.RekeyTime / 10
+	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
 	if n.has("local_port") {
 		conn.LocalPort = uint16(get[uint32](n, "local_port"))
 		if conn.LocalPort != set.SA.Port && conn.LocalPort != set.SA.NATTPort {

@@ -22,6 +22,8 @@ type wait struct {
 	up    bool   // until the child is installed; else until the SA is gone
 	child string // up: the child's name; empty: the IKE SA alone
 	id    uint64 // down: the CHILD SA; 0: the IKE SA
+	// up: how many failures the session had before; only later ones count
+	failures int
 	done  chan error
 }
 
@@ -48,7 +50,7 @@ func (s *shard) over(x *session, w *wait) (bool, error) {
 		return false, nil
 	case w.up && (w.child == "" || hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == w.child && c.State.InKernel() })):
 		return true, nil
-	case w.up && x.failure != "":
+	case w.up && x.failures > w.failures && (x.failedChild == "" || x.failedChild == w.child):
 		return true, errors.New(x.failure)
 	case w.up:
 		return false, nil

@@ -108,38 +108,6 @@ func (t *turns) take(ctx context.Context, name string) (done func(), err error) 
 	}
 }
 
-// join finds a session of the connection that has or gets the child, and waits
-// for it; nil when there is none. A session that is being set up by us counts,
-// one that the peer opens does not: nobody knows yet what it will be.
-func (e *Engine) join(ctx context.Context, conn string, w *wait, noWait bool) (*shard, error) {
-	for _, s := range e.shards {
-		found := false
-		err := s.ask(ctx, func(s *shard) {
-			for x := range s.byConn.of(conn) {
-				if x.m.Phase() > sa.Established {
-					continue
-				}
-				if x.m.IsEstablished() {
-					found = w.child == "" || hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == w.child && c.State.InKernel() })
-				} else {
-					found = x.m.Initiator() && (w.child == "" || w.child == x.child)
-				}
-				if found {
-					if !noWait {
-						x.waits = append(x.waits, w)
-						s.answerWaits(x)
-					}
-					return
-				}
-			}
-		})
-		if err != nil || found {
-			return s, err
-		}
-	}
-	return nil, nil
-}
-
 // ends settles the addresses and ports of an attempt. It waits for resolver and
 // kernel, so it runs in the caller's goroutine, never in a shard.
 func (e *Engine) ends(ctx context.Context, c *sa.Connection) (local, remote netip.AddrPort, err error) {

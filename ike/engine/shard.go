@@ -58,7 +58,11 @@ type session struct {
 	spis     []uint32 // inbound SPIs that s.children has of it
 	waits    []*wait
 	failure  string // the last failure's explanation, for those who wait
-	downSeen bool   // a CHILD SA may have gone in this step
+	failures int    // how many there were
+
+	failedChild string // of the last failure; empty: the IKE SA
+
+	downSeen bool // a CHILD SA may have gone in this step
 }
 
 func newShard(e *Engine, index int, in *inbox, seed uint64) *shard {

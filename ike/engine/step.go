@@ -84,7 +84,8 @@ func (s *shard) observe(x *session, ev event.Event) {
 		x.spis = slices.DeleteFunc(x.spis, func(spi uint32) bool { return spi == ev.Child.SPIIn })
 		x.downSeen = true
 	case event.Failed:
-		x.failure = explain(ev)
+		x.failure, x.failedChild = explain(ev), ev.ChildName
+		x.failures++
 		x.downSeen = true
 	}
 }

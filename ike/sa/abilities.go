@@ -18,11 +18,18 @@ func (p Abilities) has(a Abilities) bool { return p&a == a }
 
 // appendAbilities adds what we announce in IKE_SA_INIT.
 func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
+	ps = m.appendChildless(ps)
 	return ps
 }
 
 // readAbilities notes what the peer's IKE_SA_INIT announces.
 func (m *Machine) readAbilities(ps []wire.Payload) {
+	announced := func(t wire.NotifyType, a Abilities) {
+		if _, ok := wire.FindNotify(ps, t); ok {
+			m.s.IKE.Peer |= a
+		}
+	}
+	announced(wire.NotifyChildlessIKEv2Supported, CanChildless)
 }
 
 // appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor

@@ -266,6 +266,9 @@ func (m *Machine) verified(r auth.VerifyResult) {
 	k.RemoteAuth = r.Describe
 	m.readAuthExtras(m.kept())
 	if !k.Initiator {
+		if _, hasChild := wire.First[*wire.SA](m.kept()); m.childlessRefused(hasChild) {
+			return
+		}
 		if m.chooseChild() {
 			m.to(Reserving)
 			m.job(jobReserve)

@@ -37,6 +37,9 @@ func (m *Machine) resolve(c *ChildConfig) (local, remote []selector.TS) {
 
 // appendChildOffer adds SA, TSi and TSr to the initiator's IKE_AUTH.
 func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
+	if m.s.Setup.Childless {
+		return ps
+	}
 	c := m.conn.Child(m.s.ChildName)
 	local, remote := m.resolve(c)
 	if c.Mode == dataplane.Transport {
@@ -287,6 +290,12 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 // whether there is a CHILD SA; the IKE SA stands in any case (RFC 7296 1.2).
 func (m *Machine) acceptChild() bool {
 	st := m.s.Setup
+	if st.Childless {
+		if m.s.ChildName != "" {
+			m.s.Tasks = append([]Task{{Kind: taskCreateChild, Name: m.s.ChildName}}, m.s.Tasks...)
+		}
+		return false
+	}
 	cfg := m.conn.Child(m.s.ChildName)
 	ps := m.kept()
 	sa, ok := wire.First[*wire.SA](ps)
@@ -348,8 +357,13 @@ func (m *Machine) childRefused(cfg *ChildConfig, ps []wire.Payload) {
 		m.tsFailed(true, cfg.Name, nil, nil, "")
 	case wire.NotifyNoProposalChosen:
 		m.failed(event.NoProposalChosen, true, cfg.Name, "give both sides one ESP proposal in common", event.Fact{Name: "ours", Value: suite.Join(cfg.Proposals)})
+	case wire.NotifySinglePairRequired:
+		m.retrySinglePair(cfg.Name)
+	case wire.NotifyTemporaryFailure:
+		m.later(Task{Kind: taskCreateChild, Name: cfg.Name}, m.retryPause())
 	default:
-		m.failed(event.PeerError, true, cfg.Name, "", event.Fact{Name: "notify", Value: n.NotifyType.String()})
+		cause, fix := refusal(n.NotifyType)
+		m.failed(cause, true, cfg.Name, fix, event.Fact{Name: "exchange", Value: wire.ExchangeIKEAuth.String()}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
 	}
 }
 

@@ -35,6 +35,7 @@ type Connection struct {
 
 	Encap       bool // force UDP encapsulation by faking a NAT
 	SendCertReq bool // ask for certificates of our CAs (default yes)
+	Childless   Childless
 
 	Children []*ChildConfig
 }

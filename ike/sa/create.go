@@ -217,11 +217,14 @@ func (m *Machine) endOwn(retry bool) {
 	m.nextTask()
 }
 
+// retryLeast is the shortest pause before a retry.
+const retryLeast = 2 * time.Second
+
 // retryPause is random so that two sides that refuse each other part.
 func (m *Machine) retryPause() time.Duration {
 	var b [1]byte
 	_, _ = io.ReadFull(m.env.Rand, b[:])
-	return 2*time.Second + time.Duration(b[0])*20*time.Millisecond
+	return retryLeast + time.Duration(b[0])*20*time.Millisecond
 }
 
 // sendCreate sends the CREATE_CHILD_SA request.
@@ -236,6 +239,9 @@ func (m *Machine) sendCreate(c *Create) {
 	}
 	cfg := m.conn.Child(c.Child)
 	local, remote := m.resolve(cfg)
+	if c.Single {
+		local, remote = firstPair(local, remote)
+	}
 	if old := m.child(c.Old); old != nil {
 		local, remote = old.LocalTS, old.PeerTS
 		ps = append(ps, &wire.Notify{Protocol: wire.ProtoESP, SPI: binary.BigEndian.AppendUint32(nil, old.SPIIn), NotifyType: wire.NotifyRekeySA})
@@ -333,7 +339,17 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 	switch n.NotifyType {
 	case wire.NotifyTemporaryFailure:
+		if c.Kind == CreateChild {
+			m.later(c.task(), m.retryPause())
+		}
 		m.endOwn(true)
+	case wire.NotifySinglePairRequired:
+		if c.Kind != CreateChild || c.Single {
+			m.createRefusal(c, n)
+			return
+		}
+		m.retrySinglePair(c.Child)
+		m.endOwn(false)
 	case wire.NotifyChildSANotFound:
 		// The peer has deleted it and its delete is on its way, or got lost with
 		// the peer's memory: ours is of no use.
@@ -363,8 +379,7 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 		c.Private.Wipe()
 		m.jobOf(jobGenerate, OfOwn)
 	default:
-		m.failed(event.PeerError, true, c.Child, "", event.Fact{Name: "exchange", Value: "CREATE_CHILD_SA"}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
-		m.endOwn(true)
+		m.createRefusal(c, n)
 	}
 }
 

@@ -74,7 +74,7 @@ func (m *Machine) validate() error {
 	if m.conn == nil && s.Phase != Fresh && s.Phase < Cleaning {
 		return fmt.Errorf("session state: phase %s without a connection", s.Phase)
 	}
-	if s.IKE.Initiator && halfOpen && s.Phase != Fresh && m.conn.Child(s.ChildName) == nil {
+	if s.IKE.Initiator && halfOpen && s.Phase != Fresh && s.ChildName != "" && m.conn.Child(s.ChildName) == nil {
 		return fmt.Errorf("session state: child %q is not configured", s.ChildName)
 	}
 	keyed := s.Phase > Agreeing && s.Phase != Answering && s.Phase <= Closing
@@ -177,6 +177,7 @@ func (c *coder) state(s *State) {
 		optional(c, &s.Path, (*coder).path)
 		optional(c, &s.Fragments, (*coder).fragments)
 		optional(c, &s.Lease, (*coder).lease)
+		list(c, &s.Later, (*coder).later)
 	}
 }
 
@@ -202,6 +203,9 @@ func (c *coder) create(x *Create) {
 	c.choice(&x.Chosen)
 	optional(c, &x.Candidate, (*coder).child)
 	boolean(c, &x.Lost)
+	if c.version >= 2 {
+		boolean(c, &x.Single)
+	}
 }
 
 func (c *coder) ike(k *IKE) {
@@ -275,6 +279,9 @@ func (c *coder) setup(s *Setup) {
 	list(c, &s.OwnCerts, func(c *coder, x *wire.Cert) { num(c, &x.Encoding); raw(c, &x.Data) })
 	num(c, &s.ReservedSPI)
 	boolean(c, &s.Transport)
+	if c.version >= 2 {
+		boolean(c, &s.Childless)
+	}
 }
 
 func (c *coder) child(h *Child) {

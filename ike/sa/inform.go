@@ -22,10 +22,8 @@ func (m *Machine) nextTask() {
 			if c := m.child(t.Child); c != nil && c.canRekey() && m.conn.Child(c.Name) != nil {
 				m.beginCreate(&Create{Kind: RekeyChildSA, Child: c.Name, Old: c.UniqueID})
 			}
-		case taskCreateChild:
-			if m.conn.Child(t.Name) != nil {
-				m.beginCreate(&Create{Kind: CreateChild, Child: t.Name})
-			}
+		case taskCreateChild, taskCreateSingle:
+			m.createTask(t)
 		case taskDeleteIKE:
 			if m.s.EndReason == "" {
 				m.s.EndReason = "terminated"

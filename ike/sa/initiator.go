@@ -30,7 +30,7 @@ func (m *Machine) start() {
 	if m.s.ChildName == "" && len(m.conn.Children) > 0 {
 		m.s.ChildName = m.conn.Children[0].Name
 	}
-	if m.conn.Child(m.s.ChildName) == nil {
+	if m.s.ChildName != "" && m.conn.Child(m.s.ChildName) == nil {
 		m.failed(event.NoConnection, false, m.s.ChildName, "name a child that the connection has",
 			event.Fact{Name: "detail", Value: "no child of this name"})
 		m.fail("no such child")
@@ -170,6 +170,9 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 	st.Nr, st.PeerPublic, st.InitR = bytes.Clone(nonce.Data), bytes.Clone(ke.Data), bytes.Clone(ev.Data)
 	m.detectNAT(msg, ev)
 	m.peerAbilities(msg.Payloads)
+	if !m.decideChildless() {
+		return
+	}
 	if k.encap() {
 		m.floatPorts()
 	}
@@ -321,6 +324,11 @@ func (m *Machine) moreOrAuth() {
 		return
 	}
 	st.AuthID = m.s.IKE.NextOut
+	if st.Childless {
+		m.to(Signing)
+		m.job(jobSign)
+		return
+	}
 	m.to(Reserving)
 	m.job(jobReserve)
 }

@@ -51,6 +51,9 @@ type (
 	}
 	// Rekey replaces the IKE SA (ChildID 0) or a CHILD SA by a new one.
 	Rekey struct{ ChildID uint64 }
+	// NewChild asks for a CHILD SA of that configuration, by CREATE_CHILD_SA. An
+	// initiator that is not established yet makes it when it is.
+	NewChild struct{ Child string }
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
@@ -62,6 +65,7 @@ func (Tick) isEvent()      {}
 func (JobDone) isEvent()   {}
 func (Terminate) isEvent() {}
 func (Rekey) isEvent()     {}
+func (NewChild) isEvent()  {}
 func (Abort) isEvent()     {}
 
 // Action is what the shell has to do after a step, in the order given: what is

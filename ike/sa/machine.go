@@ -72,6 +72,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.terminate(e)
 	case Rekey:
 		m.rekey(e.ChildID)
+	case NewChild:
+		m.newChildWanted(e.Child)
 	case Abort:
 		m.fail(e.Reason)
 	}
@@ -120,6 +122,7 @@ func (m *Machine) Deadline() time.Time {
 		sooner(m.s.Children[i].RekeyAt)
 		sooner(m.s.Children[i].FadeAt)
 	}
+	sooner(m.laterDeadline())
 	sooner(m.liveDeadline())
 	sooner(m.pathDeadline())
 	sooner(m.fragmentsDeadline())
@@ -230,6 +233,7 @@ func (m *Machine) tick() {
 		}
 	}
 	m.rekeyDue(now)
+	m.laterDue(now)
 	m.fragmentsDue(now)
 	m.pathDue(now)
 	m.liveDue(now)
@@ -281,7 +285,7 @@ func (m *Machine) fail(reason string) {
 		return
 	}
 	m.s.EndReason = reason
-	m.s.Expires, m.s.Tasks, m.s.Pending = time.Time{}, nil, nil
+	m.s.Expires, m.s.Tasks, m.s.Later, m.s.Pending = time.Time{}, nil, nil, nil
 	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
 	if st := m.s.Setup; st != nil {
 		m.orphan(st.ReservedSPI, m.reserveRequest())

@@ -30,7 +30,7 @@ import (
 //	  │   MoreSent       M   │           │
 //	  │   AgreeingMore   J ──┤         Reserving    J ┐ only with an
 //	  │ ◄────────────────────┘         Asking       J ┘ acceptable child
-//	Reserving    J                       │
+//	Reserving    J  (not if childless)   │
 //	Signing      J                     Signing      J
 //	AuthSent     M                       ├────────┐
 //	Verifying    J                       │      Installing J
@@ -100,10 +100,12 @@ var Transitions = []Transition{
 	{true, InitSent, Agreeing},
 	{true, Agreeing, GeneratingMore},
 	{true, Agreeing, Reserving},
+	{true, Agreeing, Signing},
 	{true, GeneratingMore, MoreSent},
 	{true, MoreSent, AgreeingMore},
 	{true, AgreeingMore, GeneratingMore},
 	{true, AgreeingMore, Reserving},
+	{true, AgreeingMore, Signing},
 	{true, Reserving, Signing},
 	{true, Signing, AuthSent},
 	{true, AuthSent, Verifying},
@@ -185,6 +187,7 @@ type State struct {
 	Path      *Path      // where the peer is reached, when that is more than one address
 	Fragments *Fragments // IKE fragments that wait for the rest; nil: none
 	Lease     *Lease     // virtual addresses, given or received; nil: none
+	Later     []Later    // tasks that wait for their time
 }
 
 // IKE is one IKE SA.
@@ -252,6 +255,7 @@ type Setup struct {
 	OwnCerts     []wire.Cert
 	ReservedSPI  uint32 // initiator: our inbound SPI before the child exists
 	Transport    bool   // the peer asked for transport mode, or agreed to it
+	Childless    bool   // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
 }
 
 // ChildStatus is where a CHILD SA stands.
@@ -409,6 +413,8 @@ type Create struct {
 	// Lost: the peer has rekeyed the same child and deleted the old one, so its
 	// new one stands and ours, when the answer comes, is deleted.
 	Lost bool
+	// Single: only the first selector of each side is offered (RFC 7296 2.9.2).
+	Single bool
 }
 
 // TaskKind is a kind of request we want to make.
@@ -423,6 +429,8 @@ const (
 	taskCreateChild TaskKind = 6 // Task.Name is its configuration
 	taskDeleteOther TaskKind = 7 // Task.Child is the own SPI of an IKE SA in Others
 	taskDeleteSPI   TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
+
+	taskCreateSingle TaskKind = 50 // taskCreateChild with one selector a side: SINGLE_PAIR_REQUIRED
 )
 
 // Task waits for the request window.

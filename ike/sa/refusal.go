@@ -1,0 +1,71 @@
+package sa
+
+import (
+	"espalier/dataplane/selector"
+	"espalier/ike/wire"
+	"espalier/internal/event"
+)
+
+// task is what asks for the exchange once more.
+func (c *Create) task() Task {
+	t := Task{Kind: taskCreateChild, Name: c.Child}
+	switch {
+	case c.Kind == RekeyIKESA:
+		t = Task{Kind: taskRekeyIKE}
+	case c.Kind == RekeyChildSA:
+		t = Task{Kind: taskRekeyChild, Child: c.Old}
+	case c.Single:
+		t.Kind = taskCreateSingle
+	}
+	return t
+}
+
+// createRefusal explains a refusal of our CREATE_CHILD_SA and ends it. A CHILD SA
+// is not asked for again: the operator, or the next packet, may do so.
+func (m *Machine) createRefusal(c *Create, n *wire.Notify) {
+	cause, fix := refusal(n.NotifyType)
+	m.failed(cause, true, c.Child, fix, event.Fact{Name: "exchange", Value: wire.ExchangeCreateChildSA.String()}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
+	m.endOwn(c.Kind != CreateChild)
+}
+
+// refusal is the cause by which people know a peer's error notify about a CHILD
+// SA, and what can be done about it.
+func refusal(n wire.NotifyType) (event.Cause, string) {
+	switch n {
+	case wire.NotifyNoProposalChosen:
+		return event.NoProposalChosen, "give both sides one ESP proposal in common, key exchange included"
+	case wire.NotifyTSUnacceptable:
+		return event.TSUnacceptable, "local_ts of one side must overlap remote_ts of the other, in both directions"
+	case wire.NotifySinglePairRequired:
+		return event.PeerError, "the peer takes one pair of selectors a CHILD SA: give each its own child"
+	case wire.NotifyNoAdditionalSAs:
+		return event.PeerError, "the peer takes no further CHILD SA on this IKE SA: put the child into a connection of its own"
+	case wire.NotifyInternalAddressFailure:
+		return event.PeerError, "the peer has no virtual address for us: its pool is empty or missing"
+	case wire.NotifyFailedCPRequired:
+		return event.PeerError, "the peer wants us to ask for a virtual address: set vips"
+	case wire.NotifyInvalidSyntax:
+		return event.InvalidSyntax, ""
+	}
+	return event.PeerError, ""
+}
+
+// retrySinglePair asks for the child again with one selector a side, as a peer
+// wants it that answered SINGLE_PAIR_REQUIRED (RFC 7296 2.9.2).
+func (m *Machine) retrySinglePair(child string) {
+	m.publish(event.Retrying{IKE: m.eventIKE(), Cause: event.TSUnacceptable,
+		Facts: []event.Fact{{Name: "child", Value: child}, {Name: "notify", Value: wire.NotifySinglePairRequired.String()}}})
+	m.s.Tasks, m.persist = append(m.s.Tasks, Task{Kind: taskCreateSingle, Name: child}), true
+}
+
+// firstPair cuts both lists to the first selectors of one family.
+func firstPair(local, remote []selector.TS) (l, r []selector.TS) {
+	for i := range local {
+		for j := range remote {
+			if local[i].Start.Is4() == remote[j].Start.Is4() {
+				return local[i : i+1], remote[j : j+1]
+			}
+		}
+	}
+	return local, remote
+}
