@@ -268,7 +268,10 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 	if old == nil {
 		_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
 		var why string
-		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport); cfg == nil {
+		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport); cfg == nil && m.reconfigure() {
+			cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport) // a child may have come with a reload
+		}
+		if cfg == nil {
 			m.tsFailed(false, "", peerLocal, peerRemote, why)
 			return nil, nil, nil, wire.NotifyTSUnacceptable
 		}

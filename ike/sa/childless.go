@@ -97,26 +97,35 @@ func (m *Machine) newChildWanted(name string) {
 	m.queue(t)
 }
 
-// createTask begins the exchange of a taskCreateChild.
+// createTask begins the exchange of a taskCreateChild, unless there is such a
+// CHILD SA by now.
 func (m *Machine) createTask(t Task) {
-	if m.conn.Child(t.Name) == nil && !m.reconfigure(t.Name) {
-		if fresh := m.env.Conns.ByName(m.s.Conn); fresh != nil && fresh.Child(t.Name) != nil {
-			m.later(t, retryLeast) // when the exchange that goes by the old configuration is over
-			return
-		}
-		m.failed(event.NoConnection, false, t.Name, "name a child that the connection has", event.Fact{Name: "detail", Value: "no child of this name"})
+	if m.conn.Child(t.Name) == nil && !m.reconfigure() {
+		m.later(t, retryLeast) // when the exchange that goes by the old configuration is over
 		return
 	}
-	m.beginCreate(&Create{Kind: CreateChild, Child: t.Name, Single: t.Kind == taskCreateSingle})
+	switch {
+	case m.conn.Child(t.Name) == nil:
+		m.failed(event.NoConnection, false, t.Name, "name a child that the connection has", event.Fact{Name: "detail", Value: "no child of this name"})
+	case m.hasInstalled(t.Name):
+	default:
+		m.beginCreate(&Create{Kind: CreateChild, Child: t.Name, Single: t.Kind == taskCreateSingle})
+	}
+}
+
+func (m *Machine) hasInstalled(name string) bool {
+	return slices.ContainsFunc(m.s.Children, func(c Child) bool { return c.Name == name && c.Status == ChildInstalled })
 }
 
 // reconfigure moves on to the connection as it is configured now, for the sake of
-// a child that came with a reload. Nothing may be under way that goes by the old.
-func (m *Machine) reconfigure(child string) bool {
-	fresh := m.env.Conns.ByName(m.s.Conn)
-	if fresh == nil || fresh.Child(child) == nil || m.s.Own != nil || m.s.Peer != nil || len(m.s.Jobs) > 0 {
+// a child that came with a reload. Nothing may be under way that goes by the old;
+// then it reports false.
+func (m *Machine) reconfigure() bool {
+	if m.s.Own != nil || m.s.Peer != nil && m.s.Peer.Child != "" || len(m.s.Jobs) > 0 {
 		return false
 	}
-	m.conn = fresh
+	if fresh := m.env.Conns.ByName(m.s.Conn); fresh != nil {
+		m.conn = fresh
+	}
 	return true
 }
