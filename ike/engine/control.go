@@ -24,7 +24,7 @@ type wait struct {
 	id    uint64 // down: the CHILD SA; 0: the IKE SA
 	// up: how many failures the session had before; only later ones count
 	failures int
-	done  chan error
+	done     chan error
 }
 
 // answerWaits tells those whose wait is over.
