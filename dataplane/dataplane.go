@@ -254,12 +254,26 @@ type Template struct {
 	Optional bool
 }
 
+// Layer orders the owners of one policy key: a policy stands only while the key
+// has none of a higher layer, whichever came first.
+type Layer uint8
+
+// The layers, from the highest.
+const (
+	LayerSession  Layer = iota // of a CHILD SA
+	LayerStanding              // traps and shunts: the configuration's, without SA
+	LayerGuard                 // blocks what nothing above protects
+)
+
 // Policy decides which packets are protected, and how. Policies of several
-// owners may have the same key: the newest one stands in the kernel, and when
-// its owner deletes it the one before it comes back.
+// owners may have the same key: the newest one of the highest layer stands in the
+// kernel, and when its owner deletes it the one beneath it comes back. Close
+// leaves policies in place; the next run takes over what it installs again, in
+// one step, and RemoveLeftovers removes the rest.
 type Policy struct {
 	PolicyKey
 	Owner     uint64 // unique id of the CHILD SA or trap that installs it
+	Layer     Layer  // not part of what List reports
 	Priority  uint32 // the kernel takes the smallest first
 	Verdict   Verdict
 	Flags     PolicyFlags
@@ -287,7 +301,8 @@ type (
 	// DeleteSA removes an SA or a reserved SPI. Deleting what is not there is
 	// not an error: expiry may have been faster.
 	DeleteSA struct{ Key SAKey }
-	// InstallPolicy adds a policy of Policy.Owner, or replaces that owner's.
+	// InstallPolicy adds a policy of Policy.Owner, or replaces that owner's, whose
+	// layer stays.
 	InstallPolicy struct{ Policy Policy }
 	// DeletePolicy removes Owner's policy with the key. Deleting what is not
 	// there is not an error.

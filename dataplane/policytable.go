@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// PolicyTable is the stack of owners behind each policy key: the newest one
-// stands in the kernel, and when its owner deletes it the one before it comes
-// back. Both data planes keep one. It knows nothing of a kernel: a change says
+// PolicyTable is the stack of owners behind each policy key: the newest one of
+// the highest layer stands in the kernel, and when its owner deletes it the one
+// beneath it comes back. Both data planes keep one. It knows nothing of a kernel: a change says
 // what must be done there, and Undo takes it back when that fails. Safe for
 // concurrent use; changes of one key must be made one after the other.
 type PolicyTable struct {
@@ -73,6 +73,7 @@ type policyEntry struct {
 	priority uint32
 	verdict  Verdict
 	flags    PolicyFlags
+	layer    Layer
 	single   bool // one template, in first
 	first    packedTemplate
 	more     []Template // when there is not exactly one
@@ -113,7 +114,7 @@ func (p *packedTemplate) template() Template {
 }
 
 func newEntry(p *Policy) *policyEntry {
-	e := &policyEntry{owner: p.Owner, priority: p.Priority, verdict: p.Verdict, flags: p.Flags}
+	e := &policyEntry{owner: p.Owner, priority: p.Priority, verdict: p.Verdict, flags: p.Flags, layer: p.Layer}
 	if len(p.Templates) == 1 {
 		e.single, e.first = true, packTemplate(&p.Templates[0])
 	} else if len(p.Templates) > 1 {
@@ -175,8 +176,8 @@ func (c PolicyChange) Reverse() PolicyChange {
 	return c
 }
 
-// Install puts an owner's policy on top of its key's stack, or replaces that
-// owner's where it is: replacing does not overtake a newer owner.
+// Install puts an owner's policy on top of its layer in its key's stack, or
+// replaces that owner's where it is: replacing does not overtake a newer owner.
 func (t *PolicyTable) Install(p *Policy) PolicyChange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -187,9 +188,8 @@ func (t *PolicyTable) Install(p *Policy) PolicyChange {
 		c.top = c.before.owner == p.Owner
 		c.after = c.before.replace(p.Owner, e)
 	} else {
-		c.top = true
-		e.older = c.before
-		c.after = e
+		c.after = c.before.insert(e)
+		c.top = c.after == e
 	}
 	t.stacks[c.id] = c.after
 	return c
@@ -264,6 +264,18 @@ func (e *policyEntry) holds(owner uint64) bool {
 	return false
 }
 
+// insert returns the stack with a new entry on top of its layer. Entries above
+// it are copied, those below shared.
+func (e *policyEntry) insert(n *policyEntry) *policyEntry {
+	if e == nil || e.layer >= n.layer {
+		n.older = e
+		return n
+	}
+	above := *e
+	above.older = e.older.insert(n)
+	return &above
+}
+
 // replace returns the stack with the owner's entry exchanged for with, or
 // removed when with is nil. Entries above it are copied, those below shared.
 func (e *policyEntry) replace(owner uint64, with *policyEntry) *policyEntry {
@@ -275,6 +287,6 @@ func (e *policyEntry) replace(owner uint64, with *policyEntry) *policyEntry {
 	if with == nil {
 		return e.older
 	}
-	with.older = e.older
+	with.older, with.layer = e.older, e.layer
 	return with
 }

@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.DataPlane) {
 		{"PolicyOwners", policyOwners},
 		{"PolicyReplaceBelow", policyReplaceBelow},
 		{"PolicyUndo", policyUndo},
+		{"PolicyLayers", policyLayers},
 		{"UnknownOp", unknownOp},
 		{"Closed", closed},
 	} {

@@ -158,3 +158,39 @@ func policyUndo(t *testing.T, dp dataplane.DataPlane) {
 	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 1})
 	wantCounts(t, dp, 0, 0)
 }
+
+// policyLayers: what stands is of the highest layer, whatever came first.
+func policyLayers(t *testing.T, dp dataplane.DataPlane) {
+	key := policy(0, 0).PolicyKey
+	in := func(l dataplane.Layer, owner uint64, priority uint32) dataplane.InstallPolicy {
+		p := policy(owner, priority)
+		if p.Layer = l; l == dataplane.LayerGuard {
+			p.Verdict, p.Templates = dataplane.Block, nil
+		}
+		return dataplane.InstallPolicy{Policy: p}
+	}
+	mustApply(t, dp, in(dataplane.LayerSession, 1, 10))
+	mustApply(t, dp, in(dataplane.LayerGuard, 2, 90))
+	wantStanding(t, dp, 1, 10)
+	mustApply(t, dp, in(dataplane.LayerStanding, 3, 50))
+	wantStanding(t, dp, 1, 10)
+	mustApply(t, dp, in(dataplane.LayerStanding, 4, 51), in(dataplane.LayerGuard, 2, 91))
+	wantStanding(t, dp, 1, 10)
+	mustFail(t, dp, dataplane.DeletePolicy{Key: key, Owner: 1}, in(dataplane.LayerStanding, 5, 52))
+	wantStanding(t, dp, 1, 10)
+	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 1})
+	wantStanding(t, dp, 4, 51)
+	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 4})
+	wantStanding(t, dp, 3, 50)
+	mustApply(t, dp, in(dataplane.LayerSession, 6, 11))
+	wantStanding(t, dp, 6, 11)
+	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 3}, dataplane.DeletePolicy{Key: key, Owner: 6})
+	wantStanding(t, dp, 2, 91)
+	if got := findPolicy(t, dp, key); got.Verdict != dataplane.Block {
+		t.Errorf("standing: %+v, expected the guard, which blocks", *got)
+	}
+	mustApply(t, dp, in(dataplane.LayerSession, 7, 12))
+	wantStanding(t, dp, 7, 12)
+	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 2}, dataplane.DeletePolicy{Key: key, Owner: 7})
+	wantCounts(t, dp, 0, 0)
+}
