@@ -488,5 +488,10 @@ func (m *Machine) childDown(c *Child, reason string) {
 	m.publish(event.ChildDown{IKE: m.eventIKE(), Child: c.eventChild(), Reason: reason})
 }
 
-// identity is the text by which the registry knows a CHILD SA's selectors.
-func identity(ts []selector.TS) string { return strconv.Itoa(len(ts)) + ":" + tsText(ts) }
+// identity is the text by which the registry knows a CHILD SA's selectors,
+// whatever order the peer gave them.
+func identity(ts []selector.TS) string {
+	texts := tsTexts(ts)
+	slices.Sort(texts)
+	return strconv.Itoa(len(ts)) + ":" + strings.Join(texts, ",")
+}

@@ -38,6 +38,8 @@ type Connection struct {
 	Childless   Childless
 
 	Children []*ChildConfig
+	// Shunts are the children that are no CHILD SAs: their Shunt is set.
+	Shunts []*ChildConfig
 }
 
 // severalRounds is why a connection with RFC 4739 rounds is not used: skipping
@@ -48,8 +50,13 @@ const severalRounds = "more than one authentication round on a side is not suppo
 func (c *Connection) oneRound() bool { return len(c.Local) == 1 && len(c.Remote) == 1 }
 
 // Child finds a child's configuration by name.
-func (c *Connection) Child(name string) *ChildConfig {
-	for _, ch := range c.Children {
+func (c *Connection) Child(name string) *ChildConfig { return childNamed(c.Children, name) }
+
+// ShuntOf finds a shunt's configuration by name.
+func (c *Connection) ShuntOf(name string) *ChildConfig { return childNamed(c.Shunts, name) }
+
+func childNamed(list []*ChildConfig, name string) *ChildConfig {
+	for _, ch := range list {
 		if ch.Name == name {
 			return ch
 		}
@@ -64,6 +71,8 @@ type ChildConfig struct {
 	LocalTS, RemoteTS []selector.Spec  // may hold "dynamic"
 	Mode              dataplane.Mode
 	Start             bool // initiate when the connection is loaded
+	Trap              bool // have packets initiate it, from when the connection is loaded; a shunt: install it then
+	Shunt             Shunt
 
 	// Lifetimes; zero means no limit. They apply from installation on.
 	LifeTime                time.Duration
@@ -161,6 +170,9 @@ func (s *ConnSet) Match(local, remote netip.Addr) []*Connection {
 	}
 	var found []scored
 	for _, c := range s.conns {
+		if len(c.Local) == 0 {
+			continue // it only holds shunts
+		}
 		l, r := s.best(c.LocalAddrs, local), s.best(c.RemoteAddrs, remote)
 		if l > 0 && r > 0 {
 			found = append(found, scored{c, l*4 + r*5})

@@ -127,7 +127,7 @@ func (m *Machine) installOps(c *Child, k *IKE) []dataplane.Op {
 	if !cfg.Policies {
 		return ops
 	}
-	return append(ops, m.policyOps(c, cfg, true)...)
+	return append(ops, policyOps(c, cfg, true)...)
 }
 
 // pairOf describes a child's two SAs.
@@ -174,7 +174,7 @@ func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
 
 // policyOps installs or deletes a child's policies: out, in, and for tunnels
 // fwd. The kernel matches prefixes and port masks, so ranges become several.
-func (m *Machine) policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
+func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 	// The limit was checked when the child was agreed, and may be lower by now.
 	pairs, err := expand(c.LocalTS, c.PeerTS, math.MaxInt)
 	if err != nil {
@@ -226,7 +226,7 @@ func (m *Machine) removeOps(c *Child) []dataplane.Op {
 		}
 		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}
 	}
-	ops := m.policyOps(c, nil, false)
+	ops := policyOps(c, nil, false)
 	ops = append(ops, dataplane.DeleteSA{Key: c.keyOut()})
 	if c.Fade {
 		return ops

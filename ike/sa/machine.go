@@ -95,7 +95,7 @@ func (m *Machine) Resume(env *Env) []Action {
 			if x := m.exchange(j.Of); x != nil {
 				c = x.Candidate
 			}
-			undo := m.policyOps(c, nil, false)
+			undo := policyOps(c, nil, false)
 			undo = append(undo, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
 			spec = Kernel{append(undo, k.Ops...)}
 		}
