@@ -20,13 +20,14 @@ import (
 func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	conn := &sa.Connection{
 		Name: n.name, Origin: originFile,
-		LocalAddrs:  anyIsEmpty(get[[]sa.AddrSpec](n, "local_addrs")),
-		RemoteAddrs: anyIsEmpty(get[[]sa.AddrSpec](n, "remote_addrs")),
-		RemotePort:  uint16(get[uint32](n, "remote_port")),
-		Proposals:   get[[]suite.Proposal](n, "proposals"),
-		Encap:       get[bool](n, "encap"),
-		SendCertReq: get[bool](n, "send_certreq"),
-		RekeyTime:   get[time.Duration](n, "rekey_time"),
+		LocalAddrs:    anyIsEmpty(get[[]sa.AddrSpec](n, "local_addrs")),
+		RemoteAddrs:   anyIsEmpty(get[[]sa.AddrSpec](n, "remote_addrs")),
+		RemotePort:    uint16(get[uint32](n, "remote_port")),
+		Proposals:     get[[]suite.Proposal](n, "proposals"),
+		Encap:         get[bool](n, "encap"),
+		SendCertReq:   get[bool](n, "send_certreq"),
+		Fragmentation: fragmentModes[get[string](n, "fragmentation")],
+		RekeyTime:     get[time.Duration](n, "rekey_time"),
 	}
 	conn.RandTime = conn.RekeyTime / 10
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
@@ -47,6 +48,10 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	}
 	return conn
 }
+
+// fragmentModes are the values of fragmentation. IKE_SA_INIT is never fragmented
+// in IKEv2, which is all that force adds.
+var fragmentModes = map[string]sa.FragmentMode{"yes": sa.FragmentYes, "force": sa.FragmentYes, "accept": sa.FragmentAccept, "no": sa.FragmentNo}
 
 // anyIsEmpty turns a list that allows every address into the empty one.
 func anyIsEmpty(list []sa.AddrSpec) []sa.AddrSpec {

@@ -141,6 +141,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.RetransmitTimeout = get[time.Duration](n, "retransmit_timeout")
 	s.SA.RetransmitBase = get[float64](n, "retransmit_base")
 	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")
+	s.SA.FragmentSize = int(get[uint32](n, "fragment_size"))
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
 	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
 	if s.SA.Port == s.SA.NATTPort {

@@ -122,7 +122,7 @@ func connectionSpec() *sectionSpec {
 		{name: "mobike", typ: yesNo(), def: "yes", sup: later, doc: "MOBIKE (RFC 4555)."},
 		{name: "dpd_delay", typ: duration(), def: "0s", sup: later, doc: "Silence after which the peer is checked."},
 		{name: "dpd_timeout", typ: duration(), def: "0s", sup: ikev1, doc: "Time limit of peer checks."},
-		{name: "fragmentation", typ: oneOf("yes", "accept", "force", "no"), def: "yes", sup: later, doc: "IKE fragmentation (RFC 7383)."},
+		{name: "fragmentation", typ: oneOf("yes", "accept", "force", "no"), def: "yes", doc: "IKE fragmentation (RFC 7383): announced and used, only announced (accept), or neither; force is yes. Fragments of a peer are always taken."},
 		{name: "childless", typ: oneOf("allow", "prefer", "force", "never"), def: "allow", doc: "IKE SAs whose first CHILD SA has an exchange, and a key exchange, of its own (RFC 6023): allow as responder, prefer as initiator, too, force, or never."},
 		{name: "send_certreq", typ: yesNo(), def: "yes", doc: "Tell the peer which CAs are trusted."},
 		{name: "send_cert", typ: oneOf("always", "never", "ifasked"), def: "ifasked", doc: "When to send certificates."},

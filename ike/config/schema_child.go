@@ -143,6 +143,7 @@ func settingsSpec() *sectionSpec {
 		{name: "cookie_threshold", typ: number(0, 1<<24), def: "30", doc: "Half-open IKE SAs from which on cookies are asked for; 0: always."},
 		{name: "half_open_limit", typ: number(1, 1<<24), def: "16384", doc: "Half-open IKE SAs at most; further requests are dropped."},
 		{name: "half_open_timeout", typ: duration(), def: "30s", doc: "Time from IKE_SA_INIT to a complete IKE_AUTH as responder."},
+		{name: "fragment_size", typ: number(576, 65535), def: "1280", doc: "IKE messages that make a longer IP packet are sent in fragments of at most this size."},
 		{name: "retransmit_tries", typ: number(0, 20), def: "5", doc: "Retransmissions before giving up."},
 		{name: "retransmit_timeout", typ: duration(), def: "4s", doc: "Time before the first retransmission."},
 		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},

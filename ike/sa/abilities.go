@@ -19,6 +19,7 @@ func (p Abilities) has(a Abilities) bool { return p&a == a }
 // appendAbilities adds what we announce in IKE_SA_INIT.
 func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
 	ps = m.appendChildless(ps)
+	ps = m.appendFragmentation(ps)
 	return ps
 }
 
@@ -30,6 +31,7 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 		}
 	}
 	announced(wire.NotifyChildlessIKEv2Supported, CanChildless)
+	m.readFragmentation(ps)
 }
 
 // appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor

@@ -33,6 +33,8 @@ type Connection struct {
 	// RandTime; 0: never.
 	RekeyTime, RandTime time.Duration
 
+	Fragmentation FragmentMode
+
 	Encap       bool // force UDP encapsulation by faking a NAT
 	SendCertReq bool // ask for certificates of our CAs (default yes)
 	Childless   Childless
@@ -205,6 +207,7 @@ type Settings struct {
 	RetransmitBase     float64       // growth of each further wait
 	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
+	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
 }
 
@@ -214,6 +217,7 @@ func DefaultSettings() Settings {
 		Port: 500, NATTPort: 4500,
 		RetransmitTries: 5, RetransmitTimeout: 4 * time.Second, RetransmitBase: 1.8,
 		HalfOpenTimeout: 30 * time.Second,
+		FragmentSize:    1280,
 		MaxSelectors:    256,
 	}
 }

@@ -175,7 +175,7 @@ func (c *coder) state(s *State) {
 	if c.version >= 2 {
 		c.live(&s.Live)
 		optional(c, &s.Path, (*coder).path)
-		optional(c, &s.Fragments, (*coder).fragments)
+		list(c, &s.Fragments, (*coder).fragments)
 		optional(c, &s.Lease, (*coder).lease)
 		list(c, &s.Later, (*coder).later)
 	}

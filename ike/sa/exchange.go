@@ -83,7 +83,7 @@ func (m *Machine) request(k *IKE, ex wire.ExchangeType, payloads ...wire.Payload
 		data = wire.AppendMessage(nil, h, payloads)
 	} else {
 		var err error
-		if data, err = k.seal(h, payloads); err != nil {
+		if data, err = m.seal(k, h, payloads); err != nil {
 			m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
 			m.fail("our message could not be built")
 			return nil
@@ -93,10 +93,6 @@ func (m *Machine) request(k *IKE, ex wire.ExchangeType, payloads ...wire.Payload
 	k.NextOut++
 	m.transmit(k)
 	return data
-}
-
-func (k *IKE) seal(h wire.Header, payloads []wire.Payload) ([]byte, error) {
-	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, k.ciphers.sealer)
 }
 
 // maxWait bounds the wait between two transmissions.
@@ -111,7 +107,7 @@ func (m *Machine) transmit(k *IKE) {
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
 	m.persist = true
-	m.act(Send{k.Local, k.Remote, r.Data})
+	m.send(k.Local, k.Remote, r.Data)
 }
 
 // retransmit repeats the outstanding request, the same bytes, or gives up.
@@ -137,7 +133,7 @@ func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...w
 	if m.s.Phase >= Cleaning {
 		return // the step failed on its way here
 	}
-	data, err := k.seal(k.header(ex, id, true), payloads)
+	data, err := m.seal(k, k.header(ex, id, true), payloads)
 	if err != nil {
 		m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
 		m.fail("our answer could not be built")
@@ -150,7 +146,7 @@ func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...w
 func (m *Machine) answer(k *IKE, data []byte) {
 	k.Answer = data
 	m.persist = true
-	m.act(Send{k.AnswerFrom, k.AnswerAt, data}) // where the request came from (RFC 7296 2.11)
+	m.send(k.AnswerFrom, k.AnswerAt, data) // where the request came from (RFC 7296 2.11)
 }
 
 // received is the front door of every datagram.
@@ -206,15 +202,15 @@ func (m *Machine) response(k *IKE, msg *wire.Message, ev Received) {
 		m.initResponse(msg, ev)
 		return
 	}
-	payloads, first, inner, ok := m.open(k, msg, ev, [32]byte{})
+	payloads, w, ok := m.open(k, msg, ev, [32]byte{})
 	if !ok {
 		return
 	}
 	switch r.Exchange {
 	case wire.ExchangeIKEIntermediate:
-		m.moreResponse(payloads, ev.Data, msg, inner)
+		m.moreResponse(payloads, w)
 	case wire.ExchangeIKEAuth:
-		m.authResponse(payloads, first, inner)
+		m.authResponse(payloads, w.first, w.inner)
 	case wire.ExchangeInformational:
 		m.informationalResponse(k, payloads)
 	case wire.ExchangeCreateChildSA:
@@ -229,8 +225,8 @@ func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 	if msg.MessageID+1 == k.NextIn {
 		// The same bytes get the same answer, without opening them: keys may
 		// have moved on since (RFC 9370), and the peer cannot tell us apart.
-		if k.Answer != nil && digest == k.AnswerTo {
-			m.act(Send{ev.Local, ev.Remote, k.Answer})
+		if k.Answer != nil && digest == k.AnswerTo || m.repeatedFragment(k, msg, ev.Data) {
+			m.send(ev.Local, ev.Remote, k.Answer)
 			return
 		}
 		m.discard("repeated request, its answer not ready or its bytes not the same")
@@ -244,16 +240,16 @@ func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 		m.discard(msg.Exchange.String() + " request not expected in phase " + m.s.Phase.String())
 		return
 	}
-	payloads, first, inner, ok := m.open(k, msg, ev, digest)
+	payloads, w, ok := m.open(k, msg, ev, digest)
 	if !ok {
 		return
 	}
-	m.take(k, ev, digest)
+	m.take(k, ev, w.digest)
 	switch msg.Exchange {
 	case wire.ExchangeIKEIntermediate:
-		m.moreRequest(payloads, ev.Data, msg, inner)
+		m.moreRequest(payloads, w)
 	case wire.ExchangeIKEAuth:
-		m.authRequest(msg, payloads, first, inner)
+		m.authRequest(msg, payloads, w.first, w.inner)
 	case wire.ExchangeInformational:
 		m.informationalRequest(k, msg.MessageID, payloads)
 	case wire.ExchangeCreateChildSA:
@@ -288,21 +284,12 @@ func (m *Machine) take(k *IKE, ev Received, digest [32]byte) {
 // open authenticates and decrypts. What is not authentic changes nothing; what
 // is authentic but wrong is answered (requests) and, being the peer's own
 // error, ends a session that is not established (RFC 7296 2.21).
-func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) ([]wire.Payload, wire.PayloadType, []byte, bool) {
-	if k.ciphers == nil {
-		m.discard("encrypted message before keys")
-		return nil, 0, nil, false
+func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) ([]wire.Payload, whole, bool) {
+	w, ok := m.decrypt(k, msg, ev.Data, digest)
+	if !ok {
+		return nil, w, false
 	}
-	if _, ok := msg.SK(); !ok {
-		m.discard(msg.Exchange.String() + " without an SK payload")
-		return nil, 0, nil, false
-	}
-	first, inner, err := wire.OpenInner(ev.Data, msg, k.ciphers.opener)
-	if err != nil {
-		m.discard(err.Error())
-		return nil, 0, nil, false
-	}
-	payloads, err := wire.ParsePayloads(first, inner)
+	payloads, err := wire.ParsePayloads(w.first, w.inner)
 	if err == nil {
 		for _, p := range payloads {
 			if !wire.Allowed(msg.Exchange, msg.IsResponse(), true, p.Type()) {
@@ -311,10 +298,32 @@ func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) 
 		}
 	}
 	if err == nil {
-		return payloads, first, inner, true
+		return payloads, w, true
 	}
-	m.badContent(k, msg, ev, digest, err)
-	return nil, 0, nil, false
+	m.badContent(k, msg, ev, w.digest, err)
+	return nil, w, false
+}
+
+// decrypt opens a message, or a fragment, which may complete one.
+func (m *Machine) decrypt(k *IKE, msg *wire.Message, data []byte, digest [32]byte) (w whole, ok bool) {
+	if k.ciphers == nil {
+		m.discard("encrypted message before keys")
+		return w, false
+	}
+	if skf, ok := msg.SKF(); ok {
+		return m.gather(k, msg, skf, data, digest)
+	}
+	if _, ok := msg.SK(); !ok {
+		m.discard(msg.Exchange.String() + " without an SK payload")
+		return w, false
+	}
+	first, inner, err := wire.OpenInner(data, msg, k.ciphers.opener)
+	if err != nil {
+		m.discard(err.Error())
+		return w, false
+	}
+	m.dropFragments(k.LocalSPI(), msg.IsResponse()) // they were of the same message
+	return whole{first, inner, data, msg, digest}, true
 }
 
 // badContent answers an authentic message whose content is wrong.

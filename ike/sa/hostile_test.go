@@ -213,7 +213,7 @@ func TestHostileManySelectors(t *testing.T) {
 	}
 	moon.Env.Settings.MaxSelectors = 1 << 30
 	moon.Initiate("sun", "", sunAddr)
-	w.Settle(4)
+	w.Settle(100)
 	if f, ok := satest.Find[event.Failed](sun); !ok || f.Cause != event.TSUnacceptable || len(facts(f)) > 100_000 {
 		t.Errorf("selectors that would take millions of policies: %+v", f)
 	}

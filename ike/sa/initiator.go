@@ -334,7 +334,7 @@ func (m *Machine) moreOrAuth() {
 }
 
 // moreResponse handles the peer's half of a further key exchange.
-func (m *Machine) moreResponse(ps []wire.Payload, raw []byte, msg *wire.Message, inner []byte) {
+func (m *Machine) moreResponse(ps []wire.Payload, w whole) {
 	st := m.s.Setup
 	ke, ok := wire.First[*wire.KE](ps)
 	if !ok || ke.Method != st.KE || m.s.Phase != MoreSent {
@@ -342,7 +342,7 @@ func (m *Machine) moreResponse(ps []wire.Payload, raw []byte, msg *wire.Message,
 		m.fail("further key exchange not answered")
 		return
 	}
-	m.chainIntAuth(&st.IntAuthR, false, wire.AppendIntAuth(nil, raw, msg, inner))
+	m.chainIntAuth(&st.IntAuthR, false, wire.AppendIntAuth(nil, w.raw, w.msg, w.inner))
 	m.s.IKE.Request = nil
 	st.PeerPublic = bytes.Clone(ke.Data)
 	m.to(AgreeingMore)

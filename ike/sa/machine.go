@@ -286,6 +286,7 @@ func (m *Machine) fail(reason string) {
 	}
 	m.s.EndReason = reason
 	m.s.Expires, m.s.Tasks, m.s.Later, m.s.Pending = time.Time{}, nil, nil, nil
+	m.s.Fragments = nil
 	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
 	if st := m.s.Setup; st != nil {
 		m.orphan(st.ReservedSPI, m.reserveRequest())

@@ -125,7 +125,7 @@ func (m *Machine) newIKE(c *Create, old *IKE, initiator bool) *IKE {
 	n := &IKE{
 		Initiator: initiator, SPIi: c.NewSPI, SPIr: c.PeerNewSPI, Local: old.Local, Remote: old.Remote, Chosen: c.Chosen,
 		LocalID: old.LocalID, RemoteID: old.RemoteID, LocalAuth: old.LocalAuth, RemoteAuth: old.RemoteAuth,
-		NATLocal: old.NATLocal, NATRemote: old.NATRemote, MinNonce: bytes.Clone(lower(c.Ni, c.Nr)),
+		NATLocal: old.NATLocal, NATRemote: old.NATRemote, MinNonce: bytes.Clone(lower(c.Ni, c.Nr)), Peer: old.Peer,
 	}
 	if !initiator {
 		n.SPIi, n.SPIr = c.PeerNewSPI, c.NewSPI
@@ -202,6 +202,8 @@ func (m *Machine) dropIKE(k *IKE) {
 		m.dropExchange(&m.s.Peer) // nobody is left to be answered
 		m.release()
 	}
+	m.dropFragments(k.LocalSPI(), false)
+	m.dropFragments(k.LocalSPI(), true)
 	k.Keys.Wipe()
 	m.act(Disown{k.LocalSPI()})
 	m.persist = true

@@ -143,17 +143,17 @@ func (m *Machine) encapsulated(a KEAnswer) {
 }
 
 // moreRequest handles the initiator's half of a further key exchange.
-func (m *Machine) moreRequest(ps []wire.Payload, raw []byte, msg *wire.Message, inner []byte) {
+func (m *Machine) moreRequest(ps []wire.Payload, w whole) {
 	st := m.s.Setup
 	want := m.s.IKE.Chosen.AdditionalKEs()[st.Further]
 	ke, ok := wire.First[*wire.KE](ps)
 	if !ok || ke.Method != want {
 		m.failed(event.InvalidKEPayload, false, "", "", event.Fact{Name: "expected", Value: keText(want)}, event.Fact{Name: "found", Value: keName(ke)})
-		m.respond(&m.s.IKE, msg.Exchange, msg.MessageID, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
+		m.respond(&m.s.IKE, w.msg.Exchange, w.msg.MessageID, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		m.fail("further key exchange missing")
 		return
 	}
-	m.chainIntAuth(&st.IntAuthI, true, wire.AppendIntAuth(nil, raw, msg, inner))
+	m.chainIntAuth(&st.IntAuthI, true, wire.AppendIntAuth(nil, w.raw, w.msg, w.inner))
 	st.KE, st.PeerPublic = want, bytes.Clone(ke.Data)
 	m.to(AnsweringMore)
 	m.job(jobEncapsulate)
@@ -173,11 +173,13 @@ func (m *Machine) answerMore(a KEAnswer) {
 	m.agreed(a.Shared)
 }
 
-// addIntAuth chains one of our own messages.
+// addIntAuth chains one of our own messages. If it was fragmented, fragment 1
+// stands for it (RFC 9242 3.3.1).
 func (m *Machine) addIntAuth(acc *[]byte, initiator bool, raw []byte, ps []wire.Payload) {
 	if raw == nil {
 		return
 	}
+	raw = firstDatagram(raw)
 	msg, err := wire.ParseMessage(raw)
 	if err != nil {
 		m.fail("our own message does not parse: " + err.Error())

@@ -183,11 +183,11 @@ type State struct {
 	// Orphans are reserved inbound SPIs that no CHILD SA took.
 	Orphans []Orphan
 
-	Live      Live       // liveness
-	Path      *Path      // where the peer is reached, when that is more than one address
-	Fragments *Fragments // IKE fragments that wait for the rest; nil: none
-	Lease     *Lease     // virtual addresses, given or received; nil: none
-	Later     []Later    // tasks that wait for their time
+	Live      Live        // liveness
+	Path      *Path       // where the peer is reached, when that is more than one address
+	Fragments []Fragments // IKE fragments that wait for the rest
+	Lease     *Lease      // virtual addresses, given or received; nil: none
+	Later     []Later     // tasks that wait for their time
 }
 
 // IKE is one IKE SA.
@@ -210,8 +210,8 @@ type IKE struct {
 	RekeyAt       time.Time // when we rekey it; a replaced one: when it is forgotten
 	Role          IKERole
 	MinNonce      []byte   // the lower nonce of the exchange that made it by rekeying
-	Answer        []byte   // our last response; nil while one is being made
-	AnswerTo      [32]byte // SHA-256 of the request it answers, to know a repetition
+	Answer        []byte   // our last response, its fragments one after the other; nil while one is being made
+	AnswerTo      [32]byte // SHA-256 of the request it answers, or of its fragment 1, to know a repetition
 	// AnswerFrom and AnswerAt are our and the peer's address of that request.
 	AnswerFrom, AnswerAt netip.AddrPort
 
@@ -224,8 +224,8 @@ type IKE struct {
 type Request struct {
 	Exchange  wire.ExchangeType
 	MessageID uint32
-	Data      []byte
-	Sent      uint8 // transmissions so far
+	Data      []byte // its datagram, or its fragments one after the other
+	Sent      uint8  // transmissions so far
 	Again     time.Time
 	For       Task // what an INFORMATIONAL is for; zero: nothing that its answer ends
 }

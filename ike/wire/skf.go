@@ -82,6 +82,11 @@ func AppendFragments(h Header, payloads []Payload, s Sealer, maxLen int) ([][]by
 	return out, nil
 }
 
+// EncryptedLen is the length of the message that [AppendEncrypted] makes of payloads, from IKE header to ICV.
+func EncryptedLen(payloads []Payload, s Sealer) int {
+	return HeaderLen + genericLen + sealedLen(chainLen(payloads), s)
+}
+
 // fragmentRoom is how much of the chain a fragment of maxLen octets carries.
 func fragmentRoom(s Sealer, maxLen int) int {
 	room := maxLen - HeaderLen - genericLen - fragmentLen - s.IVLen() - s.ICVLen()
