@@ -86,4 +86,3 @@ func chain(t *testing.T, root *topo.Cert, gw *topo.Host) map[string][]byte {
 	return map[string][]byte{"x509/end.pem": end.Cert, "private/end.pem": end.Key, "x509ca/root.pem": root.Cert,
 		"x509ca/upper.pem": upper.Cert, "x509ca/lower.pem": lower.Cert}
 }
-
