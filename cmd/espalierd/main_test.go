@@ -16,6 +16,7 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/config"
 	"espalier/ike/engine"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 	"espalier/ike/vici"
 )
@@ -115,6 +116,8 @@ type recorder struct {
 	calls []engine.Changes
 	err   error
 }
+
+func (r *recorder) SetPools([]*lease.Pool) {}
 
 func (r *recorder) Apply(_ []*sa.Connection, _ *auth.Credentials, _ engine.Settings, ch engine.Changes) error {
 	r.calls = append(r.calls, ch)

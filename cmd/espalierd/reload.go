@@ -6,11 +6,13 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/config"
 	"espalier/ike/engine"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 )
 
 // applier is what a reload needs of the engine.
 type applier interface {
+	SetPools([]*lease.Pool)
 	Apply(conns []*sa.Connection, creds *auth.Credentials, s engine.Settings, ch engine.Changes) error
 }
 
@@ -33,6 +35,9 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 		log.Info().Msg("nothing differs")
 		return next
 	}
+	if diff.Pools {
+		to.SetPools(next.Pools)
+	}
 	if err := to.Apply(next.Connections, next.Credentials, settings, changesOf(next, diff)); err != nil {
 		log.Error().Err(err).Msg("reload failed")
 		return old
@@ -43,7 +48,7 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 		}
 	}
 	log.Info().Strs("added", diff.Added).Strs("removed", diff.Removed).Int("changed", len(diff.Changed)).
-		Int("unchanged", len(diff.Unchanged)).Bool("credentials", diff.Credentials).Strs("settings", diff.Settings).
+		Int("unchanged", len(diff.Unchanged)).Bool("credentials", diff.Credentials).Bool("pools", diff.Pools).Strs("settings", diff.Settings).
 		Msg("configuration reloaded")
 	return next
 }
@@ -51,7 +56,8 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 // needsRestart reports whether the setting is one that is read once.
 func needsRestart(key string) bool {
 	switch key {
-	case "listen", "interfaces", "port", "port_nat_t", "run_dir":
+	case "listen", "interfaces", "port", "port_nat_t", "run_dir",
+		"install_virtual_ip", "install_virtual_ip_on", "routing_table", "routing_table_prio":
 		return true
 	}
 	return false

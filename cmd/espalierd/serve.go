@@ -65,6 +65,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	eng.SetPools(cfg.Pools)
 	listener, err := vici.Listen(filepath.Join(runDir, "vici.sock"))
 	if err != nil {
 		return errors.Join(err, eng.Close())

@@ -29,6 +29,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		Fragmentation: fragmentModes[get[string](n, "fragmentation")],
 		RekeyTime:     get[time.Duration](n, "rekey_time"),
 	}
+	conn.Pools, conn.VIPs = get[[]string](n, "pools"), c.vips(n)
 	conn.RandTime = conn.RekeyTime / 10
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
 	if n.has("local_port") {

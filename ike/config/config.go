@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"espalier/ike/auth"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	Path        string           // the main file
 	Files       []string         // every configuration file read, the main file first
 	Connections []*sa.Connection // in the order of the files
+	Pools       []*lease.Pool    // in the order of the files
 	Credentials *auth.Credentials
 	Settings    Settings
 	// Warnings are oddities that do not keep the configuration from working as
@@ -45,6 +47,10 @@ type Settings struct {
 	CookieThreshold int          // half-open IKE SAs from which on cookies are asked for
 	HalfOpenLimit   int          // half-open IKE SAs at most
 	RunDir          string       // folder of journal and control socket
+	VirtualIP       bool         // put received virtual addresses on the box
+	VirtualIPOn     string       // interface for them; empty: the one towards the peer
+	RoutingTable    uint32       // for routes into tunnels
+	RoutingPrio     uint32       // of the rule that looks it up
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -112,6 +118,7 @@ func (c *compiler) config(top *node) *Config {
 			}
 		}
 	}
+	cfg.Pools = c.pools(top.sub("pools"), cfg.Connections, top.sub("connections"))
 	c.authorities(top.sub("authorities"))
 	c.folders()
 	c.sharedKeys(secrets)
@@ -134,6 +141,10 @@ func (c *compiler) settings(n *node) Settings {
 		CookieThreshold: int(get[uint32](n, "cookie_threshold")),
 		HalfOpenLimit:   int(get[uint32](n, "half_open_limit")),
 		RunDir:          get[string](n, "run_dir"),
+		VirtualIP:       get[bool](n, "install_virtual_ip"),
+		VirtualIPOn:     get[string](n, "install_virtual_ip_on"),
+		RoutingTable:    get[uint32](n, "routing_table"),
+		RoutingPrio:     get[uint32](n, "routing_table_prio"),
 	}
 	s.SA.Port = uint16(get[uint32](n, "port"))
 	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))
@@ -143,6 +154,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")
 	s.SA.FragmentSize = int(get[uint32](n, "fragment_size"))
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
+	s.SA.InstallRoutes = get[bool](n, "install_routes")
 	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
 	if s.SA.Port == s.SA.NATTPort {
 		c.rep.add(n.at("port_nat_t"), "another port than espalier.port for port_nat_t", "the same", "")

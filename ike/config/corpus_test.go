@@ -31,6 +31,9 @@ func describe(cfg *Config) string {
 		for _, r := range c.Remote {
 			fmt.Fprintf(&b, "  remote %s id=%s certs=%d cas=%d schemes=%v\n", r.Method, id(r.ID), len(r.Certs), len(r.CACerts), r.Schemes)
 		}
+		if len(c.Pools)+len(c.VIPs) > 0 {
+			fmt.Fprintf(&b, "  pools %v vips %v\n", c.Pools, c.VIPs)
+		}
 		for _, ch := range c.Children {
 			fmt.Fprintf(&b, "  child %s %s %s === %s\n", ch.Name, ch.Mode, specs(ch.LocalTS), specs(ch.RemoteTS))
 			fmt.Fprintf(&b, "    esp %s\n", proposalText(ch.Proposals, suite.DefaultESP()))
@@ -39,6 +42,13 @@ func describe(cfg *Config) string {
 	}
 	plain := (&compiler{rep: newReport()}).settings(nil)
 	fmt.Fprintf(&b, "settings%s%s\n", differences(cfg.Settings.SA, plain.SA), differences(cfg.Settings, plain))
+	for _, p := range cfg.Pools {
+		fmt.Fprintf(&b, "pool %s %s-%s", p.Name, p.Start, p.End)
+		for _, a := range p.Attrs {
+			fmt.Fprintf(&b, " %s=%x", a.Type, a.Value)
+		}
+		b.WriteString("\n")
+	}
 	fmt.Fprintf(&b, "credentials certs=%d cas=%d keys=%d shared=", len(cfg.creds.certs), len(cfg.creds.cas), len(cfg.creds.keys))
 	for _, s := range cfg.creds.shared {
 		fmt.Fprintf(&b, "%d bytes %v;", len(s.key), s.ids)

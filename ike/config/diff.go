@@ -16,6 +16,7 @@ type Changes struct {
 	Changed        []ConnChange // connections in both that differ
 	Unchanged      []string     // connections that must not be touched
 	Credentials    bool         // keys, certificates or shared secrets differ
+	Pools          bool         // pools of virtual addresses differ
 	Settings       []string     // keys of section espalier that differ
 }
 
@@ -30,7 +31,7 @@ type ConnChange struct {
 
 // None reports whether nothing differs.
 func (c Changes) None() bool {
-	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Settings) == 0 && !c.Credentials
+	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Settings) == 0 && !c.Credentials && !c.Pools
 }
 
 // Diff compares two configurations; either may be nil, which is an empty one.
@@ -62,6 +63,7 @@ func Diff(old, new *Config) Changes {
 			ch.Unchanged = append(ch.Unchanged, c.Name)
 		}
 	}
+	ch.Pools = !reflect.DeepEqual(old.Pools, new.Pools)
 	ch.Credentials = !old.creds.equal(new.creds)
 	ch.Settings = diffSettings(old.Settings, new.Settings)
 	return ch
@@ -118,6 +120,11 @@ func diffSettings(a, b Settings) []string {
 		{"retransmit_base", a.SA.RetransmitBase, b.SA.RetransmitBase},
 		{"max_selectors", a.SA.MaxSelectors, b.SA.MaxSelectors},
 		{"prefer_peer_proposal", a.SA.PreferPeerProposal, b.SA.PreferPeerProposal},
+		{"install_routes", a.SA.InstallRoutes, b.SA.InstallRoutes},
+		{"install_virtual_ip", a.VirtualIP, b.VirtualIP},
+		{"install_virtual_ip_on", a.VirtualIPOn, b.VirtualIPOn},
+		{"routing_table", a.RoutingTable, b.RoutingTable},
+		{"routing_table_prio", a.RoutingPrio, b.RoutingPrio},
 		{"run_dir", a.RunDir, b.RunDir},
 	} {
 		if !reflect.DeepEqual(s.x, s.y) {

@@ -58,6 +58,7 @@ func TestDiff(t *testing.T) {
 		{"a secret", `"text"`, `"other text"`, Changes{Unchanged: []string{"a", "b"}, Credentials: true}},
 		{"a secret's identity", "id = x.example.com", "id = y.example.com", Changes{Unchanged: []string{"a", "b"}, Credentials: true}},
 		{"a secret less", "ike-2 { secret = other }", "", Changes{Unchanged: []string{"a", "b"}, Credentials: true}},
+		{"a pool", "secrets {", "pools { p { addrs = 10.9.0.0/24 } }\nsecrets {", Changes{Unchanged: []string{"a", "b"}, Pools: true}},
 		{"settings", "secrets {", "espalier { port_nat_t = 4501\nretransmit_tries = 5\nlisten = ::1 }\nsecrets {", Changes{Unchanged: []string{"a", "b"}, Settings: []string{"port_nat_t", "listen"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -129,15 +129,29 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:7:13: expected proposals with commas between them for proposals, found "default,"`}},
 
 		// known, not supported
-		{"not supported yet", gw("mobike = no\nvips = 0.0.0.0\nrand_time = 5m"), []string{
+		{"not supported yet", gw("mobike = no\nppk_id = me\nrand_time = 5m"), []string{
 			`espalier.conf:7:1: expected mobike = yes, since other values are not supported yet, found "no"`,
-			`espalier.conf:8:1: expected no vips, since it is not supported yet, found "0.0.0.0"`,
+			`espalier.conf:8:1: expected no ppk_id, since it is not supported yet, found "me"`,
 			`espalier.conf:9:1: expected rand_time left at its default, since other values are not supported yet, found "5m"`}},
 		{"wrong value of a key not supported yet", gw("unique = perhaps"), []string{
 			`espalier.conf:7:10: expected no, never, keep or replace for unique, found "perhaps"`}},
-		{"section not supported yet", gw("") + "pools { rw { addrs = 10.9.0.0/24 } }\nsecrets { eap-carol { secret = x } }\n", []string{
-			`espalier.conf:9:9: expected no section <pool> in pools, since it is not supported yet, found section "rw"`,
-			`espalier.conf:10:11: expected no section eap* in secrets, since it is not supported yet, found section "eap-carol"`}},
+		{"section not supported yet", gw("") + "secrets { eap-carol { secret = x } }\n", []string{
+			`espalier.conf:9:11: expected no section eap* in secrets, since it is not supported yet, found section "eap-carol"`}},
+		{"pool without addresses", gw("") + "pools { rw { dns = 10.1.0.53 } }\n", []string{
+			`espalier.conf:9:9: expected addrs in pools.rw, found none`}},
+		{"pool of no addresses", gw("") + "pools { rw { addrs = 10.9.0.9-10.9.0.1 } }\n", []string{
+			`espalier.conf:9:22: expected a prefix such as 10.3.0.0/24 or a range such as 10.3.0.10-10.3.0.99 for addrs, found "10.9.0.9-10.9.0.1"`}},
+		{"pools that overlap", gw("") + "pools { rw { addrs = 10.9.0.0/24\n }\n more { addrs = 10.0.0.0/8 } }\n", []string{
+			`espalier.conf:11:9: expected addresses that no other pool has, found some of rw`}},
+		{"unknown pool", gw("pools = rw, none") + "pools { rw { addrs = 10.9.0.0/24 } }\n", []string{
+			`espalier.conf:7:1: expected a pool of section pools, found "none"`}},
+		{"attributes of pools", gw("") + "pools { rw { addrs = fd00:9::/64\n dns = 10.1.0.0/16\n netmask = ffff::\n 0 = 10.1.0.1\n 25 = 0xgg } }\n", []string{
+			`espalier.conf:10:8: expected addresses with commas between them for dns, found "10.1.0.0/16"`,
+			`espalier.conf:11:12: expected IPv4 addresses with commas between them for netmask, found "ffff::"`,
+			`espalier.conf:12:2: expected an attribute's number from 1 to 32767, found "0"`,
+			`espalier.conf:13:7: expected addresses, prefixes, hexadecimal digits after 0x, or text, of at most 1024 octets for 25, found "0xgg"`}},
+		{"virtual addresses", gw("vips = %config"), []string{
+			`espalier.conf:7:8: expected IP addresses with commas between them for vips, found "%config"`}},
 		{"start_action trap", net("start_action = trap"), []string{
 			`espalier.conf:8:16: expected none or start for start_action, since trap is not supported yet, found "trap"`}},
 		{"mode beet", net("mode = beet"), []string{

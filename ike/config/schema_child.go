@@ -114,16 +114,6 @@ func secretsSpec() *sectionSpec {
 	}}
 }
 
-func poolSpec() *sectionSpec {
-	s := &sectionSpec{name: "<pool>", doc: "A pool.", sup: later, keys: []keySpec{
-		{name: "addrs", typ: text("prefix or range"), sup: later, doc: "Addresses to lease."},
-	}}
-	for _, attr := range []string{"dns", "nbns", "dhcp", "netmask", "server", "subnet", "split_include", "split_exclude", "<number>"} {
-		s.keys = append(s.keys, keySpec{name: attr, typ: text("addresses"), sup: later, doc: "Attribute to hand out."})
-	}
-	return s
-}
-
 func authoritySpec() *sectionSpec {
 	return &sectionSpec{name: "<ca>", doc: "A certification authority.", keys: append([]keySpec{
 		{name: "cacert", typ: text("file"), doc: "Its certificate, absolute or in x509ca."},
@@ -149,6 +139,11 @@ func settingsSpec() *sectionSpec {
 		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},
 		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
 		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
+		{name: "install_routes", typ: yesNo(), def: "yes", doc: "Lead the box's own traffic into its tunnels by routes, with a source address that they protect."},
+		{name: "install_virtual_ip", typ: yesNo(), def: "yes", doc: "Put received virtual addresses on the box."},
+		{name: "install_virtual_ip_on", typ: text("interface"), derived: "the one towards the peer", doc: "Network interface for virtual addresses."},
+		{name: "routing_table", typ: number(1, 1<<32-1), def: "220", doc: "Routing table for those routes."},
+		{name: "routing_table_prio", typ: number(0, 32765), def: "220", doc: "Priority of the rule that looks that table up."},
 		{name: "run_dir", typ: text("folder"), def: "/run/espalier", doc: "Folder of the journal and the control socket."},
 	}}
 }

@@ -17,6 +17,7 @@ import (
 	"espalier/dataplane"
 	"espalier/ike/auth"
 	"espalier/ike/engine/sockets"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 	"espalier/internal/event"
 )
@@ -45,7 +46,8 @@ type Engine struct {
 	stopping atomic.Bool // no new sessions
 	quiet    chan struct{}
 
-	applying sync.Mutex // orders Apply
+	applying sync.Mutex // orders Apply and SetPools
+	pools    []*lease.Pool
 	starts   starts
 	turns    turns
 	counters counters
@@ -125,7 +127,10 @@ func (e *Engine) openSockets() (*sockets.Set, error) {
 func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Settings) {
 	s.complete()
 	e.reg.claim(conns)
-	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup), creds: creds, settings: s})
+	if e.opts.Network == nil {
+		s.InstallRoutes = false
+	}
+	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup).WithPools(e.pools), creds: creds, settings: s})
 }
 
 // Close gives back what New took when Run will not be called.

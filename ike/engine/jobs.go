@@ -153,18 +153,25 @@ func place(spec sa.Spec) venue {
 		if spec.Auth.Method == wire.AuthSharedKey {
 			return here
 		}
-	case sa.ReserveSPI, sa.AskChild, sa.Kernel:
+	case sa.ReserveSPI, sa.AskChild, sa.AskLease, sa.Kernel, sa.Network:
 		return kernel
 	}
 	return worker
 }
 
 // execute does a job and returns the result that sa documents for its spec;
-// of AskChild, a grant.
+// of AskChild, a grant, and of AskLease, a leaseGrant.
 func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 	switch spec := spec.(type) {
 	case sa.AskChild:
 		return e.reg.child(spec), nil
+	case sa.AskLease:
+		return e.reg.leases.take(spec), nil
+	case sa.Network:
+		if e.opts.Network == nil {
+			return nil, nil
+		}
+		return nil, e.opts.Network.Want(spec.Owner, spec.Wish)
 	case sa.ReserveSPI:
 		spec.Min, spec.Max = sa.ChildSPIRange(bucket, e.opts.Settings.NodeID)
 		return e.dp.ReserveSPI(spec.SPIRequest)
@@ -184,6 +191,14 @@ func (s *shard) arrived(r *result) {
 			return
 		}
 		r.sess.grants = append(r.sess.grants, v)
+	case leaseGrant:
+		r.value = sa.Leases{Addrs: v.Addrs}
+		if r.sess.gone || r.sess.m.Phase() >= sa.Lingering {
+			s.e.reg.leases.release(v)
+			return
+		}
+		s.releaseLease(r.sess)
+		r.sess.lease = &v
 	case uint32:
 		if r.sess.gone && r.err == nil {
 			s.dropSPI(r.sess, v)

@@ -93,11 +93,13 @@ func setDefault[T comparable](p *T, v T) {
 // Options is what an engine is made of.
 type Options struct {
 	DataPlane dataplane.DataPlane // the engine does not close it
-	Conns     []*sa.Connection
-	Creds     *auth.Credentials
-	Settings  Settings
-	Bus       *event.Bus // nil: an own one
-	Log       zerolog.Logger
+	// Network is where virtual addresses and routes go; nil: nowhere.
+	Network  dataplane.Network
+	Conns    []*sa.Connection
+	Creds    *auth.Credentials
+	Settings Settings
+	Bus      *event.Bus // nil: an own one
+	Log      zerolog.Logger
 
 	// Sockets is the transport; the engine closes it. nil: UDP sockets by
 	// SocketOptions, whose addresses and ports come from Settings.

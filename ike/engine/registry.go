@@ -21,6 +21,8 @@ type registry struct {
 	fixed    map[uint32]bool // request ids that the configuration claims
 	last     uint32
 	free     []uint32
+
+	leases leases
 }
 
 // identity is what CHILD SAs with the same request id have in common: the

@@ -55,7 +55,8 @@ type session struct {
 	place    int   // in timers
 	links    links // in byConn
 	grants   []grant
-	spis     []uint32 // inbound SPIs that s.children has of it
+	lease    *leaseGrant // virtual addresses that the peer has from us
+	spis     []uint32    // inbound SPIs that s.children has of it
 	waits    []*wait
 	failure  string // the last failure's explanation, for those who wait
 	failures int    // how many there were
@@ -195,6 +196,7 @@ func (s *shard) forget(x *session) {
 		s.e.reg.release(g)
 	}
 	x.grants = nil
+	s.releaseLease(x)
 	delete(s.sessions, x.spi)
 	delete(s.byID, x.m.ID())
 	s.byConn.list(x, "")

@@ -97,6 +97,7 @@ func (s *shard) after(x *session) {
 		s.byConn.list(x, x.m.ConnName()) // a responder's is chosen late
 		if x.m.Phase() >= sa.Lingering {
 			s.calm(x)
+			s.releaseLease(x)
 		}
 	}
 	if x.downSeen && len(x.grants) > 0 {

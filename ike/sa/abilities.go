@@ -37,9 +37,15 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 // appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor
 // CHILD SA: notifies and the configuration payload. It stands after AUTH.
 func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
-	return ps
+	if m.s.IKE.Initiator {
+		return m.appendConfigRequest(ps)
+	}
+	return m.appendConfigReply(ps)
 }
 
 // readAuthExtras notes the same of the peer's IKE_AUTH, which is verified by now.
 func (m *Machine) readAuthExtras(ps []wire.Payload) {
+	if m.s.IKE.Initiator {
+		m.readConfigReply(ps)
+	}
 }

@@ -269,13 +269,7 @@ func (m *Machine) verified(r auth.VerifyResult) {
 		if _, hasChild := wire.First[*wire.SA](m.kept()); m.childlessRefused(hasChild) {
 			return
 		}
-		if m.chooseChild() {
-			m.to(Reserving)
-			m.job(jobReserve)
-			return
-		}
-		m.to(Signing)
-		m.job(jobSign)
+		m.authorised()
 		return
 	}
 	if m.acceptChild() {
@@ -332,6 +326,7 @@ func (m *Machine) finishResponder() {
 	ps := m.authPayloads()
 	m.establish()
 	m.respond(&m.s.IKE, wire.ExchangeIKEAuth, id, ps...)
+	m.network()
 	m.nextTask()
 }
 
@@ -340,6 +335,7 @@ func (m *Machine) finishInitiator() {
 	m.orphan(m.s.Setup.ReservedSPI, m.reserveRequest())
 	m.establish()
 	m.releaseOrphans()
+	m.network()
 	m.nextTask()
 }
 

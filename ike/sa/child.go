@@ -2,6 +2,7 @@ package sa
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,13 +27,26 @@ func (m *Machine) negotiated() *Child {
 // resolve puts addresses in the place of "dynamic".
 func (m *Machine) resolve(c *ChildConfig) (local, remote []selector.TS) {
 	k := &m.s.IKE
-	for _, s := range c.LocalTS {
-		local = append(local, s.Resolve(k.Local.Addr()))
+	return resolved(c.LocalTS, m.leased(false), k.Local.Addr()), resolved(c.RemoteTS, m.leased(true), k.Remote.Addr())
+}
+
+// resolved puts the leased addresses in the place of "dynamic", without any the
+// outer one.
+func resolved(specs []selector.Spec, leased []netip.Addr, outer netip.Addr) []selector.TS {
+	if len(leased) == 0 {
+		leased = []netip.Addr{outer}
 	}
-	for _, s := range c.RemoteTS {
-		remote = append(remote, s.Resolve(k.Remote.Addr()))
+	var out []selector.TS
+	for _, s := range specs {
+		if !s.Dynamic {
+			out = append(out, s.TS)
+			continue
+		}
+		for _, a := range leased {
+			out = append(out, s.Resolve(a))
+		}
 	}
-	return local, remote
+	return out
 }
 
 // appendChildOffer adds SA, TSi and TSr to the initiator's IKE_AUTH.
@@ -41,7 +55,7 @@ func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
 		return ps
 	}
 	c := m.conn.Child(m.s.ChildName)
-	local, remote := m.resolve(c)
+	local, remote := m.offered(c)
 	if c.Mode == dataplane.Transport {
 		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
 	}
@@ -306,6 +320,10 @@ func (m *Machine) acceptChild() bool {
 		m.childRefused(cfg, ps)
 		return false
 	}
+	if m.lacksAddress(cfg) {
+		m.undoPeerChild(sa)
+		return false
+	}
 	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
 	choice, err := suite.Accept(suite.WithoutKE(cfg.Proposals), sa.Proposals)
 	if err != nil || !validSPI(choice.SPI) {
@@ -316,13 +334,16 @@ func (m *Machine) acceptChild() bool {
 	}
 	peerLocal, err1 := tsOf(ps, true)
 	peerRemote, err2 := tsOf(ps, false)
-	ourLocal, ourRemote := m.resolve(cfg)
+	ourLocal, ourRemote := m.offered(cfg)
 	l, r := selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
 	switch {
 	case err1 != nil || err2 != nil || !sameTS(l, peerLocal) || !sameTS(r, peerRemote):
 		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "the peer answered with selectors that are not a part of ours")
 		m.undoPeerChild(sa)
 		return false
+	}
+	if ourLocal, _ = m.resolve(cfg); m.s.Lease != nil {
+		l = selector.Narrow(ourLocal, l) // the peer may have left it as wide as we offered it
 	}
 	if _, err := expand(l, r, m.env.Settings.MaxSelectors); err != nil {
 		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, err.Error())

@@ -8,6 +8,7 @@ import (
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
 	"espalier/ike/auth"
+	"espalier/ike/lease"
 	"espalier/ike/suite"
 )
 
@@ -38,6 +39,12 @@ type Connection struct {
 	Encap       bool // force UDP encapsulation by faking a NAT
 	SendCertReq bool // ask for certificates of our CAs (default yes)
 	Childless   Childless
+
+	// Pools are the names of the pools that the peer may have virtual addresses
+	// from, in order of preference. VIPs are the virtual addresses that we ask the
+	// peer for; an unspecified one (0.0.0.0, ::) stands for any of its family.
+	Pools []string
+	VIPs  []netip.Addr
 
 	Children []*ChildConfig
 	// Shunts are the children that are no CHILD SAs: their Shunt is set.
@@ -139,6 +146,7 @@ type ConnSet struct {
 	byName  map[string]*Connection
 	resolve func(host string) []netip.Addr
 	offers  map[*Connection]int // connections with equal IKE proposals have one number
+	pools   map[string]*lease.Pool
 }
 
 // NewConnSet makes a set; resolve answers for host names from a cache and never
@@ -157,6 +165,19 @@ func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *Co
 	}
 	return s
 }
+
+// WithPools returns the set with the pools that its connections name.
+func (s *ConnSet) WithPools(pools []*lease.Pool) *ConnSet {
+	n := *s
+	n.pools = make(map[string]*lease.Pool, len(pools))
+	for _, p := range pools {
+		n.pools[p.Name] = p
+	}
+	return &n
+}
+
+// Pool returns the pool or nil.
+func (s *ConnSet) Pool(name string) *lease.Pool { return s.pools[name] }
 
 // All returns the connections in the order of the configuration.
 func (s *ConnSet) All() []*Connection { return s.conns }
@@ -209,6 +230,7 @@ type Settings struct {
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
+	InstallRoutes      bool          // lead the box's own traffic into its tunnels by routes
 }
 
 // DefaultSettings are strongSwan's defaults where it has them.

@@ -405,6 +405,7 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 	m.s.Children = append(m.s.Children, *cand)
 	c.Candidate = nil
 	m.childUp(cand)
+	m.network()
 	old := m.child(c.Old)
 	low := lower(c.Ni, c.Nr)
 	if side == OfPeer {

@@ -136,7 +136,11 @@ func (m *Machine) validJob(j JobRef) error {
 		if st == nil || m.negotiated() == nil {
 			return bad("a negotiated child")
 		}
-	case jobRemove, jobClean:
+	case jobLease:
+		if st == nil {
+			return bad("set-up")
+		}
+	case jobRemove, jobClean, jobNetwork:
 	default:
 		return bad("meaning")
 	}
@@ -178,6 +182,7 @@ func (c *coder) state(s *State) {
 		list(c, &s.Fragments, (*coder).fragments)
 		optional(c, &s.Lease, (*coder).lease)
 		list(c, &s.Later, (*coder).later)
+		num(c, &s.Network)
 	}
 }
 
@@ -281,6 +286,7 @@ func (c *coder) setup(s *Setup) {
 	boolean(c, &s.Transport)
 	if c.version >= 2 {
 		boolean(c, &s.Childless)
+		list(c, &s.Wished, addr)
 	}
 }
 

@@ -233,6 +233,7 @@ func (m *Machine) removed() {
 	}
 	m.s.Children = kept
 	m.persist = true
+	m.network()
 	if p := m.s.Pending; p != nil {
 		m.s.Pending = nil
 		var ps []wire.Payload

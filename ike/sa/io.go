@@ -7,6 +7,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/ike/auth"
+	"espalier/ike/lease"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 	"espalier/internal/secret"
@@ -146,6 +147,15 @@ type (
 		LocalTS string // canonical text of the negotiated selectors
 		PeerTS  string
 	}
+	// AskLease asks the registry for virtual addresses of pools, at most one a
+	// family; the shell gives them back when the session ends. Result: Leases.
+	AskLease struct{ lease.Ask }
+	// Network makes the box's addresses and routes for a session those of the
+	// wish. Result: nil.
+	Network struct {
+		Owner uint64 // the session's unique id
+		Wish  dataplane.Wish
+	}
 	// Kernel applies operations to the data plane. Result: nil.
 	Kernel struct{ Ops []dataplane.Op }
 )
@@ -157,6 +167,8 @@ func (SignAuth) isSpec()      {}
 func (VerifyAuth) isSpec()    {}
 func (ReserveSPI) isSpec()    {}
 func (AskChild) isSpec()      {}
+func (AskLease) isSpec()      {}
+func (Network) isSpec()       {}
 func (Kernel) isSpec()        {}
 
 // KEPair is a fresh key pair of GenerateKE.
@@ -177,3 +189,6 @@ type ChildIDs struct {
 	UniqueID uint64
 	ReqID    uint32
 }
+
+// Leases are the answer to AskLease: what the pools had of what was asked for.
+type Leases struct{ Addrs []netip.Addr }

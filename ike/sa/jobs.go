@@ -20,7 +20,7 @@ func (m *Machine) job(kind JobKind) { m.jobOf(kind, OfSession) }
 
 // jobOf is job for a CREATE_CHILD_SA exchange.
 func (m *Machine) jobOf(kind JobKind, side Side) {
-	if m.s.Phase >= Cleaning && kind != jobClean {
+	if m.s.Phase >= Cleaning && kind != jobClean && kind != jobNetwork {
 		return // the step failed on its way here
 	}
 	m.s.NextJob++
@@ -97,6 +97,10 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return m.askChild(m.negotiated(), k)
 	case jobInstall:
 		return Kernel{m.installOps(m.negotiated(), k)}
+	case jobLease:
+		return m.askLease()
+	case jobNetwork:
+		return Network{m.s.ID, m.hostWish()}
 	case jobRemove:
 		return Kernel{m.removingOps()}
 	case jobClean:
@@ -162,6 +166,10 @@ func (m *Machine) jobDone(e JobDone) {
 		m.numbered(e.Result.(ChildIDs))
 	case jobInstall:
 		m.installed()
+	case jobLease:
+		m.granted(e.Result.(Leases))
+	case jobNetwork:
+		m.networked(nil)
 	case jobRemove:
 		m.removed()
 	case jobClean:
@@ -203,7 +211,10 @@ func (m *Machine) installed() {
 	c.Keys.Wipe()
 	m.scheduleChild(c)
 	if m.s.IKE.Initiator {
-		m.finishInitiator()
+		// Who waits for the child wants to use its addresses at once.
+		if !m.network() {
+			m.finishInitiator()
+		}
 		return
 	}
 	m.finishResponder()
@@ -223,6 +234,10 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 		m.fail("we cannot authenticate")
 	case jobReserve, jobAsk, jobInstall:
 		m.kernelRefused(kind, err)
+	case jobLease:
+		m.granted(Leases{})
+	case jobNetwork:
+		m.networked(err)
 	case jobRemove:
 		// What could not be removed stays in the journal for the next start.
 		m.failed(event.KernelRefused, false, "", "", detail)

@@ -311,6 +311,7 @@ func (m *Machine) fail(reason string) {
 func (m *Machine) clean() {
 	switch {
 	case len(m.s.Jobs) > 0:
+	case m.network():
 	case len(m.cleanOps()) > 0:
 		m.job(jobClean)
 	default:

@@ -15,7 +15,9 @@ import (
 
 // Phase is where a session stands. Initiator and responder walk their own side
 // of the drawing; J marks a phase that waits for a job, M one that waits for a
-// message. From every phase a failure leads to Cleaning.
+// message. From every phase a failure leads to Cleaning. A phase may take two jobs:
+// Verifying on a responder also asks the pools for the peer's virtual addresses,
+// Installing on an initiator also puts ours on the box.
 //
 //	initiator                          responder
 //	Fresh                              Fresh
@@ -188,6 +190,9 @@ type State struct {
 	Fragments []Fragments // IKE fragments that wait for the rest
 	Lease     *Lease      // virtual addresses, given or received; nil: none
 	Later     []Later     // tasks that wait for their time
+	// Network is the digest of what the box was last asked to have for the
+	// session, see hostWish; 0: nothing.
+	Network uint64
 }
 
 // IKE is one IKE SA.
@@ -253,9 +258,10 @@ type Setup struct {
 	ChildError   wire.NotifyType // responder: why there will be no child; 0: none
 	OwnAuth      *wire.Auth      // made by the signing job
 	OwnCerts     []wire.Cert
-	ReservedSPI  uint32 // initiator: our inbound SPI before the child exists
-	Transport    bool   // the peer asked for transport mode, or agreed to it
-	Childless    bool   // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
+	ReservedSPI  uint32       // initiator: our inbound SPI before the child exists
+	Transport    bool         // the peer asked for transport mode, or agreed to it
+	Childless    bool         // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
+	Wished       []netip.Addr // initiator: virtual addresses that we would like best
 }
 
 // ChildStatus is where a CHILD SA stands.
@@ -342,6 +348,8 @@ const (
 	jobInstall     JobKind = 8
 	jobRemove      JobKind = 9  // the children with status ChildRemoving
 	jobClean       JobKind = 10 // everything the session holds in the kernel
+	jobLease       JobKind = 40 // virtual addresses for the peer
+	jobNetwork     JobKind = 41 // the box's addresses and routes for the session
 )
 
 // JobRef is an outstanding job.

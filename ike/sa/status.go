@@ -1,6 +1,8 @@
 package sa
 
 import (
+	"slices"
+
 	"espalier/dataplane"
 	"espalier/ike/suite"
 	"espalier/ike/wire"
@@ -21,6 +23,7 @@ func (m *Machine) Info() Info {
 	if !k.RemoteID.IsAny() {
 		i.RemoteID = k.RemoteID.String()
 	}
+	i.LocalVIPs, i.RemoteVIPs = slices.Clone(m.leased(false)), slices.Clone(m.leased(true))
 	for _, t := range m.s.Tasks {
 		i.TasksQueued = append(i.TasksQueued, taskName(t.Kind))
 	}

@@ -167,6 +167,38 @@ func (v ChildDown) MarshalZerologObject(e *zerolog.Event) {
 	e.Str("reason", v.Reason)
 }
 
+// VirtualAddresses: a peer got virtual addresses from our pools, or we got some
+// from it (RFC 7296 2.19). Name servers are told here and nowhere else: whoever
+// configures the box's resolver takes them from this event.
+type VirtualAddresses struct {
+	IKE
+	Given      bool // by us to the peer
+	Addrs, DNS []netip.Addr
+}
+
+func (v VirtualAddresses) Message() string {
+	if v.Given {
+		return "virtual addresses given to the peer"
+	}
+	return "virtual addresses received"
+}
+func (VirtualAddresses) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v VirtualAddresses) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Strs("addresses", texts(v.Addrs))
+	if len(v.DNS) > 0 {
+		e.Strs("dns", texts(v.DNS))
+	}
+}
+
+func texts(addrs []netip.Addr) []string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
+}
+
 // Cause classifies a failure; its text is the notify's IANA name where there is one.
 type Cause string
 
@@ -185,6 +217,7 @@ const (
 	PeerError            Cause = "PEER_ERROR"
 	CredentialMissing    Cause = "CREDENTIAL_MISSING"
 	KeyExchangeFailed    Cause = "KEY_EXCHANGE_FAILED"
+	AddressFailure       Cause = "INTERNAL_ADDRESS_FAILURE"
 	Internal             Cause = "INTERNAL_ERROR"
 )
 

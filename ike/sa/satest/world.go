@@ -11,6 +11,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/ike/auth"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 	"espalier/ike/wire"
 	"espalier/internal/event"
@@ -45,6 +46,8 @@ type Node struct {
 	Addr     netip.Addr
 	Env      sa.Env
 	DP       *dataplane.Fake
+	Net      dataplane.FakeNetwork
+	Pools    lease.Pools // see ServePools
 	Sessions []*sa.Machine
 	Events   []event.Event
 	// Fail makes jobs fail: it is asked before each.
@@ -56,6 +59,7 @@ type Node struct {
 	lastID   uint64
 	lastReq  uint32
 	nextUniq uint64
+	leases   map[int][]lease.Grant // by session
 }
 
 // New makes a world whose randomness comes from the seed.
@@ -75,20 +79,32 @@ func (w *World) Add(addr string, conns []*sa.Connection, creds *auth.Credentials
 	set := sa.DefaultSettings()
 	n := &Node{w: w, Addr: netip.MustParseAddr(addr),
 		DP:  dataplane.NewFake(dataplane.FakeOptions{Seed: uint64(len(w.nodes) + 1), Now: func() time.Time { return w.Now }}),
-		Env: sa.Env{Rand: w.rnd, Conns: sa.NewConnSet(conns, nil), Creds: creds, Settings: &set}}
+		Env: sa.Env{Rand: w.rnd, Conns: sa.NewConnSet(conns, nil), Creds: creds, Settings: &set}, leases: map[int][]lease.Grant{}}
 	w.nodes = append(w.nodes, n)
 	return n
 }
 
+// ServePools gives the gateway pools.
+func (n *Node) ServePools(pools ...*lease.Pool) {
+	n.Pools.Set(pools)
+	n.Env.Conns = n.Env.Conns.WithPools(pools)
+}
+
 // Initiate starts a session of the named connection and returns it.
 func (n *Node) Initiate(conn, child string, peer netip.Addr) *sa.Machine {
+	n.Prepare(conn, child, peer)
+	n.step(len(n.Sessions)-1, sa.Start{})
+	return n.Sessions[len(n.Sessions)-1]
+}
+
+// Prepare makes a session of the named connection that Do with sa.Start starts.
+func (n *Node) Prepare(conn, child string, peer netip.Addr) *sa.Machine {
 	n.lastID++
 	m := sa.NewInitiator(n.lastID, sa.NewSPI(uint8(n.lastID), 0, n.w.rnd), n.Env.Conns.ByName(conn), child,
 		netip.AddrPortFrom(n.Addr, 500), netip.AddrPortFrom(peer, 500))
 	m.OnStep(n.w.OnStep)
 	n.Sessions = append(n.Sessions, m)
-	n.step(len(n.Sessions)-1, sa.Start{})
-	return n.Sessions[len(n.Sessions)-1]
+	return m
 }
 
 // Do hands an event to the i-th session.
@@ -109,7 +125,7 @@ func (n *Node) step(i int, ev sa.Event) {
 			case sa.Send:
 				n.w.queue = append(n.w.queue, Packet{a.Local, a.Remote, append([]byte(nil), a.Data...)})
 			case sa.Job:
-				r, err := n.perform(a.Spec)
+				r, err := n.perform(i, a.Spec)
 				events = append(events, sa.JobDone{ID: a.ID, Result: r, Err: err})
 			case sa.Publish:
 				n.Events = append(n.Events, a.Event)
@@ -118,6 +134,10 @@ func (n *Node) step(i int, ev sa.Event) {
 			case sa.Gone:
 				n.Gone++
 				n.Sessions[i] = nil
+				for _, g := range n.leases[i] {
+					n.Pools.Release(g)
+				}
+				delete(n.leases, i)
 			}
 		}
 		if n.w.Stepped != nil {
@@ -143,7 +163,7 @@ func (n *Node) reborn(i int) {
 	n.Sessions[i] = m
 }
 
-func (n *Node) perform(spec sa.Spec) (any, error) {
+func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 	if n.Fail != nil {
 		if err := n.Fail(spec); err != nil {
 			return nil, err
@@ -161,6 +181,12 @@ func (n *Node) perform(spec sa.Spec) (any, error) {
 			req = n.lastReq
 		}
 		return sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}, nil
+	case sa.AskLease:
+		g := n.Pools.Take(s.Ask)
+		n.leases[i] = append(n.leases[i], g)
+		return sa.Leases{Addrs: g.Addrs}, nil
+	case sa.Network:
+		return nil, n.Net.Want(s.Owner, s.Wish)
 	case sa.Kernel:
 		return nil, n.DP.Apply(s.Ops)
 	}

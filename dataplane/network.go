@@ -1,0 +1,36 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Network is where the box's own virtual addresses and its routes into tunnels
+// go. Its methods may block on the kernel and are safe for concurrent use.
+type Network interface {
+	// Want makes the addresses and routes of an owner those of the wish: what is
+	// new is added, what is not wished any more goes, unless another owner wishes
+	// it, too. The zero Wish takes everything away. Errors: what could not be
+	// done; the rest was.
+	Want(owner uint64, w Wish) error
+}
+
+// Wish is what one owner, an IKE session, wants the box to have.
+type Wish struct {
+	Addrs  []netip.Addr // virtual addresses
+	Routes []Route
+}
+
+// Empty reports whether nothing is wished.
+func (w Wish) Empty() bool { return len(w.Addrs)+len(w.Routes) == 0 }
+
+// Route leads what the box itself sends to Dst into a tunnel: it leaves towards
+// Peer, the tunnel's other end, with a source address within Within, for which
+// there are policies. Without such an address of the box there is no route.
+type Route struct {
+	Dst    netip.Prefix
+	Within netip.Prefix
+	Peer   netip.Addr
+}
+
+func (r Route) String() string { return fmt.Sprintf("%s from %s by %s", r.Dst, r.Within, r.Peer) }
