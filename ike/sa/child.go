@@ -308,7 +308,7 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 func (m *Machine) acceptChild() bool {
 	st := m.s.Setup
 	if st.Childless {
-		if m.s.ChildName != "" {
+		if m.s.ChildName != "" && !m.lacksAddress(m.conn.Child(m.s.ChildName)) {
 			m.s.Tasks = append([]Task{{Kind: taskCreateChild, Name: m.s.ChildName}}, m.s.Tasks...)
 		}
 		return false
