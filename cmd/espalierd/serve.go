@@ -57,10 +57,15 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	network, err := sockets.WatchNetwork()
+	if err != nil {
+		return err
+	}
+	defer network.Close()
 	bus := new(event.Bus)
 	eng, err := engine.New(engine.Options{
 		DataPlane: dp, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
-		SocketOptions: sockets.Options{Inherited: inherited},
+		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(),
 	})
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ type counters struct {
 	hardExpires  atomic.Uint64
 	mappings     atomic.Uint64
 	established  atomic.Uint64
+	netChanges   atomic.Uint64
 	lateReserved atomic.Uint64 // SPIs that came back after their session's end
 }
 
@@ -87,6 +88,8 @@ type Stats struct {
 
 	Acquires, SoftExpires, HardExpires, Mappings, Overruns uint64 // events of the data plane
 
+	NetworkChanges uint64 // of addresses and default routes, as Options.NetworkChanges tells
+
 	Sockets sockets.Stats // zero with another transport
 }
 
@@ -101,7 +104,7 @@ func (e *Engine) Stats() Stats {
 		Sent: c.sent.Load(), SendErrors: c.sendErrors.Load(),
 		Answers: c.answers.Load(), Muted: c.muted.Load(), Drops: map[string]uint64{},
 		Acquires: c.acquires.Load(), SoftExpires: c.softExpires.Load(), HardExpires: c.hardExpires.Load(),
-		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(),
+		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(),
 	}
 	if t := e.started.Load(); t != nil {
 		s.Started = *t

@@ -165,6 +165,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	helpers.Go(func() { received <- e.transport.Receive(e.frontDoor) })
 	helpers.Go(func() { e.watchDataPlane(helperCtx) })
 	helpers.Go(func() { e.hosts.run(helperCtx) })
+	helpers.Go(func() { e.watchNetwork(helperCtx) })
 	e.starts.begin(helperCtx)
 	e.hosts.want(e.config.Load().set.All())
 	for _, c := range e.config.Load().set.All() {

@@ -153,7 +153,7 @@ func place(spec sa.Spec) venue {
 		if spec.Auth.Method == wire.AuthSharedKey {
 			return here
 		}
-	case sa.ReserveSPI, sa.AskChild, sa.AskLease, sa.Kernel, sa.Network:
+	case sa.ReserveSPI, sa.AskChild, sa.AskLease, sa.Kernel, sa.Network, sa.QueryUse:
 		return kernel
 	}
 	return worker
@@ -177,6 +177,8 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		return e.dp.ReserveSPI(spec.SPIRequest)
 	case sa.Kernel:
 		return nil, e.dp.Apply(spec.Ops)
+	case sa.QueryUse:
+		return queryUse(e.dp, spec.Keys), nil
 	}
 	return sa.Perform(spec, e.config.Load().creds, e.rand)
 }

@@ -123,6 +123,10 @@ type Options struct {
 	// looks a host name up; nil: the system's resolver. Both may wait.
 	Route   func(remote netip.Addr) (netip.Addr, error)
 	Resolve func(host string) ([]netip.Addr, error)
+
+	// NetworkChanges is readable after the box has got or lost an address or a default
+	// route (sockets.Network); nil: nobody tells.
+	NetworkChanges <-chan struct{}
 }
 
 // Errors of the control methods.

@@ -68,6 +68,8 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.sessions[a.SPI] = x
 	case sa.Disown:
 		delete(s.sessions, a.SPI)
+	case sa.Restart:
+		s.e.start(ChildName{a.Conn, a.Child})
 	case sa.Gone:
 		s.forget(x)
 	}

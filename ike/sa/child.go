@@ -507,6 +507,7 @@ func (m *Machine) childUp(c *Child) {
 
 func (m *Machine) childDown(c *Child, reason string) {
 	m.publish(event.ChildDown{IKE: m.eventIKE(), Child: c.eventChild(), Reason: reason})
+	m.followed(c)
 }
 
 // identity is the text by which the registry knows a CHILD SA's selectors,

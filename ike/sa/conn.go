@@ -36,6 +36,10 @@ type Connection struct {
 
 	Fragmentation FragmentMode
 
+	// DPDDelay is the silence after which the peer is asked whether it lives; 0:
+	// never.
+	DPDDelay time.Duration
+
 	Encap       bool // force UDP encapsulation by faking a NAT
 	SendCertReq bool // ask for certificates of our CAs (default yes)
 	Childless   Childless
@@ -82,6 +86,10 @@ type ChildConfig struct {
 	Start             bool // initiate when the connection is loaded
 	Trap              bool // have packets initiate it, from when the connection is loaded; a shunt: install it then
 	Shunt             Shunt
+
+	// DPDAction follows when the peer is dead, CloseAction when the peer, or a
+	// failure, ends the CHILD SA.
+	DPDAction, CloseAction FollowUp
 
 	// Lifetimes; zero means no limit. They apply from installation on.
 	LifeTime                time.Duration

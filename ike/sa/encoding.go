@@ -141,6 +141,10 @@ func (m *Machine) validJob(j JobRef) error {
 			return bad("set-up")
 		}
 	case jobRemove, jobClean, jobNetwork:
+	case jobUse:
+		if m.conn == nil {
+			return bad("a connection")
+		}
 	default:
 		return bad("meaning")
 	}
@@ -325,6 +329,9 @@ func (c *coder) child(h *Child) {
 	boolean(c, &h.Fade)
 	instant(c, &h.FadeAt)
 	raw(c, &h.EndReason)
+	if c.version >= 2 {
+		num(c, &h.Then)
+	}
 }
 
 func (c *coder) choice(x *suite.Choice) {

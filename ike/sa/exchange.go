@@ -125,6 +125,7 @@ func (m *Machine) retransmit(k *IKE) {
 		event.Fact{Name: "exchange", Value: r.Exchange.String()},
 		event.Fact{Name: "transmissions", Value: itoa(int(r.Sent))},
 		event.Fact{Name: "peer", Value: m.s.IKE.Remote.String()})
+	m.followDead()
 	m.fail("no answer from the peer")
 }
 
@@ -289,6 +290,7 @@ func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) 
 	if !ok {
 		return nil, w, false
 	}
+	m.alive()
 	payloads, err := wire.ParsePayloads(w.first, w.inner)
 	if err == nil {
 		for _, p := range payloads {
@@ -349,6 +351,7 @@ func (m *Machine) badContent(k *IKE, msg *wire.Message, ev Received, digest [32]
 	// RFC 7296 2.21.3: INVALID_SYNTAX ends the IKE SA; an unknown critical
 	// payload only this exchange, which is the end of a set-up, too.
 	if crit == nil || m.s.Phase < Established {
+		m.followClosed()
 		m.fail("malformed request")
 	}
 }

@@ -73,6 +73,10 @@ func (m *Machine) inform(k *IKE, t Task, ps ...wire.Payload) {
 
 // beginOther begins the tasks that are neither deletes nor CREATE_CHILD_SA.
 func (m *Machine) beginOther(k *IKE, t Task) {
+	switch t.Kind {
+	case taskCheck:
+		m.inform(k, t)
+	}
 }
 
 // informed ends what an INFORMATIONAL of ours was for, with the payloads of its
@@ -145,6 +149,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 	if n, ok := wire.FindNotify(ps, wire.NotifyAuthenticationFailed); ok {
 		m.failed(event.AuthenticationFailed, true, "", "the peer did not accept our authentication: its log names the check", event.Fact{Name: "notify", Value: n.NotifyType.String()})
 		m.respond(k, wire.ExchangeInformational, id)
+		m.followClosed()
 		m.fail("the peer did not accept our authentication")
 		return
 	}
@@ -159,6 +164,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 				return
 			}
 			m.respond(k, wire.ExchangeInformational, id)
+			m.followClosed()
 			m.fail("deleted by the peer")
 			return
 		}
@@ -198,6 +204,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			if c.Status == ChildInstalled {
 				spis = append(spis, c.SPIIn)
 			}
+			m.followChild(c, func(cfg *ChildConfig) FollowUp { return cfg.CloseAction })
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
 				c.Fade = c.PeerNew != 0 || c.OwnNew != 0

@@ -55,6 +55,9 @@ type (
 	// NewChild asks for a CHILD SA of that configuration, by CREATE_CHILD_SA. An
 	// initiator that is not established yet makes it when it is.
 	NewChild struct{ Child string }
+	// NetworkChanged says that the box has got or lost an address or a default
+	// route: the path to the peer is checked at once.
+	NetworkChanged struct{}
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
@@ -68,6 +71,8 @@ func (Terminate) isEvent() {}
 func (Rekey) isEvent()     {}
 func (NewChild) isEvent()  {}
 func (Abort) isEvent()     {}
+
+func (NetworkChanged) isEvent() {}
 
 // Action is what the shell has to do after a step, in the order given: what is
 // persisted first, then the kernel, then the network.
@@ -97,6 +102,10 @@ type (
 	Publish struct{ Event event.Event }
 	// Authenticated: the session no longer counts as half open.
 	Authenticated struct{}
+	// Restart asks for a CHILD SA that is gone to be set up again, PutTrap for a trap
+	// in the place of one that goes.
+	Restart struct{ Conn, Child string }
+	PutTrap struct{ Conn, Child string }
 	// Gone: the session has ended and holds nothing in the kernel; the shell
 	// forgets it. The last action of a machine.
 	Gone struct{}
@@ -109,6 +118,8 @@ func (Own) isAction()           {}
 func (Disown) isAction()        {}
 func (Publish) isAction()       {}
 func (Authenticated) isAction() {}
+func (Restart) isAction()       {}
+func (PutTrap) isAction()       {}
 func (Gone) isAction()          {}
 
 // Spec is a job's description: a plain value, rebuilt from the state after a
@@ -137,6 +148,9 @@ type (
 	// ReserveSPI takes an inbound SPI; the shell fills Min and Max with the
 	// session's bucket. Result: uint32.
 	ReserveSPI struct{ dataplane.SPIRequest }
+	// QueryUse asks the data plane when SAs last carried a packet. Result: []Use,
+	// one for each that is there.
+	QueryUse struct{ Keys []dataplane.SAKey }
 	// AskChild asks the registry for a CHILD SA's unique id and request id.
 	// Result: ChildIDs.
 	AskChild struct {
@@ -166,6 +180,7 @@ func (DecapsulateKE) isSpec() {}
 func (SignAuth) isSpec()      {}
 func (VerifyAuth) isSpec()    {}
 func (ReserveSPI) isSpec()    {}
+func (QueryUse) isSpec()      {}
 func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}
 func (Network) isSpec()       {}
@@ -181,6 +196,12 @@ type KEPair struct {
 type KEAnswer struct {
 	Public []byte
 	Shared secret.Bytes
+}
+
+// Use is when an SA last carried a packet; the zero time: never.
+type Use struct {
+	Key  dataplane.SAKey
+	Last time.Time
 }
 
 // ChildIDs are the registry's answer to AskChild. The request id is released by

@@ -105,6 +105,8 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return Kernel{m.removingOps()}
 	case jobClean:
 		return Kernel{m.cleanOps()}
+	case jobUse:
+		return QueryUse{m.useKeys()}
 	}
 	panic("sa: unknown job kind") // unreachable: Decode refuses others
 }
@@ -174,6 +176,8 @@ func (m *Machine) jobDone(e JobDone) {
 		m.removed()
 	case jobClean:
 		m.cleaned()
+	case jobUse:
+		m.used(e.Result.([]Use))
 	}
 }
 
@@ -245,6 +249,8 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 	case jobClean:
 		m.failed(event.KernelRefused, false, "", "", detail)
 		m.cleaned()
+	case jobUse:
+		m.used(nil)
 	default:
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: keText(m.s.Setup.KE)}, detail)
 		if m.s.Phase == AnsweringMore {

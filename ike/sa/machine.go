@@ -74,6 +74,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.rekey(e.ChildID)
 	case NewChild:
 		m.newChildWanted(e.Child)
+	case NetworkChanged:
+		m.networkChanged()
 	case Abort:
 		m.fail(e.Reason)
 	}
@@ -193,14 +195,16 @@ func (m *Machine) ordered() []Action {
 		switch a.(type) {
 		case Persist:
 			return 0
-		case Job:
+		case PutTrap: // before the kernel loses what it takes the place of
 			return 1
-		case Send:
+		case Job:
 			return 2
+		case Send:
+			return 3
 		case Gone:
-			return 4
+			return 5
 		}
-		return 3
+		return 4
 	}
 	// Insertion sort: a step has a handful of actions.
 	for i := 1; i < len(m.acts); i++ {

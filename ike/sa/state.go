@@ -330,6 +330,7 @@ type Child struct {
 	// packets that are still under way.
 	FadeAt    time.Time
 	EndReason string
+	Then      FollowUp // what follows when it is gone
 }
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from

@@ -54,6 +54,8 @@ type Node struct {
 	Fail func(sa.Spec) error
 	// Sealed counts Gone actions, Up Authenticated ones.
 	Gone, Up int
+	// Restarts and Traps are the actions of these kinds, each "connection/child".
+	Restarts, Traps []string
 
 	w        *World
 	lastID   uint64
@@ -131,6 +133,10 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Events = append(n.Events, a.Event)
 			case sa.Authenticated:
 				n.Up++
+			case sa.Restart:
+				n.Restarts = append(n.Restarts, a.Conn+"/"+a.Child)
+			case sa.PutTrap:
+				n.Traps = append(n.Traps, a.Conn+"/"+a.Child)
 			case sa.Gone:
 				n.Gone++
 				n.Sessions[i] = nil
@@ -189,6 +195,14 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return nil, n.Net.Want(s.Owner, s.Wish)
 	case sa.Kernel:
 		return nil, n.DP.Apply(s.Ops)
+	case sa.QueryUse:
+		var uses []sa.Use
+		for _, k := range s.Keys {
+			if st, err := n.DP.QuerySA(k); err == nil {
+				uses = append(uses, sa.Use{Key: k, Last: st.LastUsed})
+			}
+		}
+		return uses, nil
 	}
 	return sa.Perform(spec, n.Env.Creds, n.w.rnd)
 }
