@@ -391,7 +391,8 @@ func (Overrun) isEvent() {}
 type Features struct {
 	Kernel     string // release, for people
 	ESN        bool
-	IPTFS      bool
+	IPTFS      bool            // mode IPTFS carries traffic, CONFIG_XFRM_IPTFS of 6.14
+	IPComp     bool            // IPComp with DEFLATE
 	PerCPU     bool            // XFRMA_SA_PCPU, 6.13
 	SADir      bool            // XFRMA_SA_DIR, 6.10
 	Migrate    bool            // XFRM_MSG_MIGRATE_STATE
