@@ -188,6 +188,8 @@ type SA struct {
 	CPU      *uint32   // per-CPU SA (RFC 9611); nil: any CPU
 	TFCPad   uint32    // pad packets to this many bytes; 0: none
 	Flags    SAFlags
+	// NoFragment keeps an outbound IPTFS SA from spreading a packet over several.
+	NoFragment bool
 	// Seq is where the sequence number of an SA that continues another starts.
 	Seq Replay
 }
