@@ -152,17 +152,12 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:13:7: expected addresses, prefixes, hexadecimal digits after 0x, or text, of at most 1024 octets for 25, found "0xgg"`}},
 		{"virtual addresses", gw("vips = %config"), []string{
 			`espalier.conf:7:8: expected IP addresses with commas between them for vips, found "%config"`}},
-		{"start_action trap", net("start_action = trap"), []string{
-			`espalier.conf:8:16: expected none or start for start_action, since trap is not supported yet, found "trap"`}},
-		{"BEET of networks", net("mode = beet\nlocal_ts = 10.1.0.0/16\nipcomp = yes"), []string{
-			`espalier.conf:8:1: expected one host in local_ts and one in remote_ts, since mode is beet, found more`,
-			`espalier.conf:10:1: expected ipcomp = no, since mode is beet, found yes`}},
-		{"padding outside of tunnels", net("mode = transport\ntfc_padding = 512"), []string{
-			`espalier.conf:9:1: expected tfc_padding = 0, since mode is transport, found "512" (the kernel pads packets of plain tunnels only)`}},
-		{"padding of what is compressed", net("ipcomp = yes\ntfc_padding = mtu"), []string{
-			`espalier.conf:9:1: expected tfc_padding = 0, since ipcomp is yes, found "mtu" (the kernel pads packets of plain tunnels only)`}},
-		{"ESN without a window", net("replay_window = 0\nesp_proposals = aes128gcm16-esn"), []string{
-			`espalier.conf:8:1: expected a replay_window above 0, since esp_proposals has esn, found 0 (extended sequence numbers do not work without)`}},
+		{"trap without policies", net("start_action = trap\npolicies = no"), []string{
+			`espalier.conf:8:1: expected policies = yes, since start_action is trap, found no`}},
+		{"start_action maybe", net("start_action = maybe"), []string{
+			`espalier.conf:8:16: expected none, trap or start for start_action, found "maybe"`}},
+		{"mode beet", net("mode = beet"), []string{
+			`espalier.conf:8:8: expected tunnel or transport for mode, since other modes are not supported yet, found "beet"`}},
 		{"IKEv1", gw("version = 1\naggressive = yes"), []string{
 			`espalier.conf:7:11: expected 2 or 0 for version, since Espalier speaks IKEv2 only, found "1"`,
 			`espalier.conf:8:1: expected aggressive = no, since that belongs to IKEv1 and Espalier speaks IKEv2 only, found "yes"`}},
@@ -189,6 +184,8 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:8:1: expected a rekey_time below life_time (1h0m0s), found 1h0m0s`}},
 		{"life before the default rekey", net("life_time = 30m"), []string{
 			`espalier.conf:8:1: expected a rekey_time below life_time (30m0s), found 1h0m0s`}},
+		{"trap to anywhere", "connections { gw {\nremote_addrs = 198.51.100.0/24\nlocal { auth = psk\n }\nremote { auth = psk\n }\nchildren { net {\nstart_action = trap|start } } } }\n", []string{
+			`espalier.conf:8:1: expected a single address or host name in remote_addrs, since start_action is trap|start, found none`}},
 		{"start to anywhere", "connections { gw {\nremote_addrs = 198.51.100.0/24\nlocal { auth = psk\n }\nremote { auth = psk\n }\nchildren { net {\nstart_action = start } } } }\n", []string{
 			`espalier.conf:8:1: expected a single address or host name in remote_addrs, since start_action is start, found none`}},
 		{"certificates with a shared key", "connections { gw {\nlocal { auth = psk\ncerts = gw.pem }\nremote { auth = psk\n cacerts = ca.pem } } }\n", []string{

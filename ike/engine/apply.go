@@ -37,6 +37,9 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 		e.starts.stop(c)
 	}
 	e.starts.stopConns(ch.RemovedConns)
+	e.standing.forget(e.config.Load().set)
+	e.logIf(e.applyStanding(), "policies could not all be brought in line with the configuration")
+	e.applyTraps(conns)
 	err := e.askAll(context.Background(), func(s *shard) {
 		for _, name := range ch.RemovedConns {
 			for x := range s.byConn.of(name) {

@@ -24,6 +24,7 @@ type wait struct {
 	id    uint64 // down: the CHILD SA; 0: the IKE SA
 	// up: how many failures the session had before; only later ones count
 	failures int
+	packet   *sa.Packet // up: that asked for the child; nil: none did
 	done     chan error
 }
 

@@ -88,6 +88,10 @@ type Stats struct {
 
 	Acquires, SoftExpires, HardExpires, Mappings, Overruns uint64 // events of the data plane
 
+	AcquiresIgnored uint64 // an attempt was under way, the CHILD SA was up, or the policy is no trap's
+	AcquiresDropped uint64 // too many waited
+	Traps           int    // installed
+
 	NetworkChanges uint64 // of addresses and default routes, as Options.NetworkChanges tells
 
 	Sockets sockets.Stats // zero with another transport
@@ -106,6 +110,7 @@ func (e *Engine) Stats() Stats {
 		Acquires: c.acquires.Load(), SoftExpires: c.softExpires.Load(), HardExpires: c.hardExpires.Load(),
 		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(),
 	}
+	s.AcquiresIgnored, s.AcquiresDropped, s.Traps = e.traps.ignored.Load(), e.traps.dropped.Load(), e.traps.count()
 	if t := e.started.Load(); t != nil {
 		s.Started = *t
 	}

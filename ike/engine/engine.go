@@ -35,7 +35,6 @@ type Engine struct {
 	reg       *registry
 	workers   *queue
 	shards    []*shard
-	lacks     sa.Lacks // what the data plane can't do
 	cookies   *cookieJar
 	versions  *limiter // answers INVALID_MAJOR_VERSION
 	hosts     *hostCache
@@ -51,6 +50,8 @@ type Engine struct {
 	pools    []*lease.Pool
 	starts   starts
 	turns    turns
+	traps    traps
+	standing standing
 	counters counters
 }
 
@@ -70,7 +71,7 @@ func New(o Options) (*Engine, error) {
 	o.Settings.complete()
 	e := &Engine{
 		opts: o, dp: o.DataPlane, bus: o.Bus, log: o.Log, now: o.Now, rand: o.Rand,
-		transport: o.Sockets, reg: newRegistry(), versions: newLimiter(10, 20), lacks: sa.LacksOf(o.DataPlane.Features()),
+		transport: o.Sockets, reg: newRegistry(), versions: newLimiter(10, 20),
 		quiet: make(chan struct{}, 1),
 	}
 	if e.bus == nil {
@@ -99,6 +100,7 @@ func New(o Options) (*Engine, error) {
 		e.shards = append(e.shards, newShard(e, i, newInbox(pool), binary.BigEndian.Uint64(seed[:])))
 	}
 	e.setConfig(o.Conns, o.Creds, o.Settings)
+	e.logIf(e.applyStanding(), "policies could not all be installed")
 	if e.transport == nil {
 		set, err := e.openSockets()
 		if err != nil {
@@ -132,7 +134,6 @@ func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Se
 		s.InstallRoutes = false
 	}
 	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup).WithPools(e.pools), creds: creds, settings: s})
-	e.sayLacks(conns)
 }
 
 // Close gives back what New took when Run will not be called.
@@ -169,7 +170,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	helpers.Go(func() { e.hosts.run(helperCtx) })
 	helpers.Go(func() { e.watchNetwork(helperCtx) })
 	e.starts.begin(helperCtx)
+	e.traps.begin(helperCtx)
+	helpers.Go(func() { e.followAddresses(helperCtx) })
 	e.hosts.want(e.config.Load().set.All())
+	e.applyTraps(e.config.Load().set.All())
 	for _, c := range e.config.Load().set.All() {
 		e.startChildren(c, nil)
 	}
@@ -186,7 +190,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stopping.Store(true)
 	e.starts.end()
 	stopHelpers()
+	e.endTraps()
 	e.endSessions()
+	e.logIf(e.endStanding(), "policies could not be removed")
 	err = errors.Join(err, e.transport.Close())
 	for _, s := range e.shards {
 		close(s.quit)
@@ -270,6 +276,12 @@ func (e *Engine) send(local, remote netip.AddrPort, data []byte) {
 		return
 	}
 	e.counters.sent.Add(1)
+}
+
+func (e *Engine) logIf(err error, message string) {
+	if err != nil {
+		e.log.Error().Err(err).Msg(message)
+	}
 }
 
 // lockedReader shares a test's source of randomness among goroutines.

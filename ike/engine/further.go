@@ -74,7 +74,7 @@ func (s *shard) joined(x *session, w *wait, level joining, noWait bool) {
 		x.waits = append(x.waits, w)
 	}
 	if level == joinSession {
-		s.step(x, sa.NewChild{Child: w.child})
+		s.step(x, sa.NewChild{Child: w.child, Packet: w.packet})
 		return
 	}
 	s.answerWaits(x)

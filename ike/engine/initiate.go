@@ -19,6 +19,11 @@ import (
 // it returns as soon as the attempt began.
 // Errors: ErrNotFound, ErrStopping; else why it failed, in a sentence.
 func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) error {
+	return e.initiate(ctx, conn, child, nil, noWait)
+}
+
+// initiate is Initiate for a packet that asks for the child, or for none.
+func (e *Engine) initiate(ctx context.Context, conn, child string, packet *sa.Packet, noWait bool) error {
 	c := e.config.Load().set.ByName(conn)
 	if c != nil && child == "" && len(c.Children) > 0 {
 		child = c.Children[0].Name
@@ -29,7 +34,7 @@ func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) 
 	if e.started.Load() == nil || e.stopping.Load() {
 		return ErrStopping
 	}
-	w := &wait{up: true, child: child, done: make(chan error, 1)}
+	w := &wait{up: true, child: child, packet: packet, done: make(chan error, 1)}
 	s, err := e.attempt(ctx, c, w, noWait)
 	if err != nil || noWait {
 		return err
@@ -66,7 +71,7 @@ func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, noWait 
 			x.waits = append(x.waits, w)
 		}
 		s.add(x)
-		s.step(x, sa.Start{})
+		s.step(x, sa.Start{Packet: w.packet})
 	})
 	if err == nil && stopping {
 		err = ErrStopping

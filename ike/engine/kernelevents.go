@@ -43,6 +43,7 @@ func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
 		}
 	case dataplane.Acquire:
 		e.counters.acquires.Add(1)
+		e.acquired(&ev)
 	case dataplane.Mapping:
 		e.counters.mappings.Add(1)
 	case dataplane.Overrun:

@@ -56,6 +56,13 @@ type Settings struct {
 	// StopTimeout is how long a stop waits for the peers' answers; default 2 s.
 	StopTimeout time.Duration
 
+	// BlockLeaks keeps what CHILD SAs would protect from leaving in clear
+	// (leak = block).
+	BlockLeaks bool
+	// BypassLAN lets the traffic within each directly connected network pass by
+	// the tunnels.
+	BypassLAN bool
+
 	// What follows is read once, by New.
 
 	NodeID  uint8        // in own SPIs, to tell the boxes of a cluster apart
@@ -118,6 +125,10 @@ type Options struct {
 	// leaves Now alone and runs in a testing/synctest bubble.
 	Now  func() time.Time
 	Rand io.Reader
+
+	// Networks lists the networks that the box is directly connected to; nil: asks
+	// the kernel.
+	Networks func() ([]netip.Prefix, error)
 
 	// Route asks for the local address towards a peer; nil: the kernel. Resolve
 	// looks a host name up; nil: the system's resolver. Both may wait.

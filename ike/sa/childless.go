@@ -84,7 +84,7 @@ func (m *Machine) childlessRefused(hasChild bool) bool {
 
 // newChildWanted is the wish for a further CHILD SA of the connection. What is
 // being made already is not made twice.
-func (m *Machine) newChildWanted(name string) {
+func (m *Machine) newChildWanted(name string, p *Packet) {
 	t := Task{Kind: taskCreateChild, Name: name}
 	switch {
 	case m.s.Phase > Established || m.s.Phase < Established && !m.s.IKE.Initiator:
@@ -94,6 +94,7 @@ func (m *Machine) newChildWanted(name string) {
 	case m.s.Own != nil && m.s.Own.Kind == CreateChild && m.s.Own.Child == name:
 		return
 	}
+	m.wantPacket(name, p)
 	m.queue(t)
 }
 

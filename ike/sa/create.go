@@ -56,13 +56,13 @@ func (m *Machine) dropExchange(p **Create) {
 			installing = installing || j.Kind == jobInstall
 		}
 	}
-	m.orphan(SPIs{c.SPI, c.CPI}, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
+	m.orphan(c.SPI, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
 	if h := c.Candidate; h != nil {
 		if installing {
 			h.Status, h.EndReason = ChildInstalling, "not completed"
 			m.s.Children = append(m.s.Children, *h)
 		} else {
-			m.orphan(SPIs{h.SPIIn, h.CPIIn}, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
+			m.orphan(h.SPIIn, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
 		}
 		h.Keys.Wipe()
 	}
@@ -119,8 +119,7 @@ func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
 	case jobDecapsulate:
 		return DecapsulateKE{c.KE, c.Private, c.PeerPublic}
 	case jobReserve:
-		cfg := m.conn.Child(c.Child)
-		return ReserveSPI{m.reserveFor(cfg, k), m.wishCPI(cfg, c.Candidate)}
+		return ReserveSPI{m.reserveFor(m.conn.Child(c.Child), k)}
 	case jobAsk:
 		return m.askChild(c.Candidate, k)
 	case jobInstall:
@@ -162,14 +161,12 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 		}
 		m.jobOf(jobAsk, side)
 	case jobReserve:
-		got := e.Result.(SPIs)
+		c.SPI = e.Result.(uint32)
 		if side == OfOwn {
-			c.SPI, c.CPI = got.SPI, got.CPI
 			m.sendCreate(c)
 			return
 		}
-		c.Candidate.SPIIn = got.SPI
-		m.takeCPI(c.Candidate, got.CPI)
+		c.Candidate.SPIIn, c.SPI = c.SPI, 0
 		m.jobOf(jobAsk, side)
 	case jobAsk:
 		ids := e.Result.(ChildIDs)
@@ -242,6 +239,7 @@ func (m *Machine) sendCreate(c *Create) {
 	}
 	cfg := m.conn.Child(c.Child)
 	local, remote := m.resolve(cfg)
+	local, remote = m.packetFirst(cfg.Name, local, remote)
 	if c.Single {
 		local, remote = firstPair(local, remote)
 	}
@@ -249,7 +247,9 @@ func (m *Machine) sendCreate(c *Create) {
 		local, remote = old.LocalTS, old.PeerTS
 		ps = append(ps, &wire.Notify{Protocol: wire.ProtoESP, SPI: binary.BigEndian.AppendUint32(nil, old.SPIIn), NotifyType: wire.NotifyRekeySA})
 	}
-	ps = appendTerms(ps, m.wish(cfg), c.CPI)
+	if cfg.Mode == dataplane.Transport {
+		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
+	}
 	spi := binary.BigEndian.AppendUint32(nil, c.SPI)
 	proposals := cfg.Proposals
 	if c.KE == wire.KENone {
@@ -330,13 +330,9 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 	if !ok {
 		return false
 	}
-	c.Candidate = m.candidate(cfg, k, choice, local, remote, true)
+	_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
+	c.Candidate = m.candidate(cfg, k, choice, local, remote, transport, true)
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
-	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {
-		return false
-	}
-	m.takeCPI(c.Candidate, c.CPI)
-	c.CPI = 0
 	return true
 }
 

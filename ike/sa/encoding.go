@@ -179,7 +179,7 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Since)
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
-	list(c, &s.Orphans, func(c *coder, o *Orphan) { c.orphan(o) })
+	list(c, &s.Orphans, func(c *coder, o *Orphan) { addr(c, &o.Dst); num(c, &o.SPI); c.mark(&o.Mark) })
 	if c.version >= 2 {
 		c.live(&s.Live)
 		optional(c, &s.Path, (*coder).path)
@@ -187,19 +187,11 @@ func (c *coder) state(s *State) {
 		optional(c, &s.Lease, (*coder).lease)
 		list(c, &s.Later, (*coder).later)
 		num(c, &s.Network)
+		list(c, &s.Packets, (*coder).childPacket)
 	}
 }
 
 func (c *coder) task(t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) }
-
-func (c *coder) orphan(o *Orphan) {
-	addr(c, &o.Dst)
-	num(c, &o.SPI)
-	c.mark(&o.Mark)
-	if c.version >= 2 {
-		num(c, &o.Proto)
-	}
-}
 
 func (c *coder) create(x *Create) {
 	num(c, &x.Kind)
@@ -223,7 +215,6 @@ func (c *coder) create(x *Create) {
 	boolean(c, &x.Lost)
 	if c.version >= 2 {
 		boolean(c, &x.Single)
-		num(c, &x.CPI)
 	}
 }
 
@@ -297,14 +288,10 @@ func (c *coder) setup(s *Setup) {
 	optional(c, &s.OwnAuth, func(c *coder, a *wire.Auth) { num(c, &a.Method); raw(c, &a.Data) })
 	list(c, &s.OwnCerts, func(c *coder, x *wire.Cert) { num(c, &x.Encoding); raw(c, &x.Data) })
 	num(c, &s.ReservedSPI)
-	if c.version < 2 {
-		var transport bool // said again by the answer
-		boolean(c, &transport)
-	}
+	boolean(c, &s.Transport)
 	if c.version >= 2 {
 		boolean(c, &s.Childless)
 		list(c, &s.Wished, addr)
-		num(c, &s.ReservedCPI)
 	}
 }
 
@@ -345,9 +332,6 @@ func (c *coder) child(h *Child) {
 	raw(c, &h.EndReason)
 	if c.version >= 2 {
 		num(c, &h.Then)
-		num(c, &h.CPIIn)
-		num(c, &h.CPIOut)
-		num(c, &h.Options)
 	}
 }
 

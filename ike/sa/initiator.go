@@ -23,7 +23,7 @@ const maxHashes = 16
 const maxCookies = 4
 
 // start begins as initiator.
-func (m *Machine) start() {
+func (m *Machine) start(p *Packet) {
 	if m.s.Phase != Fresh || m.conn == nil {
 		return
 	}
@@ -41,6 +41,7 @@ func (m *Machine) start() {
 		m.fail(severalRounds)
 		return
 	}
+	m.wantPacket(m.s.ChildName, p)
 	m.s.Setup.KE = suite.FirstKE(m.conn.Proposals)
 	m.to(Generating)
 	m.job(jobGenerate)

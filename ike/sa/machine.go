@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
@@ -60,7 +61,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	}
 	switch e := ev.(type) {
 	case Start:
-		m.start()
+		m.start(e.Packet)
 	case Received:
 		m.received(e)
 	case JobDone:
@@ -72,7 +73,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	case Rekey:
 		m.rekey(e.ChildID)
 	case NewChild:
-		m.newChildWanted(e.Child)
+		m.newChildWanted(e.Child, e.Packet)
 	case NetworkChanged:
 		m.networkChanged()
 	case Abort:
@@ -97,7 +98,7 @@ func (m *Machine) Resume(env *Env) []Action {
 				c = x.Candidate
 			}
 			undo := policyOps(c, nil, false)
-			undo = append(append(undo, c.deleteOut()...), c.deleteIn()...)
+			undo = append(undo, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
 			spec = Kernel{append(undo, k.Ops...)}
 		}
 		m.act(Job{ID: j.ID, Spec: spec})
@@ -292,8 +293,8 @@ func (m *Machine) fail(reason string) {
 	m.s.Fragments = nil
 	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
 	if st := m.s.Setup; st != nil {
-		m.orphan(SPIs{st.ReservedSPI, st.ReservedCPI}, m.reserveRequest())
-		st.ReservedSPI, st.ReservedCPI = 0, 0
+		m.orphan(st.ReservedSPI, m.reserveRequest())
+		st.ReservedSPI = 0
 	}
 	m.dropOthers()
 	m.dropExchange(&m.s.Own)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
@@ -120,7 +121,7 @@ func PacketOf(s dataplane.Selector) *Packet {
 // first puts the packet's own selectors before the configured ones, when those
 // contain them.
 func (p *Packet) first(local, remote []selector.TS) (l, r []selector.TS) {
-	if p == nil || !within(p.Local, local) || !within(p.Remote, remote) {
+	if !within(p.Local, local) || !within(p.Remote, remote) {
 		return local, remote
 	}
 	return before(p.Local, local), before(p.Remote, remote)
@@ -145,9 +146,42 @@ func before(t selector.TS, list []selector.TS) []selector.TS {
 	return out
 }
 
-func (c *coder) packet(p *Packet) {
+// ChildPacket is a packet that asked for a child.
+type ChildPacket struct {
+	Child string
+	Packet
+}
+
+// maxPackets bounds the packets that a session keeps; a child has one at most.
+const maxPackets = 64
+
+func (c *coder) childPacket(p *ChildPacket) {
+	raw(c, &p.Child)
 	c.ts(&p.Local)
 	c.ts(&p.Remote)
+}
+
+// wantPacket remembers the packet that asked for a child until that is up; nil
+// forgets it.
+func (m *Machine) wantPacket(child string, p *Packet) {
+	m.s.Packets = slices.DeleteFunc(m.s.Packets, func(c ChildPacket) bool { return c.Child == child })
+	if p != nil && len(m.s.Packets) < maxPackets {
+		m.s.Packets = append(m.s.Packets, ChildPacket{child, *p})
+	}
+	if len(m.s.Packets) == 0 {
+		m.s.Packets = nil
+	}
+}
+
+// packetFirst puts the selectors of the packet that asked for a child, if one did,
+// before those that we propose for it.
+func (m *Machine) packetFirst(child string, local, remote []selector.TS) (l, r []selector.TS) {
+	for i := range m.s.Packets {
+		if p := &m.s.Packets[i]; p.Child == child {
+			return p.first(local, remote)
+		}
+	}
+	return local, remote
 }
 
 // Shunted are the policies of a child that is a shunt.

@@ -1,0 +1,536 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/engine/sockets"
+	"espalier/ike/sa"
+)
+
+// A trap is a child's policies without SA: the kernel reports the first packet
+// that meets them and drops what follows until the SA is there. A report walks
+//
+//	idle ─► waiting ─► trying ─► pausing ─► idle
+//
+// so that many packets are one attempt, whichever shard it falls to. The policies
+// stand beneath those of the CHILD SA and show again when that goes. The kernel's
+// record of the packet keeps it from reporting another one, for
+// net.core.xfrm_acq_expires seconds: the end of a pause removes it.
+type traps struct {
+	mu      sync.Mutex
+	ctx     context.Context // nil: nothing is installed or tried any more
+	byName  map[ChildName]*trap
+	byKey   map[dataplane.PolicyKey][]*trap // by their outbound policies
+	waiting []*trap
+	running int
+	ignored atomic.Uint64 // reports that ask for nothing new
+	dropped atomic.Uint64 // reports beyond the bounds
+	// The bounds of either.
+	maxAttempts, maxWaiting int
+
+	tries map[ChildName]context.CancelFunc // to install one that has no address yet
+	wg    sync.WaitGroup
+
+	slots chan struct{} // attempts to install that resolve at the same time
+	turns turns
+}
+
+type trap struct {
+	name     ChildName
+	t        *sa.Trap
+	grant    grant
+	policies []dataplane.Policy
+	wanted   bool // by the configuration's start_action; else by hand, or by dpd_action or close_action
+	state    trapState
+	packet   *sa.Packet // of the report that is being worked on
+	failures int
+	gone     bool
+	timer    *time.Timer // pausing
+}
+
+type trapState uint8
+
+const (
+	trapIdle trapState = iota
+	trapWaiting
+	trapTrying
+	trapPausing
+)
+
+// Bounds of what packets can set off.
+const (
+	maxAcquireAttempts = 256   // under way at the same time
+	maxAcquiresWaiting = 16384 // for one of those; what is beyond is dropped, and reported by the kernel again when its record expires
+)
+
+// trapRefresh is how often the addresses of traps are settled anew.
+const trapRefresh = hostsRefresh
+
+func (t *traps) begin(ctx context.Context) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ctx, t.slots = ctx, make(chan struct{}, startsAtOnce)
+	t.byName, t.byKey = map[ChildName]*trap{}, map[dataplane.PolicyKey][]*trap{}
+	t.tries = map[ChildName]context.CancelFunc{}
+	t.maxAttempts, t.maxWaiting = maxAcquireAttempts, maxAcquiresWaiting
+}
+
+// endTraps stops all attempts and takes the traps out of the data plane.
+func (e *Engine) endTraps() {
+	t := &e.traps
+	t.mu.Lock()
+	t.ctx, t.waiting = nil, nil
+	for _, cancel := range t.tries {
+		cancel()
+	}
+	for _, x := range t.byName {
+		if x.timer != nil && x.timer.Stop() {
+			t.wg.Done()
+		}
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	for n := range t.byName { // nobody else is left
+		if err := e.uninstallTrap(n); err != nil {
+			e.log.Error().Str("conn", n.Conn).Str("child", n.Child).Err(err).Msg("trap could not be removed")
+		}
+	}
+}
+
+// trapNames are the children that the configuration wants trapped.
+func trapNames(conns []*sa.Connection) []ChildName {
+	var out []ChildName
+	for _, c := range conns {
+		for _, ch := range c.Children {
+			if ch.Trap {
+				out = append(out, ChildName{c.Name, ch.Name})
+			}
+		}
+	}
+	return out
+}
+
+// applyTraps brings the traps in line with the configuration: those that it no
+// longer wants go, those that it wants are installed or follow what changed.
+func (e *Engine) applyTraps(conns []*sa.Connection) {
+	wanted := map[ChildName]bool{}
+	for _, n := range trapNames(conns) {
+		wanted[n] = true
+	}
+	set := e.config.Load().set
+	t := &e.traps
+	var gone, stay []ChildName
+	t.mu.Lock()
+	for n, x := range t.byName {
+		c := set.ByName(n.Conn)
+		switch {
+		case wanted[n]:
+		case c == nil || c.Child(n.Child) == nil || x.wanted:
+			gone = append(gone, n)
+		default:
+			stay = append(stay, n)
+		}
+	}
+	for n, cancel := range t.tries {
+		if c := set.ByName(n.Conn); c == nil || c.Child(n.Child) == nil {
+			cancel()
+		}
+	}
+	t.mu.Unlock()
+	for _, n := range gone {
+		if err := e.uninstallTrap(n); err != nil {
+			e.log.Error().Str("conn", n.Conn).Str("child", n.Child).Err(err).Msg("trap could not be removed")
+		}
+	}
+	for n := range wanted {
+		e.trap(n)
+	}
+	for _, n := range stay {
+		e.trap(n)
+	}
+}
+
+// trap installs the child's trap and returns at once, for dpd_action and
+// close_action too; one that is installed already is compared with the
+// configuration and the addresses of now. Without a way to the peer, or an
+// address for its name, it goes on trying.
+func (e *Engine) trap(n ChildName) {
+	t := &e.traps
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx == nil || t.tries[n] != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	t.tries[n] = cancel
+	t.wg.Go(func() {
+		defer func() {
+			t.mu.Lock()
+			delete(t.tries, n)
+			t.mu.Unlock()
+			cancel()
+		}()
+		e.trapUntilInstalled(ctx, n)
+	})
+}
+
+func (e *Engine) trapUntilInstalled(ctx context.Context, n ChildName) {
+	pause := firstPause
+	for ctx.Err() == nil {
+		err := e.installTrap(ctx, n)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		log := e.log.Warn().Str("conn", n.Conn).Str("child", n.Child).Err(err)
+		if !sockets.Unreachable(err) && !errors.Is(err, errLookup) {
+			log.Msg("trap not installed")
+			return
+		}
+		log.Dur("again_in", pause).Msg("trap not installed: no way to the peer now")
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// Install puts a child's trap, or a shunt, into the data plane.
+// Errors: ErrNotFound, ErrStopping; else what keeps it from being installed.
+func (e *Engine) Install(ctx context.Context, conn, child string) error {
+	if e.started.Load() == nil || e.stopping.Load() {
+		return ErrStopping
+	}
+	c := e.config.Load().set.ByName(conn)
+	if c != nil && c.ShuntOf(child) != nil {
+		return e.standing.override(e, ChildName{conn, child}, true)
+	}
+	return e.installTrap(ctx, ChildName{conn, child})
+}
+
+// Uninstall takes a child's trap, or a shunt, out of the data plane. A CHILD SA
+// of the child stays. Errors: ErrNotFound when there is none, ErrStopping.
+func (e *Engine) Uninstall(conn, child string) error {
+	if e.started.Load() == nil || e.stopping.Load() {
+		return ErrStopping
+	}
+	c := e.config.Load().set.ByName(conn)
+	if c != nil && c.ShuntOf(child) != nil {
+		return e.standing.override(e, ChildName{conn, child}, false)
+	}
+	t := &e.traps
+	n := ChildName{conn, child}
+	t.mu.Lock()
+	if cancel := t.tries[n]; cancel != nil {
+		cancel()
+	}
+	t.mu.Unlock()
+	return e.uninstallTrap(n)
+}
+
+// installTrap installs a trap, or makes an installed one follow the
+// configuration and the addresses. It waits for resolver and kernel.
+func (e *Engine) installTrap(ctx context.Context, n ChildName) error {
+	t := &e.traps
+	done, err := t.turns.take(ctx, n.Conn+"\x00"+n.Child)
+	if err != nil {
+		return err
+	}
+	defer done()
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	cfg := e.config.Load()
+	c := cfg.set.ByName(n.Conn)
+	if c == nil || c.Child(n.Child) == nil {
+		return fmt.Errorf("connection %q child %q: %w", n.Conn, n.Child, ErrNotFound)
+	}
+	ch := c.Child(n.Child)
+	if !ch.Policies {
+		return fmt.Errorf("connection %s child %s: expected policies = yes for a trap, got no", n.Conn, n.Child)
+	}
+	local, remote, err := e.ends(ctx, c)
+	if err != nil {
+		return err
+	}
+	made, err := sa.NewTrap(n.Conn, ch, local.Addr(), remote.Addr(), cfg.settings.MaxSelectors)
+	if err != nil {
+		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
+	}
+	return e.replaceTrap(n, made, ch.Trap)
+}
+
+// replaceTrap puts a trap in the place of the one that the child had.
+func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, wanted bool) error {
+	t := &e.traps
+	t.mu.Lock()
+	old := t.byName[n]
+	if old != nil && old.t.Ask == made.Ask && reflect.DeepEqual(old.policies, made.Policies(old.grant.ids)) {
+		old.t, old.wanted = made, wanted
+		t.mu.Unlock()
+		return nil
+	}
+	t.mu.Unlock()
+	x := &trap{name: n, t: made, grant: e.reg.child(made.Ask), wanted: wanted}
+	x.policies = made.Policies(x.grant.ids)
+	// A packet may meet it as soon as it stands.
+	t.mu.Lock()
+	if t.ctx == nil {
+		t.mu.Unlock()
+		e.reg.release(x.grant)
+		return ErrStopping
+	}
+	t.enter(x)
+	t.mu.Unlock()
+	ops := make([]dataplane.Op, len(x.policies))
+	for i := range x.policies {
+		ops[i] = dataplane.InstallPolicy{Policy: x.policies[i]}
+	}
+	if err := e.dp.Apply(ops); err != nil {
+		t.mu.Lock()
+		t.leave(x)
+		if old != nil {
+			t.byName[n] = old
+		}
+		t.mu.Unlock()
+		e.reg.release(x.grant)
+		return err
+	}
+	if old != nil {
+		t.mu.Lock()
+		t.leave(old)
+		t.byName[n] = x
+		t.mu.Unlock()
+		if err := e.removeTrap(old); err != nil {
+			return err
+		}
+	}
+	e.log.Info().Str("conn", n.Conn).Str("child", n.Child).Uint32("reqid", x.grant.ids.ReqID).
+		Stringer("local", made.Local).Stringer("remote", made.Remote).Stringer("selectors", made).Msg("trap installed")
+	return nil
+}
+
+// uninstallTrap removes the child's trap. Errors: ErrNotFound.
+func (e *Engine) uninstallTrap(n ChildName) error {
+	t := &e.traps
+	done, err := t.turns.take(context.Background(), n.Conn+"\x00"+n.Child)
+	if err != nil {
+		return err
+	}
+	defer done()
+	t.mu.Lock()
+	x := t.byName[n]
+	if x == nil {
+		t.mu.Unlock()
+		return fmt.Errorf("trap of connection %q child %q: %w", n.Conn, n.Child, ErrNotFound)
+	}
+	t.leave(x)
+	t.mu.Unlock()
+	if err := e.removeTrap(x); err != nil {
+		return err
+	}
+	e.log.Info().Str("conn", n.Conn).Str("child", n.Child).Msg("trap removed")
+	return nil
+}
+
+// removeTrap takes a trap's policies out of the data plane, and the record of a
+// packet that waits for its SA.
+func (e *Engine) removeTrap(x *trap) error {
+	ops := make([]dataplane.Op, len(x.policies))
+	for i := range x.policies {
+		ops[i] = dataplane.DeletePolicy{Key: x.policies[i].PolicyKey, Owner: x.policies[i].Owner}
+	}
+	err := e.dp.Apply(ops)
+	e.dropLarval(x)
+	e.reg.release(x.grant)
+	return err
+}
+
+// dropLarval removes the kernel's record of a packet that waits for the trap's
+// SA, so that the next packet is reported. The record becomes an SPI of ours
+// first, for it has no name of its own.
+func (e *Engine) dropLarval(x *trap) {
+	req := x.t.Larval(x.grant.ids)
+	spi, err := e.dp.ReserveSPI(req)
+	if err == nil {
+		err = e.dp.Apply([]dataplane.Op{dataplane.DeleteSA{Key: dataplane.SAKey{Dst: req.Dst, Proto: req.Proto, SPI: spi, Mark: req.Mark}}})
+	}
+	if err != nil {
+		e.log.Warn().Str("conn", x.name.Conn).Str("child", x.name.Child).Err(err).Msg("the kernel keeps waiting for an SA that does not come")
+	}
+}
+
+func (t *traps) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byName)
+}
+
+// enter and leave keep the maps; the caller holds mu.
+func (t *traps) enter(x *trap) {
+	t.byName[x.name] = x
+	for i := range x.policies {
+		if p := &x.policies[i]; p.Dir == dataplane.Out {
+			t.byKey[p.PolicyKey] = append(t.byKey[p.PolicyKey], x)
+		}
+	}
+}
+
+func (t *traps) leave(x *trap) {
+	x.gone = true
+	if t.byName[x.name] == x {
+		delete(t.byName, x.name)
+	}
+	if x.timer != nil && x.timer.Stop() {
+		x.timer = nil
+		t.wg.Done()
+	}
+	for i := range x.policies {
+		k := x.policies[i].PolicyKey
+		kept := t.byKey[k][:0]
+		for _, o := range t.byKey[k] {
+			if o != x {
+				kept = append(kept, o)
+			}
+		}
+		if len(kept) > 0 {
+			t.byKey[k] = kept
+		} else {
+			delete(t.byKey, k)
+		}
+	}
+}
+
+// acquired takes the kernel's report of a packet that has no SA. It never waits.
+func (e *Engine) acquired(ev *dataplane.Acquire) {
+	t := &e.traps
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var x *trap
+	for _, o := range t.byKey[ev.Policy] {
+		if o.grant.ids.ReqID == ev.ReqID {
+			x = o
+		}
+	}
+	switch {
+	case t.ctx == nil || x == nil || x.state != trapIdle:
+		t.ignored.Add(1)
+		return
+	case len(t.waiting) >= t.maxWaiting:
+		t.dropped.Add(1)
+		return
+	}
+	x.packet, x.state = sa.PacketOf(ev.Packet), trapWaiting
+	t.waiting = append(t.waiting, x)
+	e.attemptTraps()
+}
+
+// attemptTraps begins what waits, as far as the bound permits; the caller holds mu.
+func (e *Engine) attemptTraps() {
+	t := &e.traps
+	for t.ctx != nil && t.running < t.maxAttempts && len(t.waiting) > 0 {
+		x, ctx := t.waiting[0], t.ctx
+		t.waiting[0] = nil
+		t.waiting = t.waiting[1:]
+		x.state = trapTrying
+		t.running++
+		t.wg.Go(func() { e.attemptTrap(ctx, x) })
+	}
+}
+
+// attemptTrap brings up the CHILD SA that a packet asked for and waits for what
+// becomes of it.
+func (e *Engine) attemptTrap(ctx context.Context, x *trap) {
+	log := e.log.With().Str("conn", x.name.Conn).Str("child", x.name.Child).Logger()
+	up, err := e.isUp(ctx, x.name)
+	if err == nil && !up {
+		log.Info().Stringer("local", x.packet.Local).Stringer("remote", x.packet.Remote).Msg("a packet asks for the CHILD SA")
+		err = e.initiate(ctx, x.name.Conn, x.name.Child, x.packet, false)
+	}
+	t := &e.traps
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+	e.attemptTraps()
+	if t.ctx == nil || x.gone {
+		return
+	}
+	switch {
+	case err != nil:
+		x.failures++
+	case up: // for a packet that its selectors do not cover
+		t.ignored.Add(1)
+		x.failures++
+	default:
+		x.failures = 0
+	}
+	pause := firstPause << min(max(x.failures-1, 0), 10)
+	pause = min(pause, longestPause)
+	if err != nil {
+		log.Warn().Err(err).Dur("again_after", pause).Msg("the CHILD SA that a packet asked for did not come up")
+	}
+	x.state = trapPausing
+	t.wg.Add(1)
+	x.timer = time.AfterFunc(pause, func() {
+		defer t.wg.Done()
+		e.dropLarval(x)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		x.state, x.packet, x.timer = trapIdle, nil, nil
+	})
+}
+
+// isUp reports whether a CHILD SA of the child stands.
+func (e *Engine) isUp(ctx context.Context, n ChildName) (up bool, err error) {
+	for _, s := range e.shards {
+		err := s.ask(ctx, func(s *shard) {
+			for x := range s.byConn.of(n.Conn) {
+				up = up || x.m.IsEstablished() && hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == n.Child && c.State.InKernel() })
+			}
+		})
+		if up || err != nil {
+			return up, err
+		}
+	}
+	return false, nil
+}
+
+// followAddresses settles the addresses of all policies without SA anew, now and
+// then: a peer's name may mean another address.
+func (e *Engine) followAddresses(ctx context.Context) {
+	tick := time.NewTicker(trapRefresh)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			e.readdress()
+		}
+	}
+}
+
+// readdress is what a change of addresses, names or routes asks of the policies
+// without SA.
+func (e *Engine) readdress() {
+	e.logIf(e.applyStanding(), "policies could not all be brought in line with the addresses")
+	e.traps.mu.Lock()
+	names := make([]ChildName, 0, len(e.traps.byName))
+	for n := range e.traps.byName {
+		names = append(names, n)
+	}
+	e.traps.mu.Unlock()
+	for _, n := range names {
+		e.trap(n)
+	}
+}

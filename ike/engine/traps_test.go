@@ -1,0 +1,284 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"espalier/dataplane"
+	"espalier/ike/sa"
+	"espalier/ike/sa/satest"
+)
+
+func trapped(c *sa.Connection) { c.Children[0].Trap = true }
+
+// trapPolicy is the standing outbound policy of a box.
+func (b *box) outPolicy() (p dataplane.Policy) {
+	snap, err := b.dp.List()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, q := range snap.Policies {
+		if q.Dir == dataplane.Out {
+			p = q
+		}
+	}
+	return p
+}
+
+// acquire reports a packet that met the outbound policy.
+func (b *box) acquire() {
+	p := b.outPolicy()
+	if len(p.Templates) != 1 {
+		b.t.Fatalf("no policy that could report a packet: %+v", p)
+	}
+	b.dp.Inject(dataplane.Acquire{
+		Policy: p.PolicyKey, ReqID: p.Templates[0].ReqID, Src: p.Templates[0].Src, Dst: p.Templates[0].Dst,
+		Packet: dataplane.Selector{
+			Src: netip.MustParsePrefix("10.1.0.10/32"), Dst: netip.MustParsePrefix("10.2.0.10/32"),
+			Proto: 17, SrcPort: 1234, SrcPortMask: 0xffff, DstPort: 7, DstPortMask: 0xffff,
+		},
+	})
+}
+
+func trapPair(t *testing.T, f *fabric, opts ...satest.Option) (moon, sun *box) {
+	moon = newBox(t, f, moonAddr, []*sa.Connection{moonConn(append(opts, trapped)...)}, fourShards)
+	sun = newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, fourShards)
+	synctest.Wait()
+	return moon, sun
+}
+
+func TestTrap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		moon, sun := trapPair(t, newFabric())
+		moon.holds(0, 3)
+		trap := moon.outPolicy()
+		if trap.Templates[0].ReqID == 0 || trap.Templates[0].Dst != netip.MustParseAddr(sunAddr) || moon.Stats().Traps != 1 {
+			t.Errorf("trap: %+v", trap)
+		}
+		for range 100 {
+			moon.acquire()
+		}
+		synctest.Wait()
+		moon.holds(2, 3)
+		if s := moon.Stats(); s.Sessions != 1 || s.AcquiresIgnored != 99 {
+			t.Errorf("100 packets: %d sessions, %d ignored, expected 1 and 99", s.Sessions, s.AcquiresIgnored)
+		}
+		up := moon.outPolicy()
+		if up.Owner == trap.Owner || up.Templates[0].ReqID != trap.Templates[0].ReqID {
+			t.Errorf("trap and CHILD SA: %+v and %+v, expected two owners and one request id", trap, up)
+		}
+
+		// The peer deletes the child: the trap shows again and brings it back, on
+		// the same IKE SA.
+		time.Sleep(5 * time.Second)
+		info := sun.infos()[0]
+		if err := sun.Terminate(t.Context(), Target{IKE: info.UniqueID, Child: info.Children[0].UniqueID}, false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		moon.holds(0, 3)
+		if got := moon.outPolicy(); got.Owner != trap.Owner {
+			t.Errorf("after the delete: %+v, expected the trap", got)
+		}
+		moon.acquire()
+		synctest.Wait()
+		moon.holds(2, 3)
+		if s := moon.Stats(); s.Sessions != 1 || s.Established != 1 {
+			t.Errorf("expected the child on the IKE SA that was there, got %+v", s)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// TestTrapBesideChild: the peer opens the child, a packet outside of what it was
+// narrowed to changes nothing.
+func TestTrapBesideChild(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		moon, sun := trapPair(t, f)
+		trap := moon.outPolicy()
+		if err := sun.Initiate(t.Context(), "moon", "net", false); err == nil {
+			t.Fatal("sun has no address to go to")
+		}
+		sun.Apply([]*sa.Connection{sunConn(to(moonAddr))}, testCreds(), DefaultSettings(), Changes{})
+		if err := sun.Initiate(t.Context(), "moon", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		moon.holds(2, 3)
+		if got := moon.outPolicy(); got.Owner == trap.Owner {
+			t.Errorf("%+v, expected the CHILD SA's policy", got)
+		}
+		moon.dp.Inject(dataplane.Acquire{Policy: trap.PolicyKey, ReqID: trap.Templates[0].ReqID})
+		moon.dp.Inject(dataplane.Acquire{Policy: trap.PolicyKey, ReqID: 4711})
+		time.Sleep(time.Minute)
+		moon.holds(2, 3)
+		if s := moon.Stats(); s.Sessions != 1 || s.AcquiresIgnored != 2 {
+			t.Errorf("expected nothing new, got %+v", s)
+		}
+		sun.stop()
+		synctest.Wait()
+		moon.holds(0, 3)
+		moon.stop()
+	})
+}
+
+// TestTrapTriesAgain: a failed attempt pauses, longer each time; then the kernel
+// is told to report the next packet.
+func TestTrapTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		moon, sun := trapPair(t, newFabric(), satest.ESP("aes256gcm16"))
+		idle := func() bool {
+			moon.traps.mu.Lock()
+			defer moon.traps.mu.Unlock()
+			return moon.traps.byName[ChildName{"sun", "net"}].state == trapIdle
+		}
+		began := time.Now()
+		for tries := 1; tries <= 4; tries++ {
+			moon.acquire()
+			synctest.Wait()
+			moon.acquire() // while it pauses
+			for !idle() {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if d := time.Since(began); d < 15*time.Second || d > 17*time.Second {
+			t.Errorf("4 failed attempts took %v, expected the pauses 1 + 2 + 4 + 8 s", d)
+		}
+		if s := moon.Stats(); s.AcquiresIgnored != 4 {
+			t.Errorf("%d reports ignored, expected the 4 during the pauses", s.AcquiresIgnored)
+		}
+		moon.holds(0, 3)
+		sun.Apply([]*sa.Connection{sunConn(satest.ESP("aes256gcm16"))}, testCreds(), DefaultSettings(), Changes{})
+		if err := moon.Terminate(t.Context(), Target{IKE: moon.infos()[0].UniqueID}, false); err != nil {
+			t.Fatal(err)
+		}
+		moon.acquire()
+		synctest.Wait()
+		moon.holds(2, 3)
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// TestTrapBounds: attempts wait for their turn, and what is beyond is dropped.
+func TestTrapBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		var conns []*sa.Connection
+		for _, n := range []string{"a", "b", "c", "d"} {
+			conns = append(conns, satest.Conn(n, n+".example.org", "sun.example.org", "10.1.0.0/16", "10.2."+string('0'+n[0]-'a')+".0/24", to(sunAddr), trapped))
+		}
+		moon := newBox(t, f, moonAddr, conns, nil)
+		synctest.Wait()
+		moon.traps.mu.Lock()
+		moon.traps.maxAttempts, moon.traps.maxWaiting = 1, 2
+		moon.traps.mu.Unlock()
+		snap, _ := moon.dp.List()
+		for _, p := range snap.Policies {
+			if p.Dir == dataplane.Out {
+				moon.dp.Inject(dataplane.Acquire{Policy: p.PolicyKey, ReqID: p.Templates[0].ReqID})
+			}
+		}
+		synctest.Wait()
+		if s := moon.Stats(); s.Acquires != 4 || s.AcquiresDropped != 1 || s.Sessions != 1 {
+			t.Errorf("expected one attempt, two that wait and one dropped, got %+v", s)
+		}
+		time.Sleep(10 * time.Minute) // nobody answers
+		if n := f.sent; n != 3*6 {
+			t.Errorf("%d messages, expected the 6 of each of 3 attempts", n)
+		}
+		moon.stop()
+	})
+}
+
+func TestTrapByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		moon, sun := pair(t, f, fourShards)
+		ctx := t.Context()
+		for range 2 {
+			if err := moon.Install(ctx, "sun", "net"); err != nil {
+				t.Fatal(err)
+			}
+			moon.holds(0, 3)
+		}
+		moon.trap(ChildName{"sun", "net"}) // as dpd_action does
+		synctest.Wait()
+		moon.holds(0, 3)
+		for _, name := range []string{"mars", "net"} {
+			if err := moon.Install(ctx, name, "nix"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Install of nothing: %v", err)
+			}
+		}
+		// A reload that keeps the child keeps the trap, with what changed.
+		change := func(c *sa.Connection) { c.Children[0].Priority = 7 }
+		if err := moon.Apply([]*sa.Connection{moonConn(change)}, testCreds(), DefaultSettings(), Changes{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		moon.holds(0, 3)
+		if p := moon.outPolicy(); p.Priority != 7 {
+			t.Errorf("priority %d, expected the new configuration's 7", p.Priority)
+		}
+		if err := moon.Uninstall("sun", "net"); err != nil {
+			t.Error(err)
+		}
+		moon.holds(0, 0)
+		if err := moon.Uninstall("sun", "net"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Uninstall of nothing: %v", err)
+		}
+		// What the configuration wants comes and goes with it.
+		for _, opts := range [][]satest.Option{{trapped}, {}} {
+			if err := moon.Apply([]*sa.Connection{moonConn(opts...)}, testCreds(), DefaultSettings(), Changes{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			moon.holds(0, 3*len(opts))
+		}
+		if n := moon.Stats().ReqIDs; n != 0 {
+			t.Errorf("%d request ids in use, expected none", n)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// TestTrapWaitsForAnAddress: without a way to the peer the trap comes later, and
+// follows the peer's name to another address.
+func TestTrapWaitsForAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		named := func(c *sa.Connection) { c.RemoteAddrs = []sa.AddrSpec{{Host: "sun.example.org"}} }
+		addr := ""
+		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(named, trapped)}, func(o *Options) {
+			o.Resolve = func(string) ([]netip.Addr, error) {
+				if addr == "" {
+					return nil, errBoom
+				}
+				return []netip.Addr{netip.MustParseAddr(addr)}, nil
+			}
+		})
+		time.Sleep(10 * time.Second)
+		moon.holds(0, 0)
+		for _, a := range []string{"192.0.2.7", "192.0.2.8"} {
+			addr = a
+			time.Sleep(trapRefresh + time.Second)
+			moon.holds(0, 3)
+			if got := moon.outPolicy().Templates[0].Dst.String(); got != a {
+				t.Errorf("the trap leads to %s, expected %s", got, a)
+			}
+		}
+		moon.stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := moon.Install(ctx, "sun", "net"); !errors.Is(err, ErrStopping) {
+			t.Errorf("Install after the stop: %v", err)
+		}
+	})
+}
