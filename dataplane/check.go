@@ -22,7 +22,7 @@ const (
 // sequence numbers below 2^32, counted from where they start (Seq.Out).
 func EffectiveLimits(sa *SA) Limits {
 	l := sa.Limits
-	if sa.ESN {
+	if sa.ESN || sa.Proto == IPComp { // IPComp has no sequence numbers
 		return l
 	}
 	room := func(limit uint64) uint64 {

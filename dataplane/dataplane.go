@@ -188,6 +188,8 @@ type SA struct {
 	CPU      *uint32   // per-CPU SA (RFC 9611); nil: any CPU
 	TFCPad   uint32    // pad packets to this many bytes; 0: none
 	Flags    SAFlags
+	// NoFragment keeps an outbound IPTFS SA from spreading a packet over several.
+	NoFragment bool
 	// Seq is where the sequence number of an SA that continues another starts.
 	Seq Replay
 }
@@ -391,7 +393,8 @@ func (Overrun) isEvent() {}
 type Features struct {
 	Kernel     string // release, for people
 	ESN        bool
-	IPTFS      bool
+	IPTFS      bool            // mode IPTFS carries traffic, CONFIG_XFRM_IPTFS of 6.14
+	IPComp     bool            // IPComp with DEFLATE
 	PerCPU     bool            // XFRMA_SA_PCPU, 6.13
 	SADir      bool            // XFRMA_SA_DIR, 6.10
 	Migrate    bool            // XFRM_MSG_MIGRATE_STATE

@@ -105,7 +105,7 @@ func NewFake(o FakeOptions) *Fake {
 		o.Events = 1024
 	}
 	f.events = NewEventQueue(o.Events)
-	f.features = Features{Kernel: "fake", ESN: true, IPTFS: true, PerCPU: true, SADir: true, Migrate: true, XFRMIf: true, Algorithms: map[string]bool{}}
+	f.features = Features{Kernel: "fake", ESN: true, IPTFS: true, IPComp: true, PerCPU: true, SADir: true, Migrate: true, XFRMIf: true, Algorithms: map[string]bool{}}
 	if o.Features != nil {
 		f.features = *o.Features
 	}

@@ -18,6 +18,9 @@ const (
 
 	dirIn, dirOut = 1, 2 // values of XFRMA_SA_DIR
 
+	attrIPTFSReorder  = 37 // XFRMA_IPTFS_REORDER_WINDOW, of inbound SAs
+	attrIPTFSDontFrag = 38 // XFRMA_IPTFS_DONT_FRAG, a flag of outbound ones
+
 	modeTransport, modeTunnel, modeBEET, modeIPTFS = 0, 1, 4, 5
 
 	stateNoECN, stateDecapDSCP, stateNoPMTUDisc        = 1, 2, 4

@@ -49,6 +49,9 @@ func (x *XFRM) encodeSA(typ uint16, sa *dataplane.SA) *message {
 	if sa.TFCPad != 0 && sa.Dir == dataplane.Out && sa.Mode == dataplane.Tunnel { // others refuse it
 		m.attrUint32(nl.XFRMA_TFCPAD, sa.TFCPad)
 	}
+	if sa.NoFragment && sa.Dir == dataplane.Out && sa.Mode == dataplane.IPTFS && x.features.IPTFS {
+		m.attr(attrIPTFSDontFrag, 0)
+	}
 	if x.features.SADir {
 		m.attr(nl.XFRMA_SA_DIR, 1)[0] = dirNumber(sa.Dir)
 	}

@@ -52,7 +52,16 @@ func (x *XFRM) probe() {
 	f.ESN = x.try(&esn) != nil
 	iptfs := probeSA()
 	iptfs.Mode = dataplane.IPTFS
-	f.IPTFS = x.try(&iptfs) != nil
+	// A kernel without CONFIG_XFRM_IPTFS, Debian's among them, takes such an SA
+	// and drops all its packets (XfrmOutStateModeError); one that has it dumps
+	// the mode's parameters.
+	if raw := x.try(&iptfs); raw != nil {
+		f.IPTFS = find(raw.attrs(), attrIPTFSReorder, 2) != nil
+	}
+	comp := probeSA()
+	comp.Proto, comp.SPI, comp.AEAD = dataplane.IPComp, comp.SPI%0xe000+dataplane.MinSPI, dataplane.Algorithm{}
+	comp.Crypt = dataplane.Algorithm{Name: "deflate"}
+	f.IPComp = x.try(&comp) != nil
 	for _, p := range probed {
 		sa := probeSA()
 		if p.aead != "" {
@@ -70,7 +79,7 @@ func (x *XFRM) probe() {
 	f.Migrate = x.hasMigrate()
 	f.XFRMIf = hasInterfaces()
 	x.features = f
-	x.log.Info().Str("kernel", f.Kernel).Bool("esn", f.ESN).Bool("iptfs", f.IPTFS).Bool("per_cpu", f.PerCPU).
+	x.log.Info().Str("kernel", f.Kernel).Bool("esn", f.ESN).Bool("iptfs", f.IPTFS).Bool("ipcomp", f.IPComp).Bool("per_cpu", f.PerCPU).
 		Bool("sa_dir", f.SADir).Bool("migrate", f.Migrate).Bool("interfaces", f.XFRMIf).Msg("kernel features")
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -111,6 +112,7 @@ func (s *side) configure(peer *side) {
 type tunnel struct {
 	outer6, inner6 bool
 	mode           dataplane.Mode
+	comp           bool                // IPComp within
 	change         func(*dataplane.SA) // of all four
 	ab, ba         dataplane.SA        // as installed at the sending side
 	patience       time.Duration       // for packets that must not come; 0: long
@@ -147,10 +149,33 @@ func (w *tunnel) sa(from, to *side, spi uint32, dir dataplane.Direction) datapla
 		Src:   src, Dir: dir, Mode: w.mode, ReqID: reqID, ReplayWindow: 64,
 		AEAD: dataplane.Algorithm{Name: "rfc4106(gcm(aes))", Key: key, ICVBits: 128},
 	}
+	if w.comp {
+		sa.Mode = dataplane.Transport // the inner one has the tunnel
+	}
+	if w.mode == dataplane.BEET {
+		_, srcInner := w.addrs(from)
+		_, dstInner := w.addrs(to)
+		sa.Selector = &dataplane.Selector{Src: netip.PrefixFrom(srcInner, srcInner.BitLen()), Dst: netip.PrefixFrom(dstInner, dstInner.BitLen())}
+	}
 	if w.change != nil {
 		w.change(&sa)
 	}
 	return sa
+}
+
+// cpi is the IPComp SA's number within an SA.
+func cpi(sa *dataplane.SA) dataplane.SAKey {
+	return dataplane.SAKey{Dst: sa.Dst, Proto: dataplane.IPComp, SPI: sa.SPI&0xfff | 0x1000}
+}
+
+// install is the operation, or with compression both.
+func (w *tunnel) install(sa dataplane.SA) []dataplane.Op {
+	ops := []dataplane.Op{dataplane.InstallSA{SA: sa}}
+	if w.comp {
+		ops = append(ops, dataplane.InstallSA{SA: dataplane.SA{SAKey: cpi(&sa), Src: sa.Src, Dir: sa.Dir, Mode: w.mode, ReqID: sa.ReqID,
+			Crypt: dataplane.Algorithm{Name: "deflate"}}})
+	}
+	return ops
 }
 
 // policies are a side's three, toward its peer.
@@ -171,9 +196,16 @@ func (w *tunnel) policies(own, peer *side) []dataplane.Op {
 				tmpl.Src, tmpl.Dst = ownOuter, peerOuter
 			}
 		}
+		tmpls := []dataplane.Template{tmpl}
+		if w.comp {
+			esp := tmpl
+			esp.Mode = dataplane.Transport
+			tmpl.Proto, tmpl.Optional = dataplane.IPComp, dir != dataplane.Out
+			tmpls = []dataplane.Template{tmpl, esp}
+		}
 		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{
 			PolicyKey: dataplane.PolicyKey{Selector: sel, Dir: dir}, Owner: 1,
-			Priority: dataplane.Priority(sel), Templates: []dataplane.Template{tmpl},
+			Priority: dataplane.Priority(sel), Templates: tmpls,
 		}})
 	}
 	return ops
@@ -191,10 +223,12 @@ func (w *tunnel) up(t *testing.T, a, b *side) {
 	}
 	toB, toA := reserve(a, b), reserve(b, a)
 	w.ab, w.ba = w.sa(a, b, toB, dataplane.Out), w.sa(b, a, toA, dataplane.Out)
-	must(t, a.x.Apply(append([]dataplane.Op{
-		dataplane.InstallSA{SA: w.sa(b, a, toA, dataplane.In)}, dataplane.InstallSA{SA: w.ab}}, w.policies(a, b)...)))
-	must(t, b.x.Apply(append([]dataplane.Op{
-		dataplane.InstallSA{SA: w.sa(a, b, toB, dataplane.In)}, dataplane.InstallSA{SA: w.ba}}, w.policies(b, a)...)))
+	for _, e := range []struct {
+		own, peer *side
+		in, out   dataplane.SA
+	}{{a, b, w.sa(b, a, toA, dataplane.In), w.ab}, {b, a, w.sa(a, b, toB, dataplane.In), w.ba}} {
+		must(t, e.own.x.Apply(slices.Concat(w.install(e.in), w.install(e.out), w.policies(e.own, e.peer))))
+	}
 }
 
 // wire is what leaves a side's veth, link header included.

@@ -14,6 +14,7 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/sa"
 	"espalier/ike/suite"
+	"espalier/ike/wire"
 )
 
 // connection compiles one section of connections.
@@ -178,7 +179,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		Proposals:      get[[]suite.Proposal](n, "esp_proposals"),
 		LocalTS:        get[[]selector.Spec](n, "local_ts"),
 		RemoteTS:       get[[]selector.Spec](n, "remote_ts"),
-		Mode:           dataplane.Tunnel,
+		Mode:           modes[get[string](n, "mode")],
 		Start:          strings.Contains(get[string](n, "start_action"), "start"),
 		Trap:           strings.Contains(get[string](n, "start_action"), "trap"),
 		RekeyTime:      get[time.Duration](n, "rekey_time"),
@@ -198,9 +199,14 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		PoliciesFwdOut: get[bool](n, "policies_fwd_out"),
 		CopyDF:         get[bool](n, "copy_df"),
 		CopyECN:        get[bool](n, "copy_ecn"),
+		IPComp:         get[bool](n, "ipcomp"),
+		SHA256By96:     get[bool](n, "sha256_96"),
+		ICMP:           get[bool](n, "icmp"),
 	}
-	if get[string](n, "mode") == "transport" {
-		ch.Mode = dataplane.Transport
+	if pad := get[int64](n, "tfc_padding"); pad < 0 {
+		ch.TFCPad = sa.PadToMTU
+	} else {
+		ch.TFCPad = uint32(pad)
 	}
 	switch get[string](n, "copy_dscp") {
 	case "out":
@@ -215,6 +221,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 	}
 	if !n.bad && !conn.bad {
 		c.contradictions(n, ch, compiled)
+		c.modeContradictions(n, ch)
 	}
 	return ch
 }
@@ -254,6 +261,36 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	if ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
 		c.rep.add(n.pos, "life_bytes and life_packets below 2^63", "more", "")
 	}
+}
+
+// modeContradictions refuses options that a mode does not have.
+func (c *compiler) modeContradictions(n *node, ch *sa.ChildConfig) {
+	if ch.IPComp && ch.Mode != dataplane.Tunnel && ch.Mode != dataplane.Transport {
+		c.rep.add(n.at("ipcomp"), "ipcomp = no, since mode is "+get[string](n, "mode"), "yes", "")
+	}
+	if ch.TFCPad != 0 && (ch.Mode != dataplane.Tunnel || ch.IPComp) {
+		why := "mode is " + get[string](n, "mode")
+		if ch.IPComp {
+			why = "ipcomp is yes"
+		}
+		c.rep.add(n.at("tfc_padding"), "tfc_padding = 0, since "+why, quote(n.keys["tfc_padding"].Value), "the kernel pads packets of plain tunnels only")
+	}
+	if ch.Mode == dataplane.BEET && !(host(ch.LocalTS) && host(ch.RemoteTS)) {
+		c.rep.add(n.at("mode"), "one host in local_ts and one in remote_ts, since mode is beet", "more", "")
+	}
+	if n.has("replay_window") && ch.ReplayWindow == 0 {
+		for _, p := range ch.Proposals {
+			if slices.ContainsFunc(p.Transforms, func(t suite.Transform) bool { return t.Type == wire.TransformESN && wire.ESNID(t.ID) == wire.ESNYes }) {
+				c.rep.add(n.at("replay_window"), "a replay_window above 0, since esp_proposals has esn", "0", "extended sequence numbers do not work without")
+				return
+			}
+		}
+	}
+}
+
+// host reports whether selectors stand for exactly one host.
+func host(list []selector.Spec) bool {
+	return len(list) == 1 && (list[0].Dynamic || list[0].TS.Start == list[0].TS.End)
 }
 
 // isTarget reports whether an initiator can go there.

@@ -156,8 +156,15 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:8:1: expected policies = yes, since start_action is trap, found no`}},
 		{"start_action maybe", net("start_action = maybe"), []string{
 			`espalier.conf:8:16: expected none, trap or start for start_action, found "maybe"`}},
-		{"mode beet", net("mode = beet"), []string{
-			`espalier.conf:8:8: expected tunnel or transport for mode, since other modes are not supported yet, found "beet"`}},
+		{"BEET of networks", net("mode = beet\nlocal_ts = 10.1.0.0/16\nipcomp = yes"), []string{
+			`espalier.conf:8:1: expected one host in local_ts and one in remote_ts, since mode is beet, found more`,
+			`espalier.conf:10:1: expected ipcomp = no, since mode is beet, found yes`}},
+		{"padding outside of tunnels", net("mode = transport\ntfc_padding = 512"), []string{
+			`espalier.conf:9:1: expected tfc_padding = 0, since mode is transport, found "512" (the kernel pads packets of plain tunnels only)`}},
+		{"padding of what is compressed", net("ipcomp = yes\ntfc_padding = mtu"), []string{
+			`espalier.conf:9:1: expected tfc_padding = 0, since ipcomp is yes, found "mtu" (the kernel pads packets of plain tunnels only)`}},
+		{"ESN without a window", net("replay_window = 0\nesp_proposals = aes128gcm16-esn"), []string{
+			`espalier.conf:8:1: expected a replay_window above 0, since esp_proposals has esn, found 0 (extended sequence numbers do not work without)`}},
 		{"IKEv1", gw("version = 1\naggressive = yes"), []string{
 			`espalier.conf:7:11: expected 2 or 0 for version, since Espalier speaks IKEv2 only, found "1"`,
 			`espalier.conf:8:1: expected aggressive = no, since that belongs to IKEv1 and Espalier speaks IKEv2 only, found "yes"`}},

@@ -1,13 +1,16 @@
 package config
 
-import "espalier/ike/suite"
+import (
+	"espalier/dataplane"
+	"espalier/ike/suite"
+)
 
 func childSpec() *sectionSpec {
 	ah := proposals(suite.ParseAH, func() []suite.Proposal { return nil })
 	return &sectionSpec{name: "<child>", doc: "A CHILD SA.", keys: []keySpec{
 		{name: "esp_proposals", typ: proposals(suite.ParseESP, suite.DefaultESP), def: "default", doc: "ESP proposals in order of preference."},
 		{name: "ah_proposals", typ: ah, sup: later, doc: "AH proposals."},
-		{name: "sha256_96", typ: yesNo(), def: "no", sup: later, doc: "Cut SHA-256 to 96 bits, for peers that do it wrong."},
+		{name: "sha256_96", typ: yesNo(), def: "no", doc: "Cut SHA-256 to 96 bits, for peers that do it wrong."},
 		{name: "local_ts", typ: selectors(), def: "dynamic", doc: "Own traffic selectors: addresses with [protocol/port]."},
 		{name: "remote_ts", typ: selectors(), def: "dynamic", doc: "The peer's traffic selectors."},
 		{name: "rekey_time", typ: duration(), def: "1h", doc: "Time until the CHILD SA is due for a rekey."},
@@ -25,7 +28,7 @@ func childSpec() *sectionSpec {
 		{name: "policies", typ: yesNo(), def: "yes", doc: "Install policies."},
 		{name: "policies_fwd_out", typ: yesNo(), def: "no", doc: "Install forward policies for outbound traffic, too."},
 		{name: "dpd_action", typ: action("clear, trap or restart"), def: "clear", sup: later, doc: "What to do when the peer is dead."},
-		{name: "ipcomp", typ: yesNo(), def: "no", sup: later, doc: "Compression (RFC 3173)."},
+		{name: "ipcomp", typ: yesNo(), def: "no", doc: "Compress with DEFLATE (RFC 3173), if the peer agrees."},
 		{name: "inactivity", typ: duration(), def: "0s", sup: later, doc: "Time without traffic after which the CHILD SA is closed."},
 		{name: "reqid", typ: number(0, 1<<32-1), def: "0", doc: "Fixed request id; 0: chosen by the daemon."},
 		{name: "priority", typ: number(0, 1<<32-1), def: "0", doc: "Fixed policy priority; 0: by the selectors' size."},
@@ -39,26 +42,30 @@ func childSpec() *sectionSpec {
 		{name: "if_id_out", typ: ifID(), derived: "the connection's", doc: "XFRM interface id, outbound."},
 		{name: "label", typ: text("label"), sup: later, doc: "Security label."},
 		{name: "label_mode", typ: oneOf("system", "simple", "selinux"), def: "system", sup: later, doc: "How labels are used."},
-		{name: "tfc_padding", typ: padding(), def: "0", sup: later, doc: "Pad packets to this size."},
+		{name: "tfc_padding", typ: padding(), def: "0", doc: "Pad the packets of a tunnel to this size, or to the path's MTU."},
 		{name: "replay_window", typ: number(0, 4096), def: "32", doc: "Replay window in packets; 0: no check."},
 		{name: "per_cpu_sas", typ: oneOf("no", "yes", "encap"), def: "no", sup: later, doc: "One CHILD SA a CPU (RFC 9611)."},
 		{name: "hw_offload", typ: oneOf("no", "yes", "auto", "crypto", "packet"), def: "no", sup: later, doc: "Offload to the network card."},
 		{name: "copy_df", typ: yesNo(), def: "yes", doc: "Copy the DF bit to the outer header."},
 		{name: "copy_ecn", typ: yesNo(), def: "yes", doc: "Copy the ECN bits between the headers."},
 		{name: "copy_dscp", typ: oneOf("out", "in", "yes", "no"), def: "out", doc: "Copy the DSCP to the outer header (out), to the inner (in), both or none."},
-		{name: "icmp", typ: yesNo(), def: "no", sup: later, doc: "Let ICMP errors about protected packets pass."},
+		{name: "icmp", typ: yesNo(), def: "no", doc: "Let ICMP errors about protected packets pass."},
 		{name: "start_action", typ: action("none, trap or start"), def: "none", doc: "What to do when the configuration is loaded: nothing, wait for a packet (trap), initiate (start), or trap|start. A shunt is installed with trap."},
 		{name: "close_action", typ: action("none, trap or start"), def: "none", sup: later, doc: "What to do when the peer closes the CHILD SA."},
 	}}
 }
 
+// modes are the data plane's by their names in configurations.
+var modes = map[string]dataplane.Mode{"tunnel": dataplane.Tunnel, "transport": dataplane.Transport, "beet": dataplane.BEET, "iptfs": dataplane.IPTFS}
+
 // childMode reads the modes that there are and refuses those still to come.
 func childMode() valueType {
 	words := oneOf("tunnel", "transport", "transport_proxy", "beet", "iptfs", "pass", "drop")
-	return valueType{name: "tunnel or transport", parse: func(s string) (any, *problem) {
+	const known = "tunnel, transport, beet or iptfs"
+	return valueType{name: known, parse: func(s string) (any, *problem) {
 		v, wrong := words.parse(s)
-		if wrong == nil && v != "tunnel" && v != "transport" {
-			wrong = &problem{expected: "tunnel or transport", reason: ", since other modes are not supported yet"}
+		if wrong == nil && modes[v.(string)] == 0 && v != "transport" {
+			wrong = &problem{expected: known, reason: ", since other modes are not supported yet"}
 		}
 		return v, wrong
 	}}

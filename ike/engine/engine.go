@@ -35,6 +35,7 @@ type Engine struct {
 	reg       *registry
 	workers   *queue
 	shards    []*shard
+	lacks     sa.Lacks // what the data plane can't do
 	cookies   *cookieJar
 	versions  *limiter // answers INVALID_MAJOR_VERSION
 	hosts     *hostCache
@@ -71,7 +72,7 @@ func New(o Options) (*Engine, error) {
 	o.Settings.complete()
 	e := &Engine{
 		opts: o, dp: o.DataPlane, bus: o.Bus, log: o.Log, now: o.Now, rand: o.Rand,
-		transport: o.Sockets, reg: newRegistry(), versions: newLimiter(10, 20),
+		transport: o.Sockets, reg: newRegistry(), versions: newLimiter(10, 20), lacks: sa.LacksOf(o.DataPlane.Features()),
 		quiet: make(chan struct{}, 1),
 	}
 	if e.bus == nil {
@@ -134,6 +135,7 @@ func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Se
 		s.InstallRoutes = false
 	}
 	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup).WithPools(e.pools), creds: creds, settings: s})
+	e.sayLacks(conns)
 }
 
 // Close gives back what New took when Run will not be called.

@@ -174,7 +174,7 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		return nil, e.opts.Network.Want(spec.Owner, spec.Wish)
 	case sa.ReserveSPI:
 		spec.Min, spec.Max = sa.ChildSPIRange(bucket, e.opts.Settings.NodeID)
-		return e.dp.ReserveSPI(spec.SPIRequest)
+		return spec.Reserve(e.dp)
 	case sa.Kernel:
 		return nil, e.dp.Apply(spec.Ops)
 	case sa.QueryUse:
@@ -201,7 +201,7 @@ func (s *shard) arrived(r *result) {
 		}
 		s.releaseLease(r.sess)
 		r.sess.lease = &v
-	case uint32:
+	case sa.SPIs:
 		if r.sess.gone && r.err == nil {
 			s.dropSPI(r.sess, v)
 		}
@@ -210,10 +210,15 @@ func (s *shard) arrived(r *result) {
 
 // dropSPI gives back an SPI that was reserved for a session which has ended
 // meanwhile.
-func (s *shard) dropSPI(x *session, spi uint32) {
+func (s *shard) dropSPI(x *session, got sa.SPIs) {
 	s.e.counters.lateReserved.Add(1)
-	key := dataplane.SAKey{Dst: x.m.Local().Addr(), Proto: dataplane.ESP, SPI: spi}
-	s.toKernel(x, 0, sa.Kernel{Ops: []dataplane.Op{dataplane.DeleteSA{Key: key}}})
+	key := dataplane.SAKey{Dst: x.m.Local().Addr(), Proto: dataplane.ESP, SPI: got.SPI}
+	ops := []dataplane.Op{dataplane.DeleteSA{Key: key}}
+	if got.CPI != 0 {
+		key.Proto, key.SPI = dataplane.IPComp, uint32(got.CPI)
+		ops = append(ops, dataplane.DeleteSA{Key: key})
+	}
+	s.toKernel(x, 0, sa.Kernel{Ops: ops})
 }
 
 // toKernel queues a job that a stop has to wait for, even when its session is

@@ -38,6 +38,7 @@ func (s *shard) deliver(r result) {
 func (s *shard) handle(x *session, ev sa.Event) {
 	c := s.e.config.Load()
 	s.env.Now, s.env.Conns, s.env.Creds, s.env.Settings = s.e.now(), c.set, c.creds, &c.settings.Settings
+	s.env.Lacks = s.e.lacks
 	for _, a := range x.m.Handle(&s.env, ev) {
 		s.perform(x, a)
 	}

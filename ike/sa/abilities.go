@@ -1,6 +1,10 @@
 package sa
 
-import "espalier/ike/wire"
+import (
+	"bytes"
+
+	"espalier/ike/wire"
+)
 
 // Abilities are what a peer announced in IKE_SA_INIT or IKE_AUTH, as a bitmask.
 type Abilities uint32
@@ -11,6 +15,8 @@ const (
 	CanMOBIKE    Abilities = 1 << 1 // MOBIKE_SUPPORTED (RFC 4555 3.1)
 	CanRedirect  Abilities = 1 << 2 // REDIRECT_SUPPORTED (RFC 5685 3)
 	CanChildless Abilities = 1 << 3 // CHILDLESS_IKEV2_SUPPORTED (RFC 6023 3)
+
+	CanBEET Abilities = 1 << 20 // knows strongSwan's notify for BEET mode
 )
 
 // has reports whether the peer announced all of a.
@@ -20,6 +26,9 @@ func (p Abilities) has(a Abilities) bool { return p&a == a }
 func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
 	ps = m.appendChildless(ps)
 	ps = m.appendFragmentation(ps)
+	if m.conn.wantsBEET() {
+		ps = append(ps, &wire.VendorID{Data: strongSwanID})
+	}
 	return ps
 }
 
@@ -32,6 +41,11 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 	}
 	announced(wire.NotifyChildlessIKEv2Supported, CanChildless)
 	m.readFragmentation(ps)
+	for v := range wire.All[*wire.VendorID](ps) {
+		if bytes.Equal(v.Data, strongSwanID) {
+			m.s.IKE.Peer |= CanBEET
+		}
+	}
 }
 
 // appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor

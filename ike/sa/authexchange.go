@@ -332,7 +332,7 @@ func (m *Machine) finishResponder() {
 
 // finishInitiator ends the set-up on the initiator's side.
 func (m *Machine) finishInitiator() {
-	m.orphan(m.s.Setup.ReservedSPI, m.reserveRequest())
+	m.orphan(SPIs{m.s.Setup.ReservedSPI, m.s.Setup.ReservedCPI}, m.reserveRequest())
 	m.establish()
 	m.releaseOrphans()
 	m.network()

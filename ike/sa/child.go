@@ -57,9 +57,7 @@ func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
 	c := m.conn.Child(m.s.ChildName)
 	local, remote := m.offered(c)
 	local, remote = m.packetFirst(c.Name, local, remote)
-	if c.Mode == dataplane.Transport {
-		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
-	}
+	ps = appendTerms(ps, m.wish(c), m.s.Setup.ReservedCPI)
 	spi := binary.BigEndian.AppendUint32(nil, m.s.Setup.ReservedSPI)
 	// The first CHILD SA has no key exchange of its own (RFC 7296 1.2).
 	return append(ps, suite.Offer(suite.WithoutKE(c.Proposals), spi, 0), wireTS(true, local), wireTS(false, remote))
@@ -74,9 +72,7 @@ func (m *Machine) appendChildAnswer(ps []wire.Payload) []wire.Payload {
 		}
 		return ps
 	}
-	if c.Mode == dataplane.Transport {
-		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
-	}
+	ps = appendTerms(ps, c.Mode, c.CPIIn)
 	spi := binary.BigEndian.AppendUint32(nil, c.SPIIn)
 	return append(ps, c.Chosen.Answer(spi), wireTS(true, c.PeerTS), wireTS(false, c.LocalTS))
 }
@@ -105,8 +101,8 @@ func (m *Machine) chooseChild() bool {
 		m.failed(event.TSUnacceptable, false, "", "", event.Fact{Name: "detail", Value: firstErr(err1, err2)})
 		return false
 	}
-	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
-	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote, st.Transport)
+	t := m.terms(ps)
+	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote, t.mode)
 	if cfg == nil {
 		st.ChildError = wire.NotifyTSUnacceptable
 		m.tsFailed(false, "", peerLocal, peerRemote, why)
@@ -124,11 +120,11 @@ func (m *Machine) chooseChild() bool {
 		m.failed(event.InvalidSyntax, false, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer's ESP SPI is not 4 octets above 255"})
 		return false
 	}
-	return m.newChild(cfg, choice, local, remote, false)
+	return m.newChild(cfg, choice, local, remote, t, false)
 }
 
 // matchChild finds the child whose selectors overlap most with the peer's offer.
-func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS, transport bool) (best *ChildConfig, local, remote []selector.TS, why string) {
+func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS, mode dataplane.Mode) (best *ChildConfig, local, remote []selector.TS, why string) {
 	bestScore := -1
 	wantLocal, wantRemote := selector.Compact(peerLocal), selector.Compact(peerRemote)
 	for _, c := range m.conn.Children {
@@ -142,7 +138,7 @@ func (m *Machine) matchChild(peerLocal, peerRemote []selector.TS, transport bool
 			continue
 		}
 		score := 0
-		if (c.Mode == dataplane.Transport) == transport {
+		if c.Mode == mode {
 			score += 4
 		}
 		if sameTS(l, wantLocal) && sameTS(r, wantRemote) {
@@ -224,7 +220,7 @@ func indexes(n int) []int {
 }
 
 // newChild adds the negotiated CHILD SA to the state and derives its keys.
-func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote []selector.TS, initiator bool) bool {
+func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote []selector.TS, t terms, initiator bool) bool {
 	st, k := m.s.Setup, &m.s.IKE
 	keys, err := suite.DeriveChild(m.s.IKE.Chosen.PRF(), k.Keys.D, choice, nil, st.Ni, st.Nr)
 	if err != nil {
@@ -232,22 +228,25 @@ func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote 
 		m.failed(event.KeyExchangeFailed, false, cfg.Name, "", event.Fact{Name: "detail", Value: err.Error()})
 		return false
 	}
-	c := m.candidate(cfg, k, choice, local, remote, st.Transport, initiator)
+	c := m.candidate(cfg, k, choice, local, remote, initiator)
+	if !m.settleTerms(c, cfg, t) {
+		keys.Wipe()
+		return false
+	}
 	c.SPIIn, c.Keys = st.ReservedSPI, keys
+	if initiator { // a responder's is reserved from here on
+		m.takeCPI(c, st.ReservedCPI)
+	}
 	m.s.Children = append(m.s.Children, *c)
-	st.ReservedSPI = 0
+	st.ReservedSPI, st.ReservedCPI = 0, 0
 	return true
 }
 
-// candidate is the child that was agreed on, without its SPI and keys.
-func (m *Machine) candidate(cfg *ChildConfig, k *IKE, choice suite.Choice, local, remote []selector.TS, transport, initiator bool) *Child {
-	mode := cfg.Mode
-	if mode == dataplane.Transport && !transport {
-		mode = dataplane.Tunnel // the peer did not agree (RFC 7296 1.3.1)
-	}
+// candidate is the child that was agreed on, without mode, SPI and keys.
+func (m *Machine) candidate(cfg *ChildConfig, k *IKE, choice suite.Choice, local, remote []selector.TS, initiator bool) *Child {
 	return &Child{
 		Name: cfg.Name, Initiator: initiator, ReqID: cfg.ReqID, SPIOut: binary.BigEndian.Uint32(choice.SPI),
-		Mode: mode, Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
+		Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
 		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut,
 	}
 }
@@ -282,10 +281,10 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 		return nil, nil, nil, wire.NotifyInvalidSyntax
 	}
 	if old == nil {
-		_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
+		mode := m.terms(ps).mode
 		var why string
-		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport); cfg == nil && m.reconfigure() {
-			cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, transport) // a child may have come with a reload
+		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, mode); cfg == nil && m.reconfigure() {
+			cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, mode) // a child may have come with a reload
 		}
 		if cfg == nil {
 			m.tsFailed(false, "", peerLocal, peerRemote, why)
@@ -326,7 +325,6 @@ func (m *Machine) acceptChild() bool {
 		m.undoPeerChild(sa)
 		return false
 	}
-	_, st.Transport = wire.FindNotify(ps, wire.NotifyUseTransportMode)
 	choice, err := suite.Accept(suite.WithoutKE(cfg.Proposals), sa.Proposals)
 	if err != nil || !validSPI(choice.SPI) {
 		m.failed(event.NoProposalChosen, false, cfg.Name, "the peer answered with something we did not offer",
@@ -352,12 +350,7 @@ func (m *Machine) acceptChild() bool {
 		m.undoPeerChild(sa)
 		return false
 	}
-	if st.Transport && cfg.Mode != dataplane.Transport {
-		m.failed(event.PeerError, false, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer answered with transport mode, which we did not ask for"})
-		m.undoPeerChild(sa)
-		return false
-	}
-	if !m.newChild(cfg, choice, l, r, true) {
+	if !m.newChild(cfg, choice, l, r, m.terms(ps), true) {
 		m.undoPeerChild(sa)
 		return false
 	}

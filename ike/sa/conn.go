@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -106,7 +107,14 @@ type ChildConfig struct {
 	PoliciesFwdOut          bool // install forward policies for outbound traffic, too
 	CopyDF, CopyECN         bool
 	CopyDSCPOut, CopyDSCPIn bool
+	IPComp                  bool   // compress (RFC 3173), when the peer agrees
+	TFCPad                  uint32 // pad packets to this many bytes; PadToMTU: to the path's MTU; 0: none
+	SHA256By96              bool   // cut HMAC-SHA-256 to 96 bits, for peers that do
+	ICMP                    bool   // let ICMP errors about protected packets pass
 }
+
+// PadToMTU is the TFCPad that fills every packet.
+const PadToMTU = math.MaxUint32
 
 // AddrSpec is one entry of local_addrs or remote_addrs: an address, a prefix, a
 // range, a host name, or anything.

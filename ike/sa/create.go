@@ -56,13 +56,13 @@ func (m *Machine) dropExchange(p **Create) {
 			installing = installing || j.Kind == jobInstall
 		}
 	}
-	m.orphan(c.SPI, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
+	m.orphan(SPIs{c.SPI, c.CPI}, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
 	if h := c.Candidate; h != nil {
 		if installing {
 			h.Status, h.EndReason = ChildInstalling, "not completed"
 			m.s.Children = append(m.s.Children, *h)
 		} else {
-			m.orphan(h.SPIIn, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
+			m.orphan(SPIs{h.SPIIn, h.CPIIn}, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
 		}
 		h.Keys.Wipe()
 	}
@@ -119,7 +119,8 @@ func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
 	case jobDecapsulate:
 		return DecapsulateKE{c.KE, c.Private, c.PeerPublic}
 	case jobReserve:
-		return ReserveSPI{m.reserveFor(m.conn.Child(c.Child), k)}
+		cfg := m.conn.Child(c.Child)
+		return ReserveSPI{m.reserveFor(cfg, k), m.wishCPI(cfg, c.Candidate)}
 	case jobAsk:
 		return m.askChild(c.Candidate, k)
 	case jobInstall:
@@ -161,12 +162,14 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 		}
 		m.jobOf(jobAsk, side)
 	case jobReserve:
-		c.SPI = e.Result.(uint32)
+		got := e.Result.(SPIs)
 		if side == OfOwn {
+			c.SPI, c.CPI = got.SPI, got.CPI
 			m.sendCreate(c)
 			return
 		}
-		c.Candidate.SPIIn, c.SPI = c.SPI, 0
+		c.Candidate.SPIIn = got.SPI
+		m.takeCPI(c.Candidate, got.CPI)
 		m.jobOf(jobAsk, side)
 	case jobAsk:
 		ids := e.Result.(ChildIDs)
@@ -247,9 +250,7 @@ func (m *Machine) sendCreate(c *Create) {
 		local, remote = old.LocalTS, old.PeerTS
 		ps = append(ps, &wire.Notify{Protocol: wire.ProtoESP, SPI: binary.BigEndian.AppendUint32(nil, old.SPIIn), NotifyType: wire.NotifyRekeySA})
 	}
-	if cfg.Mode == dataplane.Transport {
-		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
-	}
+	ps = appendTerms(ps, m.wish(cfg), c.CPI)
 	spi := binary.BigEndian.AppendUint32(nil, c.SPI)
 	proposals := cfg.Proposals
 	if c.KE == wire.KENone {
@@ -330,9 +331,13 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 	if !ok {
 		return false
 	}
-	_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
-	c.Candidate = m.candidate(cfg, k, choice, local, remote, transport, true)
+	c.Candidate = m.candidate(cfg, k, choice, local, remote, true)
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
+	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {
+		return false
+	}
+	m.takeCPI(c.Candidate, c.CPI)
+	c.CPI = 0
 	return true
 }
 

@@ -112,8 +112,8 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 	if !m.peerKE(c, ke) {
 		return
 	}
-	_, transport := wire.FindNotify(ps, wire.NotifyUseTransportMode)
-	c.Candidate = m.candidate(cfg, k, choice, local, remote, transport, false)
+	c.Candidate = m.candidate(cfg, k, choice, local, remote, false)
+	m.settleTerms(c.Candidate, cfg, m.terms(ps))
 	c.Candidate.InboundOnly = old != nil
 	if c.KE != wire.KENone {
 		m.jobOf(jobEncapsulate, OfPeer)
@@ -138,9 +138,7 @@ func (m *Machine) childByPeerSPI(spi []byte) *Child {
 func (m *Machine) answerChild(c *Create, h *Child) {
 	k := m.ikeBySPI(c.On)
 	var ps []wire.Payload
-	if h.Mode == transportMode {
-		ps = append(ps, &wire.Notify{NotifyType: wire.NotifyUseTransportMode})
-	}
+	ps = appendTerms(ps, h.Mode, h.CPIIn)
 	ps = append(ps, h.Chosen.Answer(binary.BigEndian.AppendUint32(nil, h.SPIIn)), &wire.Nonce{Data: c.Nr})
 	if c.KE != wire.KENone {
 		ps = append(ps, &wire.KE{Method: c.KE, Data: c.Public})

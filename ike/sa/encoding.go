@@ -179,7 +179,7 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Since)
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
-	list(c, &s.Orphans, func(c *coder, o *Orphan) { addr(c, &o.Dst); num(c, &o.SPI); c.mark(&o.Mark) })
+	list(c, &s.Orphans, func(c *coder, o *Orphan) { c.orphan(o) })
 	if c.version >= 2 {
 		c.live(&s.Live)
 		optional(c, &s.Path, (*coder).path)
@@ -192,6 +192,15 @@ func (c *coder) state(s *State) {
 }
 
 func (c *coder) task(t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) }
+
+func (c *coder) orphan(o *Orphan) {
+	addr(c, &o.Dst)
+	num(c, &o.SPI)
+	c.mark(&o.Mark)
+	if c.version >= 2 {
+		num(c, &o.Proto)
+	}
+}
 
 func (c *coder) create(x *Create) {
 	num(c, &x.Kind)
@@ -215,6 +224,7 @@ func (c *coder) create(x *Create) {
 	boolean(c, &x.Lost)
 	if c.version >= 2 {
 		boolean(c, &x.Single)
+		num(c, &x.CPI)
 	}
 }
 
@@ -288,10 +298,14 @@ func (c *coder) setup(s *Setup) {
 	optional(c, &s.OwnAuth, func(c *coder, a *wire.Auth) { num(c, &a.Method); raw(c, &a.Data) })
 	list(c, &s.OwnCerts, func(c *coder, x *wire.Cert) { num(c, &x.Encoding); raw(c, &x.Data) })
 	num(c, &s.ReservedSPI)
-	boolean(c, &s.Transport)
+	if c.version < 2 {
+		var transport bool // said again by the answer
+		boolean(c, &transport)
+	}
 	if c.version >= 2 {
 		boolean(c, &s.Childless)
 		list(c, &s.Wished, addr)
+		num(c, &s.ReservedCPI)
 	}
 }
 
@@ -332,6 +346,9 @@ func (c *coder) child(h *Child) {
 	raw(c, &h.EndReason)
 	if c.version >= 2 {
 		num(c, &h.Then)
+		num(c, &h.CPIIn)
+		num(c, &h.CPIOut)
+		num(c, &h.Options)
 	}
 }
 

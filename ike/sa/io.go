@@ -21,7 +21,18 @@ type Env struct {
 	Conns    *ConnSet
 	Creds    *auth.Credentials
 	Settings *Settings
+	// Lacks is what the data plane can't do; such wishes fall back.
+	Lacks Lacks
 }
+
+// Lacks are features that a kernel may be without.
+type Lacks struct {
+	IPTFS  bool // then tunnel mode
+	IPComp bool // then without compression
+}
+
+// LacksOf reads the data plane's features.
+func LacksOf(f dataplane.Features) Lacks { return Lacks{IPTFS: !f.IPTFS, IPComp: !f.IPComp} }
 
 // Event is an input of the machine.
 type Event interface{ isEvent() }
@@ -148,12 +159,15 @@ type (
 	SignAuth struct{ auth.SignJob }
 	// VerifyAuth checks the peer's. Result: auth.VerifyResult.
 	VerifyAuth struct{ auth.VerifyJob }
-	// ReserveSPI takes an inbound SPI; the shell fills Min and Max with the
-	// session's bucket. Result: uint32.
-	ReserveSPI struct{ dataplane.SPIRequest }
 	// QueryUse asks the data plane when SAs last carried a packet. Result: []Use,
 	// one for each that is there.
 	QueryUse struct{ Keys []dataplane.SAKey }
+	// ReserveSPI takes an inbound SPI, with CPI a CPI of IPComp, too; the shell
+	// fills Min and Max with the session's bucket. Result: SPIs.
+	ReserveSPI struct {
+		dataplane.SPIRequest
+		CPI bool
+	}
 	// AskChild asks the registry for a CHILD SA's unique id and request id.
 	// Result: ChildIDs.
 	AskChild struct {
@@ -188,6 +202,27 @@ func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}
 func (Network) isSpec()       {}
 func (Kernel) isSpec()        {}
+
+// SPIs are the answer to ReserveSPI.
+type SPIs struct {
+	SPI uint32
+	CPI uint16 // 0: none was asked for, or none is left
+}
+
+// Reserve does the job. Compression is no reason to go without a tunnel: when no
+// CPI is left there is none.
+func (s ReserveSPI) Reserve(dp dataplane.DataPlane) (SPIs, error) {
+	spi, err := dp.ReserveSPI(s.SPIRequest)
+	if err != nil || !s.CPI {
+		return SPIs{SPI: spi}, err
+	}
+	s.Proto, s.Min, s.Max = dataplane.IPComp, MinCPI, MaxCPI
+	cpi, err := dp.ReserveSPI(s.SPIRequest)
+	if err != nil {
+		cpi = 0
+	}
+	return SPIs{SPI: spi, CPI: uint16(cpi)}, nil
+}
 
 // KEPair is a fresh key pair of GenerateKE.
 type KEPair struct {

@@ -55,7 +55,7 @@ func (m *Machine) lateInstall(id uint64, err error) {
 	if c := m.child(id); c != nil {
 		if err != nil {
 			c.Status = ChildNegotiated // its SPI only
-			m.orphan(c.SPIIn, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
+			m.orphan(SPIs{c.SPIIn, c.CPIIn}, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
 			m.s.Children = slices.DeleteFunc(m.s.Children, func(x Child) bool { return x.UniqueID == id })
 		} else {
 			c.Status = ChildRemoving
@@ -92,7 +92,7 @@ func (m *Machine) spec(ref JobRef) Spec {
 	case jobVerify:
 		return m.verifyJob()
 	case jobReserve:
-		return ReserveSPI{m.reserveRequest()}
+		return ReserveSPI{m.reserveRequest(), m.wishCPI(m.childConfig(), m.negotiated())}
 	case jobAsk:
 		return m.askChild(m.negotiated(), k)
 	case jobInstall:
@@ -132,7 +132,7 @@ func (m *Machine) jobDone(e JobDone) {
 	if kind == jobReserve && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
 		if e.Err == nil {
 			// The request's mark and address as they were are on the child, if any.
-			m.orphan(e.Result.(uint32), m.reserveRequest())
+			m.orphan(e.Result.(SPIs), m.reserveRequest())
 		}
 		m.settleLate()
 		return
@@ -163,7 +163,7 @@ func (m *Machine) jobDone(e JobDone) {
 	case jobVerify:
 		m.verified(e.Result.(auth.VerifyResult))
 	case jobReserve:
-		m.reserved(e.Result.(uint32))
+		m.reserved(e.Result.(SPIs))
 	case jobAsk:
 		m.numbered(e.Result.(ChildIDs))
 	case jobInstall:
@@ -182,14 +182,16 @@ func (m *Machine) jobDone(e JobDone) {
 }
 
 // reserved continues with our inbound SPI.
-func (m *Machine) reserved(spi uint32) {
+func (m *Machine) reserved(got SPIs) {
 	if m.s.IKE.Initiator {
-		m.s.Setup.ReservedSPI = spi
+		m.s.Setup.ReservedSPI, m.s.Setup.ReservedCPI = got.SPI, got.CPI
 		m.to(Signing)
 		m.job(jobSign)
 		return
 	}
-	m.negotiated().SPIIn = spi
+	c := m.negotiated()
+	c.SPIIn = got.SPI
+	m.takeCPI(c, got.CPI)
 	m.to(Asking)
 	m.job(jobAsk)
 }
@@ -280,7 +282,7 @@ func (m *Machine) kernelRefused(kind JobKind, err error) {
 	}
 	m.failed(event.KernelRefused, false, name, "", event.Fact{Name: "step", Value: kernelStep(kind)}, event.Fact{Name: "detail", Value: err.Error()})
 	if c != nil {
-		m.orphan(c.SPIIn, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
+		m.orphan(SPIs{c.SPIIn, c.CPIIn}, dataplane.SPIRequest{Dst: c.Local, Mark: c.keyIn().Mark})
 		if m.s.IKE.Initiator {
 			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(c.SPIIn)})
 		}

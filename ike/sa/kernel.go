@@ -93,15 +93,19 @@ func (m *Machine) reserveMark(child string) dataplane.Mark {
 }
 
 // orphan adds a reserved SPI, of the request, to what has to be released.
-func (m *Machine) orphan(spi uint32, r dataplane.SPIRequest) {
-	if spi != 0 {
-		m.s.Orphans = append(m.s.Orphans, Orphan{r.Dst, spi, r.Mark})
+func (m *Machine) orphan(s SPIs, r dataplane.SPIRequest) {
+	if s.SPI != 0 {
+		m.s.Orphans = append(m.s.Orphans, Orphan{Dst: r.Dst, SPI: s.SPI, Mark: r.Mark, Proto: dataplane.ESP})
 	}
+	m.orphanCPI(s.CPI, r.Dst, r.Mark)
 }
 
 // key is the kernel's name of the reserved SPI.
 func (o Orphan) key() dataplane.SAKey {
-	return dataplane.SAKey{Dst: o.Dst, Proto: dataplane.ESP, SPI: o.SPI, Mark: o.Mark}
+	if o.Proto == 0 {
+		o.Proto = dataplane.ESP
+	}
+	return dataplane.SAKey{Dst: o.Dst, Proto: o.Proto, SPI: o.SPI, Mark: o.Mark}
 }
 
 // childConfig is the configuration of the child that IKE_AUTH negotiates.
@@ -120,9 +124,9 @@ func (m *Machine) installOps(c *Child, k *IKE) []dataplane.Op {
 	cfg := m.conn.Child(c.Name)
 	in, out := m.pairOf(c, cfg, k)
 	ops := make([]dataplane.Op, 0, 5)
-	ops = append(ops, dataplane.InstallSA{SA: in})
+	ops = c.appendInstall(ops, in)
 	if !c.InboundOnly {
-		ops = append(ops, dataplane.InstallSA{SA: out})
+		ops = c.appendInstall(ops, out)
 	}
 	if !cfg.Policies {
 		return ops
@@ -145,6 +149,20 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig, k *IKE) (in, out dataplane.
 		s.Limits = dataplane.Limits{HardBytes: cfg.LifeBytes, HardPackets: cfg.LifePackets, HardTime: cfg.LifeTime}
 		s.Flags = saFlags(c.Mode, cfg)
 	}
+	if cfg.SHA256By96 && c.Chosen.Integ() == wire.IntegHMACSHA2_256_128 {
+		in.Auth.ICVBits, out.Auth.ICVBits = 96, 96
+	}
+	if c.Options&ChildNoTFC == 0 {
+		out.TFCPad = cfg.TFCPad
+	}
+	out.NoFragment = c.Options&ChildNoFragment != 0
+	if c.Mode == dataplane.BEET { // the kernel takes the inner addresses from here
+		if p, err := expand(c.LocalTS, c.PeerTS, 1); err == nil {
+			o := dataplane.Selector{Src: p[0].Src, Dst: p[0].Dst}
+			i := o.Reverse()
+			in.Selector, out.Selector = &i, &o
+		}
+	}
 	if c.Encap {
 		in.Encap = &dataplane.Encap{SrcPort: k.Remote.Port(), DstPort: k.Local.Port()}
 		out.Encap = &dataplane.Encap{SrcPort: k.Local.Port(), DstPort: k.Remote.Port()}
@@ -154,8 +172,11 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig, k *IKE) (in, out dataplane.
 
 func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
 	var f dataplane.SAFlags
-	if mode == dataplane.Tunnel {
+	if mode == dataplane.Tunnel || mode == dataplane.IPTFS {
 		f |= dataplane.AnyFamily
+	}
+	if cfg.ICMP {
+		f |= dataplane.ICMP
 	}
 	if !cfg.CopyDF {
 		f |= dataplane.NoPMTUDisc
@@ -181,15 +202,12 @@ func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 		return nil
 	}
 	dirs := 2
-	if c.Mode == dataplane.Tunnel {
-		dirs = 3
+	if c.Mode != dataplane.Transport {
+		dirs = 4
 	}
 	ops := make([]dataplane.Op, 0, dirs*len(pairs))
-	outT := dataplane.Template{Src: c.Local, Dst: c.Remote, Proto: dataplane.ESP, Mode: c.Mode, ReqID: c.ReqID}
-	inT := outT
-	inT.Src, inT.Dst = c.Remote, c.Local
-	out, in := []dataplane.Template{outT}, []dataplane.Template{inT} // the policies share them: nobody changes them
-	add := func(sel pair, dir dataplane.Direction, mark dataplane.Mark, ifID uint32) {
+	out, in := c.templates(dataplane.Out), c.templates(dataplane.In) // the policies share them: nobody changes them
+	add := func(sel pair, dir dataplane.Direction, t []dataplane.Template, mark dataplane.Mark, ifID uint32) {
 		key := dataplane.PolicyKey{Selector: sel, Dir: dir, Mark: mark, IfID: ifID}
 		if !install {
 			ops = append(ops, dataplane.DeletePolicy{Key: key, Owner: c.UniqueID})
@@ -199,17 +217,22 @@ func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 		if cfg != nil && cfg.Priority != 0 {
 			prio = cfg.Priority
 		}
-		t := out
-		if dir != dataplane.Out {
-			t = in
+		var flags dataplane.PolicyFlags
+		if cfg != nil && cfg.ICMP {
+			flags = dataplane.PolicyICMP
 		}
-		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Templates: t}})
+		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Flags: flags, Templates: t}})
 	}
 	for _, p := range pairs {
-		add(p, dataplane.Out, c.MarkOut, c.IfIDOut)
-		add(p.Reverse(), dataplane.In, c.MarkIn, c.IfIDIn)
-		if c.Mode == dataplane.Tunnel {
-			add(p.Reverse(), dataplane.Fwd, c.MarkIn, c.IfIDIn)
+		add(p, dataplane.Out, out, c.MarkOut, c.IfIDOut)
+		add(p.Reverse(), dataplane.In, in, c.MarkIn, c.IfIDIn)
+		if c.Mode != dataplane.Transport {
+			add(p.Reverse(), dataplane.Fwd, in, c.MarkIn, c.IfIDIn)
+		}
+		if c.Options&ChildFwdOut != 0 && c.Mode != dataplane.Transport {
+			// In clear, as the packets are that are about to be protected: a policy
+			// that drops what is forwarded must not catch them.
+			add(p, dataplane.Fwd, nil, c.MarkOut, c.IfIDOut)
 		}
 	}
 	return ops
@@ -224,14 +247,13 @@ func (m *Machine) removeOps(c *Child) []dataplane.Op {
 		if c.SPIIn == 0 {
 			return nil
 		}
-		return []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}
+		return c.deleteIn()
 	}
-	ops := policyOps(c, nil, false)
-	ops = append(ops, dataplane.DeleteSA{Key: c.keyOut()})
+	ops := append(policyOps(c, nil, false), c.deleteOut()...)
 	if c.Fade {
 		return ops
 	}
-	return append(ops, dataplane.DeleteSA{Key: c.keyIn()})
+	return append(ops, c.deleteIn()...)
 }
 
 // removingOps are what jobRemove takes out.
@@ -242,7 +264,7 @@ func (m *Machine) removingOps() []dataplane.Op {
 		if c := &m.s.Children[i]; c.OutboundDue {
 			if cfg := m.conn.Child(c.Name); cfg != nil {
 				_, out := m.pairOf(c, cfg, &m.s.IKE)
-				ops = append(ops, dataplane.InstallSA{SA: out})
+				ops = c.appendInstall(ops, out)
 			}
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"espalier/dataplane"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
@@ -98,7 +97,7 @@ func (m *Machine) Resume(env *Env) []Action {
 				c = x.Candidate
 			}
 			undo := policyOps(c, nil, false)
-			undo = append(undo, dataplane.DeleteSA{Key: c.keyOut()}, dataplane.DeleteSA{Key: c.keyIn()})
+			undo = append(append(undo, c.deleteOut()...), c.deleteIn()...)
 			spec = Kernel{append(undo, k.Ops...)}
 		}
 		m.act(Job{ID: j.ID, Spec: spec})
@@ -293,8 +292,8 @@ func (m *Machine) fail(reason string) {
 	m.s.Fragments = nil
 	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
 	if st := m.s.Setup; st != nil {
-		m.orphan(st.ReservedSPI, m.reserveRequest())
-		st.ReservedSPI = 0
+		m.orphan(SPIs{st.ReservedSPI, st.ReservedCPI}, m.reserveRequest())
+		st.ReservedSPI, st.ReservedCPI = 0, 0
 	}
 	m.dropOthers()
 	m.dropExchange(&m.s.Own)

@@ -6,13 +6,10 @@ import (
 	"slices"
 	"time"
 
-	"espalier/dataplane"
 	"espalier/ike/suite"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
-
-const transportMode = dataplane.Transport
 
 // canRekey: installed, not replaced already, and known to the peer. A child that
 // the peer's request made is not known to it before our answer arrives.

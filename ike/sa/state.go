@@ -261,9 +261,9 @@ type Setup struct {
 	OwnAuth      *wire.Auth      // made by the signing job
 	OwnCerts     []wire.Cert
 	ReservedSPI  uint32       // initiator: our inbound SPI before the child exists
-	Transport    bool         // the peer asked for transport mode, or agreed to it
 	Childless    bool         // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
 	Wished       []netip.Addr // initiator: virtual addresses that we would like best
+	ReservedCPI  uint16       // with it
 }
 
 // ChildStatus is where a CHILD SA stands.
@@ -305,7 +305,9 @@ type Child struct {
 	Initiator       bool // we initiated the exchange that made it: decides which keys are whose
 	ReqID           uint32
 	SPIIn, SPIOut   uint32
+	CPIIn, CPIOut   uint16 // IPComp; only with both there is compression
 	Mode            dataplane.Mode
+	Options         ChildOptions
 	Chosen          suite.Choice
 	LocalTS, PeerTS []selector.TS
 	Local, Remote   netip.Addr // outer addresses it was installed with
@@ -334,6 +336,16 @@ type Child struct {
 	EndReason string
 	Then      FollowUp // what follows when it is gone
 }
+
+// ChildOptions are facts about a CHILD SA, as a bitmask.
+type ChildOptions uint8
+
+// The options; their numbers are part of the encoding.
+const (
+	ChildNoTFC      ChildOptions = 1 << 0 // the peer takes no padded packets
+	ChildNoFragment ChildOptions = 1 << 1 // IPTFS: the peer takes no fragments
+	ChildFwdOut     ChildOptions = 1 << 2 // has forward policies for outbound traffic
+)
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from
 // the state.
@@ -365,11 +377,12 @@ type JobRef struct {
 	Child uint64
 }
 
-// Orphan is a reserved SPI in the kernel.
+// Orphan is a reserved SPI, or CPI, in the kernel.
 type Orphan struct {
-	Dst  netip.Addr
-	SPI  uint32
-	Mark dataplane.Mark
+	Dst   netip.Addr
+	SPI   uint32
+	Mark  dataplane.Mark
+	Proto dataplane.Proto // ESP, or IPComp for a CPI; 0: ESP
 }
 
 // Side names the exchange that a job works for.
@@ -417,6 +430,7 @@ type Create struct {
 	FixedKE    bool
 	Ni, Nr     []byte
 	SPI        uint32   // our inbound SPI, until the candidate takes it
+	CPI        uint16   // with it
 	NewSPI     wire.SPI // our SPI of the new IKE SA
 	PeerNewSPI wire.SPI
 	Chosen     suite.Choice

@@ -36,7 +36,7 @@ func (m *Machine) Info() Info {
 func (m *Machine) childInfo(c *Child) ChildInfo {
 	i := ChildInfo{
 		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: childState(c.Status), Mode: c.Mode, Proto: dataplane.ESP,
-		Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
+		Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, CPIIn: c.CPIIn, CPIOut: c.CPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
 		Algorithms: algorithmsOf(c.Chosen), InstalledAt: c.InstalledAt,
 		LocalTS: append(i0(c.LocalTS), c.LocalTS...), RemoteTS: append(i0(c.PeerTS), c.PeerTS...),
 	}

@@ -52,6 +52,8 @@ type Node struct {
 	Events   []event.Event
 	// Fail makes jobs fail: it is asked before each.
 	Fail func(sa.Spec) error
+	// NoCPI makes the reservation of CPIs fail.
+	NoCPI bool
 	// Sealed counts Gone actions, Up Authenticated ones.
 	Gone, Up int
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
@@ -178,7 +180,8 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 	switch s := spec.(type) {
 	case sa.ReserveSPI:
 		s.Min, s.Max = sa.ChildSPIRange(1, 0)
-		return n.DP.ReserveSPI(s.SPIRequest)
+		s.CPI = s.CPI && !n.NoCPI
+		return s.Reserve(n.DP)
 	case sa.AskChild:
 		n.nextUniq++
 		req := s.ReqID
