@@ -33,10 +33,9 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	s.Port, s.NATTPort = running.Port, running.NATTPort // the sockets stay
 	e.setConfig(conns, creds, s)
 	e.hosts.want(conns)
-	for _, c := range ch.RemovedChildren {
-		e.starts.stop(c)
-	}
-	e.starts.stopConns(ch.RemovedConns)
+	e.starts.stop(func(n ChildName) bool {
+		return slices.Contains(ch.RemovedChildren, n) || slices.Contains(ch.RemovedConns, n.Conn)
+	})
 	e.standing.forget(e.config.Load().set)
 	e.logIf(e.applyStanding(), "policies could not all be brought in line with the configuration")
 	e.applyTraps(conns)
@@ -64,15 +63,4 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 		})
 	}
 	return nil
-}
-
-// stopConns ends the tries for all children of the connections.
-func (st *starts) stopConns(conns []string) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	for n, f := range st.cancel {
-		if slices.Contains(conns, n.Conn) {
-			f()
-		}
-	}
 }

@@ -26,6 +26,16 @@ type wait struct {
 	failures int
 	packet   *sa.Packet // up: that asked for the child; nil: none did
 	done     chan error
+	then     func(error) // in place of done; it does not wait
+}
+
+// answer ends the wait.
+func (w *wait) answer(err error) {
+	if w.then != nil {
+		w.then(err)
+		return
+	}
+	w.done <- err // has room for one
 }
 
 // answerWaits tells those whose wait is over.
@@ -33,7 +43,7 @@ func (s *shard) answerWaits(x *session) {
 	x.waits = slices.DeleteFunc(x.waits, func(w *wait) bool {
 		over, err := s.over(x, w)
 		if over {
-			w.done <- err // has room for one
+			w.answer(err)
 		}
 		return over
 	})
@@ -94,6 +104,7 @@ func (e *Engine) Terminate(ctx context.Context, t Target, noWait bool) error {
 			if !noWait {
 				x.waits = append(x.waits, w)
 			}
+			s.unwanted(x, t.Child)
 			if t.Force && t.Child == 0 {
 				s.step(x, sa.Abort{Reason: "terminated without the peer's consent"})
 			} else {

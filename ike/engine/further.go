@@ -40,14 +40,14 @@ func (x *session) suits(child string) joining {
 
 // join finds a session of the connection that has or gets the child, or else one
 // that can make it, and waits for it there; nil when there is none.
-func (e *Engine) join(ctx context.Context, conn string, w *wait, noWait bool) (*shard, error) {
+func (e *Engine) join(ctx context.Context, conn string, w *wait) (*shard, error) {
 	for _, level := range []joining{joinChild, joinSession} {
 		for _, s := range e.shards {
 			found := false
 			err := s.ask(ctx, func(s *shard) {
 				if x := s.joinable(conn, w.child, level); x != nil {
 					found = true
-					s.joined(x, w, level, noWait)
+					s.joined(x, w, level)
 				}
 			})
 			if err != nil || found {
@@ -68,11 +68,9 @@ func (s *shard) joinable(conn, child string, level joining) (best *session) {
 	return best
 }
 
-func (s *shard) joined(x *session, w *wait, level joining, noWait bool) {
-	if !noWait {
-		w.failures = x.failures
-		x.waits = append(x.waits, w)
-	}
+func (s *shard) joined(x *session, w *wait, level joining) {
+	w.failures = x.failures
+	x.waits = append(x.waits, w)
 	if level == joinSession {
 		s.step(x, sa.NewChild{Child: w.child, Packet: w.packet})
 		return

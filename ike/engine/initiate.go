@@ -2,9 +2,9 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,8 +15,9 @@ import (
 // Initiate brings up a child of a connection, with an empty child the first, or
 // the IKE SA alone of a connection without children. It returns when that is up, when it
 // failed, or when ctx ends; ending ctx does not stop the attempt. A child that
-// is up already is success; one that is being set up is waited for. With noWait
-// it returns as soon as the attempt began.
+// is up already is success; one that is being set up is waited for. A peer with
+// several addresses is tried at each, and all that as often as the connection's
+// KeyingTries say. With noWait it returns as soon as the first attempt began.
 // Errors: ErrNotFound, ErrStopping; else why it failed, in a sentence.
 func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) error {
 	return e.initiate(ctx, conn, child, nil, noWait)
@@ -34,29 +35,60 @@ func (e *Engine) initiate(ctx context.Context, conn, child string, packet *sa.Pa
 	if e.started.Load() == nil || e.stopping.Load() {
 		return ErrStopping
 	}
-	w := &wait{up: true, child: child, packet: packet, done: make(chan error, 1)}
-	s, err := e.attempt(ctx, c, w, noWait)
-	if err != nil || noWait {
-		return err
+	if noWait {
+		return e.startNow(ctx, ChildName{conn, child})
 	}
-	return e.await(ctx, w, s)
+	way, pause := 0, firstPause
+	for round := 1; ; {
+		w := &wait{up: true, child: child, packet: packet, done: make(chan error, 1)}
+		ways := 1
+		s, err := e.attempt(ctx, c, w, func(n int) int {
+			ways = n
+			return way
+		})
+		if err != nil {
+			return err // nothing was tried
+		}
+		err = e.await(ctx, w, s)
+		if err == nil || ctx.Err() != nil || e.stopping.Load() {
+			return err
+		}
+		if way++; way < ways {
+			continue
+		}
+		if way = 0; round == c.KeyingTries || packet != nil {
+			return err
+		}
+		round++
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		pause = min(2*pause, longestPause)
+		if c = e.config.Load().set.ByName(conn); c == nil || child != "" && c.Child(child) == nil {
+			return err
+		}
+	}
 }
 
-// attempt joins or begins a session and returns its shard. Attempts for one
-// connection take turns, so that the second finds the first.
-func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, noWait bool) (*shard, error) {
+// attempt joins or begins a session and returns its shard, with w waiting for
+// it. Attempts for one connection take turns, so that the second finds the
+// first. pick chooses among the ways to the peer.
+func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, pick func(ways int) int) (*shard, error) {
 	done, err := e.turns.take(ctx, c.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if s, err := e.join(ctx, c.Name, w, noWait); s != nil || err != nil {
+	if s, err := e.join(ctx, c.Name, w); s != nil || err != nil {
 		return s, err
 	}
-	local, remote, err := e.ends(ctx, c)
+	ways, err := e.ways(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	way := ways[min(pick(len(ways)), len(ways)-1)]
 	id := e.reg.ikeIDs.Add(1)
 	bucket := uint8(id)
 	s := e.bucketShard(bucket)
@@ -66,10 +98,8 @@ func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, noWait 
 			return
 		}
 		spi := s.newSPI(bucket)
-		x := &session{m: sa.NewInitiator(id, spi, c, w.child, local, remote), bucket: bucket, spi: spi, child: w.child}
-		if !noWait {
-			x.waits = append(x.waits, w)
-		}
+		x := &session{m: sa.NewInitiator(id, spi, c, w.child, way.local, way.remote), bucket: bucket, spi: spi, child: w.child}
+		x.waits = append(x.waits, w)
 		s.add(x)
 		s.step(x, sa.Start{Packet: w.packet})
 	})
@@ -113,55 +143,84 @@ func (t *turns) take(ctx context.Context, name string) (done func(), err error) 
 	}
 }
 
-// ends settles the addresses and ports of an attempt. It waits for resolver and
-// kernel, so it runs in the caller's goroutine, never in a shard.
-func (e *Engine) ends(ctx context.Context, c *sa.Connection) (local, remote netip.AddrPort, err error) {
-	set := &e.config.Load().settings
-	lport, rport := c.LocalPort, c.RemotePort
-	if rport == 0 {
-		rport = set.Port
-	}
-	if lport == 0 {
-		lport = set.Port
-		if rport == set.NATTPort {
-			lport = set.NATTPort // the peer expects the marker there
-		}
-	}
-	if lport != set.Port && lport != set.NATTPort {
-		return local, remote, fmt.Errorf("connection %s: local_port: expected %d or %d, which IKE listens on, got %d", c.Name, set.Port, set.NATTPort, lport)
+// way is where an attempt starts from and goes to.
+type way struct{ local, remote netip.AddrPort }
+
+// ways settles the addresses and ports of attempts, the peer's in the order of
+// the configuration; at least one, or an error. Names are looked up afresh. It
+// waits for resolver and kernel, so it runs in the caller's goroutine, never in
+// a shard.
+func (e *Engine) ways(ctx context.Context, c *sa.Connection) ([]way, error) {
+	lport, rport, err := e.ports(c)
+	if err != nil {
+		return nil, err
 	}
 	remotes, err := e.concrete(ctx, c.RemoteAddrs)
 	if err != nil {
-		return local, remote, fmt.Errorf("connection %s: remote_addrs: %w", c.Name, err)
+		return nil, fmt.Errorf("connection %s: remote_addrs: %w", c.Name, err)
 	}
 	if len(remotes) == 0 {
-		return local, remote, fmt.Errorf("connection %s: expected an address to go to in remote_addrs, got none", c.Name)
+		return nil, fmt.Errorf("connection %s: expected an address to go to in remote_addrs, got none", c.Name)
 	}
 	locals, err := e.concrete(ctx, c.LocalAddrs)
 	if err != nil {
-		return local, remote, fmt.Errorf("connection %s: local_addrs: %w", c.Name, err)
-	}
-	for _, r := range remotes {
-		for _, l := range locals {
-			if l.Is4() == r.Is4() {
-				return netip.AddrPortFrom(l, lport), netip.AddrPortFrom(r, rport), nil
-			}
-		}
-	}
-	if len(locals) > 0 {
-		return local, remote, fmt.Errorf("connection %s: expected local_addrs and remote_addrs of one family, got %v and %v", c.Name, locals, remotes)
+		return nil, fmt.Errorf("connection %s: local_addrs: %w", c.Name, err)
 	}
 	route := e.opts.Route
 	if route == nil {
 		route = sockets.Route
 	}
-	for _, r := range remotes {
+	var out []way
+	for _, r := range remotes[:min(len(remotes), maxWays)] {
 		var l netip.Addr
-		if l, err = route(r); err == nil {
-			return netip.AddrPortFrom(l, lport), netip.AddrPortFrom(r, rport), nil
+		if len(locals) == 0 {
+			if l, err = route(r); err != nil {
+				continue
+			}
+		} else if i := slices.IndexFunc(locals, func(l netip.Addr) bool { return l.Is4() == r.Is4() }); i >= 0 {
+			l = locals[i]
+		} else {
+			err = fmt.Errorf("expected local_addrs and remote_addrs of one family, got %v and %v", locals, remotes)
+			continue
+		}
+		out = append(out, way{netip.AddrPortFrom(l, lport), netip.AddrPortFrom(r, rport)})
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+	}
+	return out, nil
+}
+
+// ends is the first of the ways to the peer.
+func (e *Engine) ends(ctx context.Context, c *sa.Connection) (local, remote netip.AddrPort, err error) {
+	ways, err := e.ways(ctx, c)
+	if err != nil {
+		return local, remote, err
+	}
+	return ways[0].local, ways[0].remote, nil
+}
+
+// maxWays bounds how many addresses of a peer are tried: its name may have any
+// number.
+const maxWays = 16
+
+// ports are where an attempt's first message goes from and to.
+func (e *Engine) ports(c *sa.Connection) (local, remote uint16, err error) {
+	set := &e.config.Load().settings
+	local, remote = c.LocalPort, c.RemotePort
+	if remote == 0 {
+		remote = set.Port
+	}
+	if local == 0 {
+		local = set.Port
+		if remote == set.NATTPort {
+			local = set.NATTPort // the peer expects the marker there
 		}
 	}
-	return local, remote, fmt.Errorf("connection %s: %w", c.Name, err)
+	if local != set.Port && local != set.NATTPort {
+		err = fmt.Errorf("connection %s: local_port: expected %d or %d, which IKE listens on, got %d", c.Name, set.Port, set.NATTPort, local)
+	}
+	return local, remote, err
 }
 
 // concrete lists the addresses that the entries name, in order.
@@ -183,112 +242,4 @@ func (e *Engine) concrete(ctx context.Context, specs []sa.AddrSpec) ([]netip.Add
 		return nil, failed
 	}
 	return out, nil
-}
-
-// starts are the attempts that start_action=start asks for. One attempt is a
-// whole cycle of retransmissions; when the peer refuses or never answers, that
-// was it, as with strongSwan's keyingtries of 1. Only while there is no way to
-// the peer (no route, no address for its name) the engine tries on, with pauses
-// that double from a second to a minute, for then nothing was tried yet.
-type starts struct {
-	mu     sync.Mutex
-	ctx    context.Context
-	slots  chan struct{}
-	cancel map[ChildName]context.CancelFunc
-	wg     sync.WaitGroup
-}
-
-const (
-	startsAtOnce  = 16 // attempts that may resolve and begin at the same time
-	firstPause    = time.Second
-	longestPause  = time.Minute
-	lookupTimeout = 10 * time.Second
-)
-
-func (st *starts) begin(ctx context.Context) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.ctx, st.cancel, st.slots = ctx, map[ChildName]context.CancelFunc{}, make(chan struct{}, startsAtOnce)
-}
-
-// end stops all attempts that have not begun, and waits.
-func (st *starts) end() {
-	st.mu.Lock()
-	for _, f := range st.cancel {
-		f()
-	}
-	st.ctx = nil
-	st.mu.Unlock()
-	st.wg.Wait()
-}
-
-// stop ends the tries for a child that is configured no more.
-func (st *starts) stop(n ChildName) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if f := st.cancel[n]; f != nil {
-		f()
-	}
-}
-
-// startChildren initiates the children of a connection that have Start, of
-// those that only allows (nil: all).
-func (e *Engine) startChildren(c *sa.Connection, only func(child string) bool) {
-	for _, ch := range c.Children {
-		if ch.Start && (only == nil || only(ch.Name)) {
-			e.start(ChildName{c.Name, ch.Name})
-		}
-	}
-}
-
-func (e *Engine) start(n ChildName) {
-	st := &e.starts
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.ctx == nil || st.cancel[n] != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(st.ctx)
-	st.cancel[n] = cancel
-	st.wg.Go(func() {
-		defer func() {
-			st.mu.Lock()
-			delete(st.cancel, n)
-			st.mu.Unlock()
-			cancel()
-		}()
-		e.tryUntilBegun(ctx, n)
-	})
-}
-
-func (e *Engine) tryUntilBegun(ctx context.Context, n ChildName) {
-	pause := firstPause
-	for ctx.Err() == nil {
-		err := e.tryStart(ctx, n)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		log := e.log.Warn().Str("conn", n.Conn).Str("child", n.Child).Err(err)
-		if !sockets.Unreachable(err) && !errors.Is(err, errLookup) {
-			log.Msg("start_action: not initiated")
-			return
-		}
-		log.Dur("again_in", pause).Msg("start_action: no way to the peer now")
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-		pause = min(2*pause, longestPause)
-	}
-}
-
-// tryStart is one try, with a bound on how many resolve at once.
-func (e *Engine) tryStart(ctx context.Context, n ChildName) error {
-	select {
-	case e.starts.slots <- struct{}{}:
-		defer func() { <-e.starts.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return e.Initiate(ctx, n.Conn, n.Child, true)
 }

@@ -15,3 +15,15 @@ func queryUse(dp dataplane.DataPlane, keys []dataplane.SAKey) []sa.Use {
 	}
 	return uses
 }
+
+// unwanted ends the tries for what somebody terminates: a child, or with 0 all
+// of the session's connection.
+func (s *shard) unwanted(x *session, child uint64) {
+	conn, name := x.m.ConnName(), ""
+	for _, c := range x.m.Info().Children {
+		if c.UniqueID == child {
+			name = c.Name
+		}
+	}
+	s.e.starts.stop(func(n ChildName) bool { return n.Conn == conn && (child == 0 || n.Child == name) })
+}

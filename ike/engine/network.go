@@ -37,6 +37,7 @@ func (e *Engine) watchNetwork(ctx context.Context) {
 func (e *Engine) networkChanged() {
 	e.counters.netChanges.Add(1)
 	e.readdress()
+	e.hurryStarts()
 	for _, s := range e.shards {
 		s.inbox.call(func(s *shard) {
 			spis := make([]wire.SPI, 0, len(s.byID))

@@ -69,8 +69,10 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.sessions[a.SPI] = x
 	case sa.Disown:
 		delete(s.sessions, a.SPI)
+	case sa.PutTrap:
+		s.e.trap(ChildName{a.Conn, a.Child})
 	case sa.Restart:
-		s.e.start(ChildName{a.Conn, a.Child})
+		s.e.start(ChildName{a.Conn, a.Child}, true)
 	case sa.Gone:
 		s.forget(x)
 	}

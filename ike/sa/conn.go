@@ -37,6 +37,10 @@ type Connection struct {
 
 	Fragmentation FragmentMode
 
+	// KeyingTries is how many rounds of attempts the first connect has before it
+	// fails; 0: for ever.
+	KeyingTries int
+
 	// DPDDelay is the silence after which the peer is asked whether it lives; 0:
 	// never.
 	DPDDelay time.Duration

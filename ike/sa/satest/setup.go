@@ -36,7 +36,7 @@ type Option func(*sa.Connection)
 // PSK, AES-GCM, X25519, 10.<a>.0.0/16 to 10.<b>.0.0/16.
 func Conn(name, localID, remoteID, localTS, remoteTS string, opts ...Option) *sa.Connection {
 	c := &sa.Connection{
-		Name:      name,
+		Name: name, KeyingTries: 1,
 		Proposals: []suite.Proposal{Must(suite.ParseIKE("aes128gcm16-prfsha256-x25519"))},
 		Local:     []auth.Local{{Method: auth.MethodPSK, ID: Must(auth.ParseID(localID))}},
 		Remote:    []auth.Remote{{Method: auth.MethodPSK, ID: Must(auth.ParseID(remoteID))}},
