@@ -27,6 +27,8 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		Proposals:     get[[]suite.Proposal](n, "proposals"),
 		Encap:         get[bool](n, "encap"),
 		SendCertReq:   get[bool](n, "send_certreq"),
+		KeyingTries:   int(get[uint32](n, "keyingtries")),
+		DPDDelay:      get[time.Duration](n, "dpd_delay"),
 		Fragmentation: fragmentModes[get[string](n, "fragmentation")],
 		RekeyTime:     get[time.Duration](n, "rekey_time"),
 	}
@@ -182,6 +184,8 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		Mode:           modes[get[string](n, "mode")],
 		Start:          strings.Contains(get[string](n, "start_action"), "start"),
 		Trap:           strings.Contains(get[string](n, "start_action"), "trap"),
+		DPDAction:      followUp(get[string](n, "dpd_action")),
+		CloseAction:    followUp(get[string](n, "close_action")),
 		RekeyTime:      get[time.Duration](n, "rekey_time"),
 		LifeBytes:      get[uint64](n, "life_bytes"),
 		LifePackets:    get[uint64](n, "life_packets"),
@@ -224,6 +228,17 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		c.modeContradictions(n, ch)
 	}
 	return ch
+}
+
+// followUp is the meaning of dpd_action and close_action.
+func followUp(action string) (f sa.FollowUp) {
+	if strings.Contains(action, "trap") {
+		f |= sa.FollowTrap
+	}
+	if strings.Contains(action, "start") {
+		f |= sa.FollowStart
+	}
+	return f
 }
 
 // orConnection takes a child's value, else the connection's.

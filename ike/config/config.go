@@ -151,6 +151,8 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.RetransmitTries = int(get[uint32](n, "retransmit_tries"))
 	s.SA.RetransmitTimeout = get[time.Duration](n, "retransmit_timeout")
 	s.SA.RetransmitBase = get[float64](n, "retransmit_base")
+	s.SA.RetransmitLimit = get[time.Duration](n, "retransmit_limit")
+	s.SA.RetransmitJitter = int(get[uint32](n, "retransmit_jitter"))
 	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")
 	s.SA.FragmentSize = int(get[uint32](n, "fragment_size"))
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))

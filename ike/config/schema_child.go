@@ -27,7 +27,7 @@ func childSpec() *sectionSpec {
 		{name: "mode", typ: childMode(), def: "tunnel", doc: "How packets are wrapped."},
 		{name: "policies", typ: yesNo(), def: "yes", doc: "Install policies."},
 		{name: "policies_fwd_out", typ: yesNo(), def: "no", doc: "Install forward policies for outbound traffic, too."},
-		{name: "dpd_action", typ: action("clear, trap or restart"), def: "clear", sup: later, doc: "What to do when the peer is dead."},
+		{name: "dpd_action", typ: action("clear, trap or restart"), def: "clear", doc: "What to do when the peer is dead; restart tries until it is up."},
 		{name: "ipcomp", typ: yesNo(), def: "no", doc: "Compress with DEFLATE (RFC 3173), if the peer agrees."},
 		{name: "inactivity", typ: duration(), def: "0s", sup: later, doc: "Time without traffic after which the CHILD SA is closed."},
 		{name: "reqid", typ: number(0, 1<<32-1), def: "0", doc: "Fixed request id; 0: chosen by the daemon."},
@@ -51,7 +51,7 @@ func childSpec() *sectionSpec {
 		{name: "copy_dscp", typ: oneOf("out", "in", "yes", "no"), def: "out", doc: "Copy the DSCP to the outer header (out), to the inner (in), both or none."},
 		{name: "icmp", typ: yesNo(), def: "no", doc: "Let ICMP errors about protected packets pass."},
 		{name: "start_action", typ: action("none, trap or start"), def: "none", doc: "What to do when the configuration is loaded: nothing, wait for a packet (trap), initiate (start), or trap|start. A shunt is installed with trap."},
-		{name: "close_action", typ: action("none, trap or start"), def: "none", sup: later, doc: "What to do when the peer closes the CHILD SA."},
+		{name: "close_action", typ: action("none, trap or start"), def: "none", doc: "What to do when the CHILD SA ends unasked: the peer closes it, its hard limit is reached, or a failure takes it."},
 	}}
 }
 
@@ -132,6 +132,8 @@ func settingsSpec() *sectionSpec {
 		{name: "retransmit_tries", typ: number(0, 20), def: "5", doc: "Retransmissions before giving up."},
 		{name: "retransmit_timeout", typ: duration(), def: "4s", doc: "Time before the first retransmission."},
 		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},
+		{name: "retransmit_limit", typ: duration(), def: "0s", doc: "Longest wait between two retransmissions; 0: an hour."},
+		{name: "retransmit_jitter", typ: number(0, 20), def: "0", doc: "Percent of a wait that is taken off at most, at random."},
 		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
 		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
 		{name: "install_routes", typ: yesNo(), def: "yes", doc: "Lead the box's own traffic into its tunnels by routes, with a source address that they protect."},

@@ -246,6 +246,8 @@ type Settings struct {
 	RetransmitTries    int           // retransmissions before giving up, after the first transmission
 	RetransmitTimeout  time.Duration // before the first retransmission
 	RetransmitBase     float64       // growth of each further wait
+	RetransmitLimit    time.Duration // longest wait; 0: an hour
+	RetransmitJitter   int           // percent of a wait that is taken off at most, at random
 	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most

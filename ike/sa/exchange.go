@@ -101,13 +101,27 @@ const maxWait = time.Hour
 // transmit sends the outstanding request and sets the time of the next try
 // (RFC 7296 2.1): each wait grows by the configured base.
 func (m *Machine) transmit(k *IKE) {
-	set := m.env.Settings
 	r := k.Request
-	wait := time.Duration(min(float64(set.RetransmitTimeout)*math.Pow(set.RetransmitBase, float64(r.Sent)), float64(maxWait)))
+	wait := m.retransmitWait(int(r.Sent))
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
 	m.persist = true
 	m.send(k.Local, k.Remote, r.Data)
+}
+
+// retransmitWait is the time between a transmission and the next; sent counts
+// those before it.
+func (m *Machine) retransmitWait(sent int) time.Duration {
+	set := m.env.Settings
+	limit := maxWait
+	if set.RetransmitLimit > 0 {
+		limit = min(limit, set.RetransmitLimit)
+	}
+	wait := time.Duration(min(float64(set.RetransmitTimeout)*math.Pow(set.RetransmitBase, float64(sent)), float64(limit)))
+	if set.RetransmitJitter > 0 {
+		wait -= time.Duration(m.fraction() * float64(wait) * float64(set.RetransmitJitter) / 100)
+	}
+	return wait
 }
 
 // retransmit repeats the outstanding request, the same bytes, or gives up.

@@ -160,3 +160,44 @@ func TestNetworkChangedChecksAtOnce(t *testing.T) {
 	w.Advance(time.Minute)
 	assertUp(t, moon, sun)
 }
+
+// TestRetransmitBackOff: the waits between transmissions are those of the
+// settings.
+func TestRetransmitBackOff(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		change   func(*sa.Settings)
+		min, max []float64 // seconds
+	}{
+		{"defaults", func(*sa.Settings) {}, []float64{4, 7.2, 12.96, 23.328, 41.99, 75.58}, []float64{4, 7.2, 12.96, 23.328, 41.991, 75.583}},
+		{"limit", func(s *sa.Settings) { s.RetransmitLimit = 10 * time.Second }, []float64{4, 7.2, 10, 10, 10, 10}, []float64{4, 7.2, 10, 10, 10, 10}},
+		{"jitter", func(s *sa.Settings) { s.RetransmitBase, s.RetransmitJitter = 1, 20 }, []float64{3.2, 3.2, 3.2, 3.2, 3.2, 3.2}, []float64{3.999, 3.999, 3.999, 3.999, 3.999, 3.999}},
+		{"few", func(s *sa.Settings) { s.RetransmitTries, s.RetransmitTimeout = 1, time.Second }, []float64{1, 1.8}, []float64{1, 1.8}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := satest.New(5)
+			moon, _ := satest.Pair(w)
+			set := *moon.Env.Settings
+			c.change(&set)
+			moon.Env.Settings = &set
+			var at []time.Time
+			w.Mangle = func(satest.Packet) []satest.Packet {
+				at = append(at, w.Now)
+				return nil
+			}
+			moon.Initiate("sun", "", sunAddr)
+			w.Settle(10)
+			for len(moon.Live()) > 0 {
+				w.Advance(10 * time.Millisecond)
+			}
+			if at = append(at, w.Now); len(at) != len(c.min)+1 {
+				t.Fatalf("%d transmissions, expected %d", len(at)-1, len(c.min))
+			}
+			for i := range c.min {
+				if d := at[i+1].Sub(at[i]).Seconds(); d < c.min[i]-0.011 || d > c.max[i]+0.011 {
+					t.Errorf("wait %d: %.3f s, expected %.3f to %.3f", i, d, c.min[i], c.max[i])
+				}
+			}
+		})
+	}
+}

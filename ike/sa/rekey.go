@@ -2,6 +2,7 @@ package sa
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"slices"
 	"time"
@@ -28,12 +29,16 @@ func (m *Machine) schedule(after, margin time.Duration) time.Time {
 		return time.Time{}
 	}
 	if margin > 0 {
-		var b [4]byte
-		_, _ = io.ReadFull(m.env.Rand, b[:])
-		f := float64(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8|uint32(b[3])) / (1 << 32)
-		after -= time.Duration(f * float64(min(margin, after)))
+		after -= time.Duration(m.fraction() * float64(min(margin, after)))
 	}
 	return m.env.Now.Add(after)
+}
+
+// fraction is a random number from 0 to below 1.
+func (m *Machine) fraction() float64 {
+	var b [4]byte
+	_, _ = io.ReadFull(m.env.Rand, b[:])
+	return float64(binary.BigEndian.Uint32(b[:])) / (1 << 32)
 }
 
 func (m *Machine) scheduleChild(c *Child) {
