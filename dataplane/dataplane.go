@@ -292,7 +292,9 @@ type (
 	// UpdateSA changes limits, flags and encapsulation ports of an installed SA.
 	UpdateSA struct{ SA SA }
 	// MoveSA gives an SA new outer addresses or ports without losing or
-	// repeating a sequence number.
+	// repeating a sequence number. A move that was made already, so that the SA
+	// stands at its new place and no other at the old one, may be repeated.
+	// Errors: ErrNotFound, ErrExists when another SA has the place.
 	MoveSA struct {
 		Key    SAKey
 		Dir    Direction

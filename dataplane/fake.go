@@ -308,13 +308,15 @@ func (f *Fake) update(sa *SA) error {
 }
 
 func (f *Fake) move(m *MoveSA) error {
-	id, s, err := f.live(&m.Key)
-	if err != nil {
-		return err
-	}
 	key, src := m.Key, m.NewSrc
 	if m.NewDst.IsValid() {
 		key.Dst = m.NewDst
+	}
+	id, s, err := f.live(&m.Key)
+	if err != nil {
+		if id, s, err = f.live(&key); err != nil { // moved already?
+			return err
+		}
 	}
 	if !src.IsValid() {
 		src = unpackAddr(s.src, id.v6)

@@ -252,6 +252,9 @@ func move(t *testing.T, dp dataplane.DataPlane) {
 	if got == nil || got.Src != here4 || got.Encap == nil || got.Encap.DstPort != 61000 {
 		t.Fatalf("after MoveSA: %+v, expected the new address and port", got)
 	}
+	mustApply(t, dp, dataplane.MoveSA{Key: sa.SAKey, Dir: dataplane.Out, NewSrc: here4, NewDst: other4,
+		Encap: &dataplane.Encap{SrcPort: 4500, DstPort: 61000}}) // once more, as after a crash
+	wantCounts(t, dp, 1, 0)
 	st, err := dp.QuerySA(moved)
 	if err != nil || st.Replay.Out < 500 {
 		t.Errorf("after MoveSA: sequence %d, %v, expected at least 500: numbers must not repeat", st.Replay.Out, err)

@@ -250,6 +250,11 @@ func (x *XFRM) restore(old *rawSA, now, was *dataplane.SAKey) error {
 // it can, else by taking it out and installing it with its numbers moved ahead.
 func (x *XFRM) moveSA(o *dataplane.MoveSA) (undo, error) {
 	key, rec, raw, err := x.installed(o.Key)
+	if errors.Is(err, dataplane.ErrNotFound) && o.NewDst.IsValid() { // moved already?
+		there := o.Key
+		there.Dst = o.NewDst
+		key, rec, raw, err = x.installed(there)
+	}
 	if err != nil {
 		return nil, err
 	}

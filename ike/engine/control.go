@@ -202,8 +202,8 @@ func (e *Engine) addUsage(info *sa.Info) {
 		if !c.State.InKernel() {
 			continue
 		}
-		in := dataplane.SAKey{Dst: info.Local.Addr(), Proto: c.Proto, SPI: c.SPIIn}
-		out := dataplane.SAKey{Dst: info.Remote.Addr(), Proto: c.Proto, SPI: c.SPIOut, Mark: c.MarkOut}
+		in := dataplane.SAKey{Dst: c.Local.Addr(), Proto: c.Proto, SPI: c.SPIIn}
+		out := dataplane.SAKey{Dst: c.Remote.Addr(), Proto: c.Proto, SPI: c.SPIOut, Mark: c.MarkOut}
 		c.In = e.usage(in)
 		if c.In == (sa.Usage{}) && c.MarkIn != (dataplane.Mark{}) {
 			in.Mark = c.MarkIn // whether the inbound SA has the mark is the configuration's choice

@@ -46,6 +46,12 @@ func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
 		e.acquired(&ev)
 	case dataplane.Mapping:
 		e.counters.mappings.Add(1)
+		s := e.bucketShard(sa.BucketOfChild(ev.Key.SPI))
+		s.inbox.call(func(s *shard) {
+			if ref, ok := s.children[ev.Key.SPI]; ok {
+				s.step(ref.sess, sa.Mapped{SPI: ev.Key.SPI, Remote: ev.NewAddr})
+			}
+		})
 	case dataplane.Overrun:
 		e.counters.overruns.Add(1)
 		e.log.Warn().Msg("events of the data plane were lost, comparing with what is installed")
@@ -77,8 +83,8 @@ func (e *Engine) reconcile() {
 			for _, x := range s.byID {
 				info := x.m.Info()
 				for _, c := range info.Children {
-					if c.State == sa.ChildSAInstalled && c.InstalledAt.Before(asked) &&
-						!(live[end{info.Local.Addr(), c.SPIIn}] && live[end{info.Remote.Addr(), c.SPIOut}]) {
+					if c.State == sa.ChildSAInstalled && c.PlacedAt.Before(asked) &&
+						!(live[end{c.Local.Addr(), c.SPIIn}] && live[end{c.Remote.Addr(), c.SPIOut}]) {
 						s.step(x, sa.Terminate{ChildID: c.UniqueID})
 					}
 				}
@@ -89,14 +95,16 @@ func (e *Engine) reconcile() {
 
 // expired deletes the CHILD SA of which one direction is gone from the kernel.
 func (s *shard) expired(key dataplane.SAKey, reqid uint32) {
-	if ref, ok := s.children[key.SPI]; ok && ref.sess.m.Local().Addr() == key.Dst {
+	if ref, ok := s.children[key.SPI]; ok && hasChild(ref.sess, func(c *sa.ChildInfo) bool {
+		return c.UniqueID == ref.id && c.Local.Addr() == key.Dst
+	}) {
 		s.step(ref.sess, sa.Terminate{ChildID: ref.id})
 		return
 	}
 	for _, ref := range s.children {
 		x := ref.sess
-		if x.m.Remote().Addr() == key.Dst && hasChild(x, func(c *sa.ChildInfo) bool {
-			return c.UniqueID == ref.id && c.SPIOut == key.SPI && c.ReqID == reqid
+		if hasChild(x, func(c *sa.ChildInfo) bool {
+			return c.UniqueID == ref.id && c.Remote.Addr() == key.Dst && c.SPIOut == key.SPI && c.ReqID == reqid
 		}) {
 			s.step(x, sa.Terminate{ChildID: ref.id})
 			return

@@ -102,7 +102,7 @@ func (m *Machine) chooseChild() bool {
 		return false
 	}
 	t := m.terms(ps)
-	cfg, local, remote, why := m.matchChild(peerLocal, peerRemote, t.mode)
+	cfg, local, remote, why := m.matchNAT(peerLocal, peerRemote, t.mode)
 	if cfg == nil {
 		st.ChildError = wire.NotifyTSUnacceptable
 		m.tsFailed(false, "", peerLocal, peerRemote, why)
@@ -228,7 +228,7 @@ func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote 
 		m.failed(event.KeyExchangeFailed, false, cfg.Name, "", event.Fact{Name: "detail", Value: err.Error()})
 		return false
 	}
-	c := m.candidate(cfg, k, choice, local, remote, initiator)
+	c := m.candidate(cfg, k.place(), choice, local, remote, initiator)
 	if !m.settleTerms(c, cfg, t) {
 		keys.Wipe()
 		return false
@@ -243,12 +243,14 @@ func (m *Machine) newChild(cfg *ChildConfig, choice suite.Choice, local, remote 
 }
 
 // candidate is the child that was agreed on, without mode, SPI and keys.
-func (m *Machine) candidate(cfg *ChildConfig, k *IKE, choice suite.Choice, local, remote []selector.TS, initiator bool) *Child {
-	return &Child{
+func (m *Machine) candidate(cfg *ChildConfig, at Place, choice suite.Choice, local, remote []selector.TS, initiator bool) *Child {
+	c := &Child{
 		Name: cfg.Name, Initiator: initiator, ReqID: cfg.ReqID, SPIOut: binary.BigEndian.Uint32(choice.SPI),
-		Chosen: choice, LocalTS: local, PeerTS: remote, Local: k.Local.Addr(), Remote: k.Remote.Addr(), Encap: k.encap(),
+		Chosen: choice, LocalTS: local, PeerTS: remote,
 		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut,
 	}
+	c.put(at)
+	return c
 }
 
 // acceptTS checks the selectors of the peer's answer to our CREATE_CHILD_SA.
@@ -259,6 +261,7 @@ func (m *Machine) acceptTS(c *Create, cfg *ChildConfig, ps []wire.Payload) (loca
 	if old := m.child(c.Old); old != nil {
 		ourLocal, ourRemote = old.LocalTS, old.PeerTS
 	}
+	peerLocal, peerRemote = m.throughNAT(peerLocal, peerRemote, m.terms(ps).mode)
 	local, remote = selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
 	if err1 != nil || err2 != nil || !sameTS(local, selector.Compact(peerLocal)) || !sameTS(remote, selector.Compact(peerRemote)) {
 		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "the peer answered with selectors that are not a part of ours")
@@ -283,8 +286,8 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 	if old == nil {
 		mode := m.terms(ps).mode
 		var why string
-		if cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, mode); cfg == nil && m.reconfigure() {
-			cfg, local, remote, why = m.matchChild(peerLocal, peerRemote, mode) // a child may have come with a reload
+		if cfg, local, remote, why = m.matchNAT(peerLocal, peerRemote, mode); cfg == nil && m.reconfigure() {
+			cfg, local, remote, why = m.matchNAT(peerLocal, peerRemote, mode) // a child may have come with a reload
 		}
 		if cfg == nil {
 			m.tsFailed(false, "", peerLocal, peerRemote, why)
@@ -296,6 +299,9 @@ func (m *Machine) peerChild(old *Child, ps []wire.Payload) (cfg *ChildConfig, lo
 		return nil, nil, nil, wire.NotifyNoAdditionalSAs // no longer configured
 	}
 	ourLocal, ourRemote := m.resolve(cfg)
+	if old.Mode == dataplane.Transport {
+		peerLocal, peerRemote = m.throughNAT(peerLocal, peerRemote, m.terms(ps).mode)
+	}
 	local, remote = selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
 	if local, remote, _ = m.withinLimit(local, remote); local == nil || remote == nil {
 		m.tsFailed(false, cfg.Name, peerLocal, peerRemote, "")
@@ -335,6 +341,7 @@ func (m *Machine) acceptChild() bool {
 	peerLocal, err1 := tsOf(ps, true)
 	peerRemote, err2 := tsOf(ps, false)
 	ourLocal, ourRemote := m.offered(cfg)
+	peerLocal, peerRemote = m.throughNAT(peerLocal, peerRemote, m.terms(ps).mode)
 	l, r := selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
 	switch {
 	case err1 != nil || err2 != nil || !sameTS(l, selector.Compact(peerLocal)) || !sameTS(r, selector.Compact(peerRemote)):

@@ -56,7 +56,7 @@ func (m *Machine) dropExchange(p **Create) {
 			installing = installing || j.Kind == jobInstall
 		}
 	}
-	m.orphan(SPIs{c.SPI, c.CPI}, dataplane.SPIRequest{Dst: m.s.IKE.Local.Addr(), Mark: m.reserveMark(c.Child)})
+	m.orphan(SPIs{c.SPI, c.CPI}, dataplane.SPIRequest{Dst: m.reserveDst(c), Mark: m.reserveMark(c.Child)})
 	if h := c.Candidate; h != nil {
 		if installing {
 			h.Status, h.EndReason = ChildInstalling, "not completed"
@@ -110,7 +110,6 @@ func (m *Machine) nonce() []byte {
 
 // createSpec describes a job of an exchange.
 func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
-	k := m.ikeBySPI(c.On)
 	switch kind {
 	case jobGenerate:
 		return GenerateKE{c.KE}
@@ -120,11 +119,11 @@ func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
 		return DecapsulateKE{c.KE, c.Private, c.PeerPublic}
 	case jobReserve:
 		cfg := m.conn.Child(c.Child)
-		return ReserveSPI{m.reserveFor(cfg, k), m.wishCPI(cfg, c.Candidate)}
+		return ReserveSPI{m.reserveFor(cfg, m.reservePlace(c)), m.wishCPI(cfg, c.Candidate)}
 	case jobAsk:
-		return m.askChild(c.Candidate, k)
+		return m.askChild(c.Candidate, m.ikeBySPI(c.On))
 	case jobInstall:
-		return Kernel{m.installOps(c.Candidate, k)}
+		return Kernel{m.installOps(c.Candidate)}
 	}
 	panic("sa: unknown job kind of an exchange") // unreachable: Decode refuses others
 }
@@ -331,7 +330,7 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 	if !ok {
 		return false
 	}
-	c.Candidate = m.candidate(cfg, k, choice, local, remote, true)
+	c.Candidate = m.candidate(cfg, c.at(k), choice, local, remote, true)
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
 	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {
 		return false
@@ -404,6 +403,7 @@ func (m *Machine) hasOther(c *Child) bool {
 func (m *Machine) createInstalled(c *Create, side Side) {
 	cand := c.Candidate
 	cand.Status, cand.InstalledAt = ChildInstalled, m.env.Now
+	defer m.moveChildren() // the session may have moved meanwhile
 	if !cand.InboundOnly {
 		cand.Keys.Wipe()
 	}

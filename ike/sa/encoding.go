@@ -46,6 +46,9 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 			return nil, fmt.Errorf("session state: connection %q is not configured", m.s.Conn)
 		}
 	}
+	if c.version < 2 {
+		m.placeChildren()
+	}
 	if err := m.validate(); err != nil {
 		return nil, err
 	}
@@ -140,6 +143,10 @@ func (m *Machine) validJob(j JobRef) error {
 		if st == nil {
 			return bad("set-up")
 		}
+	case jobMove:
+		if h := m.child(j.Child); h == nil || h.Moving == nil || h.Status == ChildNegotiated {
+			return bad("a child that moves")
+		}
 	case jobRemove, jobClean, jobNetwork:
 	case jobUse:
 		if m.conn == nil {
@@ -168,7 +175,15 @@ func (c *coder) state(s *State) {
 	})
 	optional(c, &s.Own, (*coder).create)
 	optional(c, &s.Peer, (*coder).create)
-	list(c, &s.Jobs, func(c *coder, j *JobRef) { num(c, &j.ID); num(c, &j.Kind); num(c, &j.Of); num(c, &j.Child) })
+	list(c, &s.Jobs, func(c *coder, j *JobRef) {
+		num(c, &j.ID)
+		num(c, &j.Kind)
+		num(c, &j.Of)
+		num(c, &j.Child)
+		if c.version >= 2 {
+			addr(c, &j.Dst)
+		}
+	})
 	list(c, &s.Tasks, (*coder).task)
 	optional(c, &s.Pending, func(c *coder, p *PendingAnswer) {
 		num(c, &p.On)
@@ -225,6 +240,7 @@ func (c *coder) create(x *Create) {
 	if c.version >= 2 {
 		boolean(c, &x.Single)
 		num(c, &x.CPI)
+		c.place(&x.At)
 	}
 }
 
@@ -270,6 +286,7 @@ func (c *coder) ike(k *IKE) {
 	raw(c, &k.MinNonce)
 	if c.version >= 2 {
 		num(c, &k.Peer)
+		boolean(c, &k.NATFake)
 	}
 }
 
@@ -349,6 +366,11 @@ func (c *coder) child(h *Child) {
 		num(c, &h.CPIIn)
 		num(c, &h.CPIOut)
 		num(c, &h.Options)
+		num(c, &h.LocalPort)
+		num(c, &h.RemotePort)
+		addr(c, &h.Orig)
+		optional(c, &h.Moving, (*coder).place)
+		instant(c, &h.MovedAt)
 	}
 }
 

@@ -260,6 +260,7 @@ func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 		return
 	}
 	m.take(k, ev, w.digest)
+	m.heardFrom(k, ev.Remote)
 	switch msg.Exchange {
 	case wire.ExchangeIKEIntermediate:
 		m.moreRequest(payloads, w)

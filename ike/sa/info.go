@@ -55,6 +55,10 @@ type ChildInfo struct {
 	Mode     dataplane.Mode
 	Proto    dataplane.Proto
 	Encap    bool // ESP in UDP (RFC 3948)
+	// Local and Remote are where the kernel has it since PlacedAt, with ports only
+	// when encapsulated.
+	Local, Remote netip.AddrPort
+	PlacedAt      time.Time
 
 	SPIIn, SPIOut uint32
 	CPIIn, CPIOut uint16 // IPComp; 0: none

@@ -240,6 +240,7 @@ func (m *Machine) removed() {
 	}
 	m.s.Children = kept
 	m.persist = true
+	m.moveChildren() // those that waited
 	m.network()
 	if p := m.s.Pending; p != nil {
 		m.s.Pending = nil

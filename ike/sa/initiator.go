@@ -116,7 +116,10 @@ func (m *Machine) detectNAT(msg *wire.Message, ev Received) {
 		return // the peer does not do NAT traversal
 	}
 	k.NATRemote = !matched
-	k.NATLocal = !destMatched || m.conn != nil && m.conn.Encap
+	k.NATLocal, k.NATFake = !destMatched, false
+	if destMatched && m.conn != nil && m.conn.Encap {
+		k.NATLocal, k.NATFake = true, true
+	}
 }
 
 // initResponse handles the answer to IKE_SA_INIT. It is not authenticated: what

@@ -72,6 +72,12 @@ type (
 	// NetworkChanged says that the box has got or lost an address or a default
 	// route: the path to the peer is checked at once.
 	NetworkChanged struct{}
+	// Mapped says that the peer's packets for a CHILD SA, authentic ones, come from
+	// another address or port: a NAT has changed its mapping.
+	Mapped struct {
+		SPI    uint32 // inbound
+		Remote netip.AddrPort
+	}
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
@@ -87,6 +93,7 @@ func (NewChild) isEvent()  {}
 func (Abort) isEvent()     {}
 
 func (NetworkChanged) isEvent() {}
+func (Mapped) isEvent()         {}
 
 // Action is what the shell has to do after a step, in the order given: what is
 // persisted first, then the kernel, then the network.

@@ -3,6 +3,7 @@ package sa
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,6 +28,12 @@ func (m *Machine) jobOf(kind JobKind, side Side) {
 	ref := JobRef{ID: m.s.NextJob, Kind: kind, Of: side}
 	if kind == jobSign && !m.prepareSign() {
 		return
+	}
+	if kind == jobRemove && m.hasJob(jobMove) {
+		return // moved goes on: what is on its way cannot be taken out
+	}
+	if kind == jobReserve {
+		ref.Dst = m.reserveDst(m.exchange(side))
 	}
 	if kind == jobInstall {
 		if c := m.exchange(side); c != nil {
@@ -92,11 +99,15 @@ func (m *Machine) spec(ref JobRef) Spec {
 	case jobVerify:
 		return m.verifyJob()
 	case jobReserve:
-		return ReserveSPI{m.reserveRequest(), m.wishCPI(m.childConfig(), m.negotiated())}
+		r := m.reserveRequest()
+		if ref.Dst.IsValid() {
+			r.Dst = ref.Dst
+		}
+		return ReserveSPI{r, m.wishCPI(m.childConfig(), m.negotiated())}
 	case jobAsk:
 		return m.askChild(m.negotiated(), k)
 	case jobInstall:
-		return Kernel{m.installOps(m.negotiated(), k)}
+		return Kernel{m.installOps(m.negotiated())}
 	case jobLease:
 		return m.askLease()
 	case jobNetwork:
@@ -107,6 +118,8 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return Kernel{m.cleanOps()}
 	case jobUse:
 		return QueryUse{m.useKeys()}
+	case jobMove:
+		return Kernel{m.moveOps(m.child(ref.Child))}
 	}
 	panic("sa: unknown job kind") // unreachable: Decode refuses others
 }
@@ -117,10 +130,10 @@ func (m *Machine) askChild(c *Child, k *IKE) AskChild {
 
 // jobDone continues where a job was asked for.
 func (m *Machine) jobDone(e JobDone) {
-	kind, side, child := JobKind(0), OfSession, uint64(0)
+	kind, side, child, dst := JobKind(0), OfSession, uint64(0), netip.Addr{}
 	for i, j := range m.s.Jobs {
 		if j.ID == e.ID {
-			kind, side, child = j.Kind, j.Of, j.Child
+			kind, side, child, dst = j.Kind, j.Of, j.Child, j.Dst
 			m.s.Jobs = append(m.s.Jobs[:i], m.s.Jobs[i+1:]...)
 			break
 		}
@@ -131,14 +144,21 @@ func (m *Machine) jobDone(e JobDone) {
 	m.persist = true
 	if kind == jobReserve && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
 		if e.Err == nil {
-			// The request's mark and address as they were are on the child, if any.
-			m.orphan(e.Result.(SPIs), m.reserveRequest())
+			r := m.reserveRequest()
+			if dst.IsValid() {
+				r.Dst = dst
+			}
+			m.orphan(e.Result.(SPIs), r)
 		}
 		m.settleLate()
 		return
 	}
 	if kind == jobInstall && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
 		m.lateInstall(child, e.Err)
+		return
+	}
+	if kind == jobMove {
+		m.moved(child, e.Err)
 		return
 	}
 	if side != OfSession {

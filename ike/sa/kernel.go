@@ -70,11 +70,11 @@ func (c *Child) keyOut() dataplane.SAKey {
 
 // reserveRequest asks for an inbound SPI before the child is agreed.
 func (m *Machine) reserveRequest() dataplane.SPIRequest {
-	return m.reserveFor(m.childConfig(), &m.s.IKE)
+	return m.reserveFor(m.childConfig(), m.s.IKE.place())
 }
 
-func (m *Machine) reserveFor(cfg *ChildConfig, k *IKE) dataplane.SPIRequest {
-	r := dataplane.SPIRequest{Src: k.Remote.Addr(), Dst: k.Local.Addr(), Proto: dataplane.ESP, Mode: dataplane.Tunnel}
+func (m *Machine) reserveFor(cfg *ChildConfig, at Place) dataplane.SPIRequest {
+	r := dataplane.SPIRequest{Src: at.Remote.Addr(), Dst: at.Local.Addr(), Proto: dataplane.ESP, Mode: dataplane.Tunnel}
 	if cfg != nil {
 		r.Mode, r.IfID = cfg.Mode, cfg.IfIDIn
 		if cfg.MarkInSA {
@@ -120,9 +120,9 @@ func (m *Machine) childConfig() *ChildConfig {
 }
 
 // installOps are the two SAs and the policies of the negotiated child.
-func (m *Machine) installOps(c *Child, k *IKE) []dataplane.Op {
+func (m *Machine) installOps(c *Child) []dataplane.Op {
 	cfg := m.conn.Child(c.Name)
-	in, out := m.pairOf(c, cfg, k)
+	in, out := m.pairOf(c, cfg)
 	ops := make([]dataplane.Op, 0, 5)
 	ops = c.appendInstall(ops, in)
 	if !c.InboundOnly {
@@ -135,7 +135,7 @@ func (m *Machine) installOps(c *Child, k *IKE) []dataplane.Op {
 }
 
 // pairOf describes a child's two SAs.
-func (m *Machine) pairOf(c *Child, cfg *ChildConfig, k *IKE) (in, out dataplane.SA) {
+func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 	encrIn, authIn, encrOut, authOut := c.Keys.Er, c.Keys.Ar, c.Keys.Ei, c.Keys.Ai
 	if !c.Initiator {
 		encrIn, authIn, encrOut, authOut = encrOut, authOut, encrIn, authIn
@@ -164,8 +164,7 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig, k *IKE) (in, out dataplane.
 		}
 	}
 	if c.Encap {
-		in.Encap = &dataplane.Encap{SrcPort: k.Remote.Port(), DstPort: k.Local.Port()}
-		out.Encap = &dataplane.Encap{SrcPort: k.Local.Port(), DstPort: k.Remote.Port()}
+		in.Encap, out.Encap = c.place().encaps(c.Orig)
 	}
 	return in, out
 }
@@ -263,7 +262,7 @@ func (m *Machine) removingOps() []dataplane.Op {
 		// First what takes over, then what goes.
 		if c := &m.s.Children[i]; c.OutboundDue {
 			if cfg := m.conn.Child(c.Name); cfg != nil {
-				_, out := m.pairOf(c, cfg, &m.s.IKE)
+				_, out := m.pairOf(c, cfg)
 				ops = c.appendInstall(ops, out)
 			}
 		}

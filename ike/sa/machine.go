@@ -75,6 +75,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.newChildWanted(e.Child, e.Packet)
 	case NetworkChanged:
 		m.networkChanged()
+	case Mapped:
+		m.mapped(e)
 	case Abort:
 		m.fail(e.Reason)
 	}
@@ -299,9 +301,11 @@ func (m *Machine) fail(reason string) {
 	m.dropExchange(&m.s.Own)
 	m.dropExchange(&m.s.Peer)
 	// Results of the old jobs no longer count, but an SPI that is being reserved
-	// must come back to be released, and of a child that is being installed one
-	// must know whether it was.
-	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool { return j.Kind != jobReserve && j.Kind != jobInstall })
+	// must come back to be released, of a child that is being installed one must
+	// know whether it was, and of one that moves, where it is.
+	m.s.Jobs = slices.DeleteFunc(m.s.Jobs, func(j JobRef) bool {
+		return j.Kind != jobReserve && j.Kind != jobInstall && j.Kind != jobMove
+	})
 	wasUp := !m.s.Since.IsZero()
 	m.to(Cleaning)
 	if wasUp {

@@ -43,6 +43,9 @@ func ChildSPIRange(bucket, node uint8) (lo, hi uint32) {
 	return max(lo, 256), lo | 1<<20 - 1
 }
 
+// BucketOfChild is the bucket of one of our own inbound ESP SPIs.
+func BucketOfChild(spi uint32) uint8 { return uint8(spi >> 24) }
+
 // Cookie is the stateless cookie of RFC 7296 2.6: a version of the secret, then
 // a MAC over what the initiator must repeat from the same address.
 func Cookie(key []byte, version byte, ni []byte, remote netip.Addr, spii wire.SPI) []byte {

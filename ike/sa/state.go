@@ -211,6 +211,7 @@ type IKE struct {
 	RemoteAuth    string
 	NATLocal      bool // a NAT stands before us, or we pretend so
 	NATRemote     bool
+	NATFake       bool   // NATLocal is only pretended
 	NextOut       uint32 // message id of our next request
 	NextIn        uint32 // message id that the peer's next request must have
 	Request       *Request
@@ -312,6 +313,14 @@ type Child struct {
 	LocalTS, PeerTS []selector.TS
 	Local, Remote   netip.Addr // outer addresses it was installed with
 	Encap           bool
+	// LocalPort and RemotePort are those of its UDP encapsulation; 0 without.
+	LocalPort, RemotePort uint16
+	// Orig is the peer's address as it knows it itself: what the checksums of
+	// packets in transport mode through a NAT were made with.
+	Orig netip.Addr
+	// Moving is where the kernel is bringing it; nil: it stays.
+	Moving          *Place
+	MovedAt         time.Time // when it last came to its place; zero: when it was installed
 	MarkIn, MarkOut dataplane.Mark
 	MarkInSA        bool
 	IfIDIn, IfIDOut uint32
@@ -373,8 +382,11 @@ type JobRef struct {
 	Kind JobKind
 	Of   Side // which exchange it works for
 	// Child is the unique id of the child that jobInstall installs, for an answer
-	// that comes after its exchange was dropped.
+	// that comes after its exchange was dropped, or that jobMove moves.
 	Child uint64
+	// Dst is our address that jobReserve takes an SPI at: the session may have
+	// moved when the answer comes.
+	Dst netip.Addr
 }
 
 // Orphan is a reserved SPI, or CPI, in the kernel.
@@ -438,6 +450,9 @@ type Create struct {
 	// Lost: the peer has rekeyed the same child and deleted the old one, so its
 	// new one stands and ours, when the answer comes, is deleted.
 	Lost bool
+	// At is where the SPI was reserved, and the candidate is installed; the session
+	// may have moved on by then.
+	At Place
 	// Single: only the first selector of each side is offered (RFC 7296 2.9.2).
 	Single bool
 }

@@ -14,7 +14,7 @@ func (m *Machine) Info() Info {
 	i := Info{
 		UniqueID: m.s.ID, Conn: m.s.Conn, State: ikeState(m.s.Phase), Initiator: k.Initiator,
 		Local: k.Local, Remote: k.Remote, SPIi: k.SPIi, SPIr: k.SPIr,
-		NATLocal: k.NATLocal, NATRemote: k.NATRemote, NATFake: m.conn != nil && m.conn.Encap,
+		NATLocal: k.NATLocal, NATRemote: k.NATRemote, NATFake: k.NATFake,
 		Algorithms: algorithmsOf(k.Chosen), Established: m.s.Since,
 	}
 	if !k.LocalID.IsAny() {
@@ -36,9 +36,15 @@ func (m *Machine) Info() Info {
 func (m *Machine) childInfo(c *Child) ChildInfo {
 	i := ChildInfo{
 		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: childState(c.Status), Mode: c.Mode, Proto: dataplane.ESP,
-		Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, CPIIn: c.CPIIn, CPIOut: c.CPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
+		Local: c.place().Local, Remote: c.place().Remote, PlacedAt: c.InstalledAt, Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, CPIIn: c.CPIIn, CPIOut: c.CPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
 		Algorithms: algorithmsOf(c.Chosen), InstalledAt: c.InstalledAt,
 		LocalTS: append(i0(c.LocalTS), c.LocalTS...), RemoteTS: append(i0(c.PeerTS), c.PeerTS...),
+	}
+	if c.MovedAt.After(i.PlacedAt) {
+		i.PlacedAt = c.MovedAt
+	}
+	if c.Moving != nil && i.State == ChildSAInstalled {
+		i.State = ChildSAUpdating
 	}
 	if m.conn != nil {
 		if cfg := m.conn.Child(c.Name); cfg != nil && cfg.LifeTime > 0 && !c.InstalledAt.IsZero() {

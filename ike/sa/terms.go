@@ -17,6 +17,7 @@ type terms struct {
 	noTFC   bool           // ESP_TFC_PADDING_NOT_SUPPORTED (RFC 7296 1.3.1)
 	cpi     uint16         // the sender's CPI for DEFLATE (RFC 7296 2.22); 0: no IPComp
 	unknown bool           // the sender demands of IPTFS what we can't do
+	i, r    netip.Addr     // the one host of the first TSi and TSr, before any NAT
 }
 
 // Requirement flags of USE_AGGFRAG (RFC 9347 5.1).
@@ -59,6 +60,7 @@ func (m *Machine) terms(ps []wire.Payload) terms {
 	if t.cpi < MinCPI {
 		t.cpi = 0
 	}
+	t.i, t.r = firstHost(ps, true), firstHost(ps, false)
 	return t
 }
 
@@ -118,6 +120,11 @@ func (m *Machine) settleTerms(c *Child, cfg *ChildConfig, t terms) (ok bool) {
 		}
 	default:
 		c.Mode = t.mode
+	}
+	if c.Mode == dataplane.Transport && c.Encap {
+		if c.Orig = t.i; c.Initiator {
+			c.Orig = t.r
+		}
 	}
 	if t.noTFC {
 		c.Options |= ChildNoTFC

@@ -113,6 +113,20 @@ func (v IKERekeyed) MarshalZerologObject(e *zerolog.Event) {
 	e.Hex("old_spi_i", be64(v.OldSPIi)).Hex("old_spi_r", be64(v.OldSPIr)).Str("proposal", v.Proposal)
 }
 
+// IKEMoved: the IKE SA goes on between other addresses or ports, and its CHILD
+// SAs follow.
+type IKEMoved struct {
+	IKE
+	OldLocal, OldRemote netip.AddrPort
+}
+
+func (IKEMoved) Message() string      { return "IKE SA moved" }
+func (IKEMoved) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v IKEMoved) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Stringer("old_local", v.OldLocal).Stringer("old_remote", v.OldRemote)
+}
+
 // Exchange is what a side is about in a Collision.
 type Exchange string
 
