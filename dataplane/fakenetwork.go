@@ -32,7 +32,7 @@ func (f *FakeNetwork) Want(owner uint64, w Wish) error {
 	if w.Empty() {
 		delete(f.wishes, owner)
 	} else {
-		f.wishes[owner] = Wish{slices.Clone(w.Addrs), slices.Clone(w.Routes)}
+		f.wishes[owner] = Wish{w.Local, w.Peer, slices.Clone(w.Addrs), slices.Clone(w.Routes)}
 	}
 	return nil
 }

@@ -17,20 +17,19 @@ type Network interface {
 
 // Wish is what one owner, an IKE session, wants the box to have.
 type Wish struct {
-	Addrs  []netip.Addr // virtual addresses
-	Routes []Route
+	// Local and Peer are the tunnels' outer addresses: where virtual addresses
+	// and routes go shows from the way between them.
+	Local, Peer netip.Addr
+	Addrs       []netip.Addr // virtual addresses
+	Routes      []Route
 }
 
 // Empty reports whether nothing is wished.
-func (w Wish) Empty() bool { return len(w.Addrs)+len(w.Routes) == 0 }
+func (w *Wish) Empty() bool { return len(w.Addrs)+len(w.Routes) == 0 }
 
-// Route leads what the box itself sends to Dst into a tunnel: it leaves towards
-// Peer, the tunnel's other end, with a source address within Within, for which
-// there are policies. Without such an address of the box there is no route.
-type Route struct {
-	Dst    netip.Prefix
-	Within netip.Prefix
-	Peer   netip.Addr
-}
+// Route leads what the box itself sends to Dst into a tunnel: with a source
+// address within Within, for which there are policies. Without such an address
+// of the box there is no route.
+type Route struct{ Dst, Within netip.Prefix }
 
-func (r Route) String() string { return fmt.Sprintf("%s from %s by %s", r.Dst, r.Within, r.Peer) }
+func (r Route) String() string { return fmt.Sprintf("%s from %s", r.Dst, r.Within) }

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"espalier/dataplane/route"
 	"espalier/dataplane/xfrm"
 	"espalier/ike/config"
 	"espalier/ike/engine"
@@ -53,6 +54,12 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if err := dp.RemoveLeftovers(); err != nil {
 		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
+	routes, err := route.Open(route.Options{JournalDir: runDir, VirtualIP: cfg.Settings.VirtualIP, On: cfg.Settings.VirtualIPOn,
+		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, routes.Close()) }()
 	settings, err := settingsOf(cfg)
 	if err != nil {
 		return err
@@ -64,7 +71,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	defer network.Close()
 	bus := new(event.Bus)
 	eng, err := engine.New(engine.Options{
-		DataPlane: dp, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
+		DataPlane: dp, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(),
 	})
 	if err != nil {

@@ -25,6 +25,19 @@ type Verbs interface {
 	Sysctl(name string) (string, error)
 	// SetSysctl writes one.
 	SetSysctl(name, value string) error
+	// AddAddress puts an address on an interface.
+	AddAddress(Address) error
+	// RemoveAddress takes it off; nil when it is not there.
+	RemoveAddress(Address) error
+	// AddRoute adds a route, in the place of one with the same destination in
+	// the same table.
+	AddRoute(Route) error
+	// RemoveRoute removes it; nil when it is not there.
+	RemoveRoute(Route) error
+	// AddRule adds a rule that looks a routing table up.
+	AddRule(Rule) error
+	// RemoveRule removes it; nil when it is not there.
+	RemoveRule(Rule) error
 }
 
 // Local performs the verbs in this process, which needs the rights itself.

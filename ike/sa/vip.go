@@ -149,7 +149,7 @@ func (m *Machine) hostWish() dataplane.Wish {
 	if m.s.Phase >= Cleaning || m.conn == nil || own == nil && !m.env.Settings.InstallRoutes {
 		return w
 	}
-	w.Addrs = slices.Clone(own)
+	w.Addrs, w.Local, w.Peer = slices.Clone(own), m.s.IKE.Local.Addr(), m.s.IKE.Remote.Addr()
 	if !m.env.Settings.InstallRoutes {
 		return w
 	}
@@ -166,19 +166,19 @@ func (m *Machine) hostWish() dataplane.Wish {
 			if p.Proto != 0 && slices.ContainsFunc(pairs, func(q pair) bool { return q.Proto == 0 && q.Dst == p.Dst }) {
 				continue
 			}
-			w.Routes = append(w.Routes, dataplane.Route{Dst: p.Dst, Within: p.Src, Peer: c.Remote})
+			w.Routes = append(w.Routes, dataplane.Route{Dst: p.Dst, Within: p.Src})
 		}
 	}
 	slices.SortFunc(w.Routes, func(a, b dataplane.Route) int {
 		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), a.Dst.Bits()-b.Dst.Bits(), a.Within.Addr().Compare(b.Within.Addr()),
-			a.Within.Bits()-b.Within.Bits(), a.Peer.Compare(b.Peer))
+			a.Within.Bits()-b.Within.Bits())
 	})
 	w.Routes = slices.Compact(w.Routes)
 	return w
 }
 
 // digest tells one wish from another; 0 is the empty one.
-func digest(w dataplane.Wish) uint64 {
+func digest(w *dataplane.Wish) uint64 {
 	if w.Empty() {
 		return 0
 	}
@@ -187,13 +187,14 @@ func digest(w dataplane.Wish) uint64 {
 		b := a.As16()
 		h.Write(append(b[:], byte(bits), byte(a.BitLen())))
 	}
+	put(w.Local, -1)
+	put(w.Peer, -1)
 	for _, a := range w.Addrs {
 		put(a, -1)
 	}
 	for _, r := range w.Routes {
 		put(r.Dst.Addr(), r.Dst.Bits())
 		put(r.Within.Addr(), r.Within.Bits())
-		put(r.Peer, -1)
 	}
 	return min(max(h.Sum64(), 1), math.MaxUint64-1)
 }
@@ -201,7 +202,8 @@ func digest(w dataplane.Wish) uint64 {
 // network brings the box's addresses and routes up to date with the session,
 // and reports whether there is anything to do.
 func (m *Machine) network() bool {
-	d := digest(m.hostWish())
+	w := m.hostWish()
+	d := digest(&w)
 	if d == m.s.Network || m.s.Phase > Cleaning {
 		return false
 	}
