@@ -302,8 +302,14 @@ func (k *Keeper) route(w *want) (host.Route, bool, error) {
 		return r, false, fmt.Errorf("route to %s: %w", r.Dst, err)
 	}
 	r.Link, r.Src = way.Link, src
-	if way.Gateway.IsValid() && way.Gateway.Is4() == r.Dst.Addr().Is4() {
-		r.Gateway = way.Gateway
+	// A peer on the link is the next hop itself: nobody asks for the neighbour
+	// Dst there, whether a packet is protected or not.
+	next := way.Gateway
+	if !next.IsValid() {
+		next = w.peer
+	}
+	if next.Is4() == r.Dst.Addr().Is4() {
+		r.Gateway = next
 	}
 	return r, true, nil
 }

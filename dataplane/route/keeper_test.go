@@ -185,12 +185,12 @@ func TestSourceOfOwnTraffic(t *testing.T) {
 	k := open(t, b, t.TempDir())
 	// A route to the peer alone would catch the tunnel's packets.
 	wishes(t, k, 1, wish("192.0.2.2", "", "10.2.0.0/16<10.1.0.0/16", "10.5.0.0/16<10.6.0.0/16", "192.0.2.2/32<10.1.0.0/16"))
-	expect(t, b, "10.1.0.1@eth0 10.2.0.0/16>eth0>10.1.0.1 192.0.2.1@eth0 rule220:220:false")
+	expect(t, b, "10.1.0.1@eth0 10.2.0.0/16>eth0>10.1.0.1>192.0.2.2 192.0.2.1@eth0 rule220:220:false")
 	// Two tunnels to one network: the younger one's route stands, then the other's again.
 	wishes(t, k, 2, wish("198.51.100.7", "", "10.2.0.0/16<10.1.0.0/16"))
 	expect(t, b, "10.1.0.1@eth0 10.2.0.0/16>eth1>10.1.0.1>192.0.2.254 192.0.2.1@eth0 rule220:220:false")
 	wishes(t, k, 2, dataplane.Wish{})
-	expect(t, b, "10.1.0.1@eth0 10.2.0.0/16>eth0>10.1.0.1 192.0.2.1@eth0 rule220:220:false")
+	expect(t, b, "10.1.0.1@eth0 10.2.0.0/16>eth0>10.1.0.1>192.0.2.2 192.0.2.1@eth0 rule220:220:false")
 }
 
 func TestWhatFailsIsNotJournalled(t *testing.T) {
@@ -205,7 +205,7 @@ func TestWhatFailsIsNotJournalled(t *testing.T) {
 	}
 	b.fail = nil
 	wishes(t, k, 1, wish("192.0.2.2", "10.3.0.1", "10.2.0.0/16<10.3.0.1/32"))
-	expect(t, b, "10.2.0.0/16>eth0>10.3.0.1 10.3.0.1@eth0 192.0.2.1@eth0 rule220:220:false")
+	expect(t, b, "10.2.0.0/16>eth0>10.3.0.1>192.0.2.2 10.3.0.1@eth0 192.0.2.1@eth0 rule220:220:false")
 }
 
 func TestJournalIsCompacted(t *testing.T) {

@@ -114,7 +114,7 @@ func (l *lab) expectBox(t *testing.T, has bool, rules bool) {
 	t.Helper()
 	l.eventually(t, fmt.Sprintf("virtual addresses and routes: %v, rules: %v", has, rules), func() error {
 		b := l.box(t)
-		for _, s := range []string{vip4.String() + "/32", vip6.String() + "/128", "10.2.0.0/24 dev out0", "src " + vip4.String(), "2001:db8:2::/64 dev out0"} {
+		for _, s := range []string{vip4.String() + "/32", vip6.String() + "/128", "10.2.0.0/24 via 192.0.2.2 dev out0", "src " + vip4.String(), "2001:db8:2::/64 dev out0"} {
 			if strings.Contains(b, s) != has {
 				return errors.New(b)
 			}
