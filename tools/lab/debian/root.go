@@ -22,6 +22,9 @@ type Recipe struct {
 	Suite string
 	// Packages beyond Debian's base, each with its dependencies but without what it recommends.
 	Packages []string
+	// Beside are packages whose files are unpacked beside the others though dpkg would not have them together, without what they depend on: two
+	// IKE daemons are one too many for a machine, but not for a lab.
+	Beside []string `json:",omitempty"`
 	// Exclude are paths that are not unpacked, as dpkg's path-exclude has it.
 	Exclude []string
 	// Edition is raised when Build changes what it makes of the same recipe.
@@ -36,9 +39,11 @@ func Recipes() []Recipe {
 		"libcharon-extra-plugins", "libcharon-extauth-plugins",
 		"iproute2", "iperf3", "iputils-ping", "tcpdump", "nftables", "ethtool", "procps", "kmod", "openssl", "conntrack", "netcat-openbsd",
 	}
+	libreswan := []string{"libnss3-tools", "libcap-ng0", "libcurl3t64-gnutls", "libevent-core-2.1-7t64", "libevent-pthreads-2.1-7t64", "libldap2",
+		"libldns3t64", "libunbound8"}
 	exclude := []string{"/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"}
 	return []Recipe{
-		{Name: "default", Suite: "trixie", Packages: packages, Exclude: exclude, Edition: 1},
+		{Name: "default", Suite: "trixie", Packages: append(libreswan, packages...), Beside: []string{"libreswan"}, Exclude: exclude, Edition: 1},
 		{Name: "sid", Suite: "sid", Packages: packages, Exclude: exclude, Edition: 1},
 	}
 }
@@ -90,6 +95,10 @@ func (h *Host) buildRoot(ctx context.Context, r Recipe, dir string) error {
 		"--dpkgopt=force-unsafe-io", "--include=" + strings.Join(r.Packages, ",")}
 	for _, e := range r.Exclude {
 		args = append(args, "--dpkgopt=path-exclude="+e)
+	}
+	for _, p := range r.Beside {
+		// APT_CONFIG makes this machine's apt work on the root's lists.
+		args = append(args, `--customize-hook=cd "$1" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download `+p+` && dpkg-deb -x `+p+`_*.deb . && rm `+p+`_*.deb`)
 	}
 	for _, o := range h.proxyOptions(ctx) {
 		args = append(args, "--aptopt="+o)
