@@ -64,7 +64,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	network, err := sockets.WatchNetwork()
+	network, err := sockets.WatchNetwork(cfg.Settings.RoutingTable)
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,8 @@ func (k *Keeper) undo(x object) error {
 	return k.journal.remove(x)
 }
 
-// Want implements dataplane.Network.
+// Want implements dataplane.Network. The same wish again puts back what the
+// kernel has lost meanwhile, and finds the way to the peer anew.
 func (k *Keeper) Want(owner uint64, w dataplane.Wish) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -167,11 +168,17 @@ func (k *Keeper) hold(a netip.Addr, w *dataplane.Wish) error {
 		k.addrs[a] = x
 	}
 	x.refs++
-	if x.put != nil || !k.o.VirtualIP {
+	if !k.o.VirtualIP {
 		return nil
 	}
 	if there, err := k.o.Box.Addresses(); err != nil || slices.Contains(there, a) {
-		return err // somebody else's, who takes it off, too
+		return err // ours, or somebody else's, who takes it off, too
+	}
+	if x.put != nil { // its interface has gone, and it with that
+		if err := k.journal.remove(object{Address: x.put}); err != nil {
+			return err
+		}
+		x.put = nil
 	}
 	put := host.Address{Addr: a, Link: k.o.On}
 	if put.Link == "" {
@@ -256,7 +263,10 @@ func (k *Keeper) settle(dst netip.Prefix) error {
 	}
 	was, stood := k.stands[dst]
 	switch {
-	case !found && !stood || found && stood && was == next:
+	case !found && !stood:
+	case found && stood && was == next:
+		// The kernel drops routes without a word when an interface goes down.
+		errs = append(errs, k.o.Box.AddRoute(next))
 	case !found:
 		delete(k.stands, dst)
 		errs = append(errs, k.undo(object{Route: &was}))

@@ -208,6 +208,45 @@ func TestWhatFailsIsNotJournalled(t *testing.T) {
 	expect(t, b, "10.2.0.0/16>eth0>10.3.0.1>192.0.2.2 10.3.0.1@eth0 192.0.2.1@eth0 rule220:220:false")
 }
 
+// TestLostIsPutBack: the same wish again restores what went with an interface.
+func TestLostIsPutBack(t *testing.T) {
+	b, dir := newBox("192.0.2.1"), t.TempDir()
+	k := open(t, b, dir)
+	w := wish("192.0.2.2", "10.3.0.1", "10.2.0.0/16<10.3.0.1/32")
+	wishes(t, k, 1, w)
+	all := b.String()
+	delete(b.addrs, netip.MustParseAddr("10.3.0.1"))
+	clear(b.routes)
+	wishes(t, k, 1, w)
+	expect(t, b, all)
+	wishes(t, k, 1, dataplane.Wish{})
+	expect(t, b, "192.0.2.1@eth0 rule220:220:false")
+	if live := k.journal.live(); len(live) != 1 {
+		t.Errorf("the journal has %+v", live)
+	}
+}
+
+func TestRouteThatFailsIsNotJournalled(t *testing.T) {
+	b := newBox("192.0.2.1")
+	k := open(t, b, t.TempDir())
+	b.fail = func(what string) error {
+		if what == "route" {
+			return errors.New("planted")
+		}
+		return nil
+	}
+	if err := k.Want(1, wish("192.0.2.2", "10.3.0.1", "10.2.0.0/16<10.3.0.1/32")); err == nil {
+		t.Error("expected an error")
+	}
+	for _, x := range k.journal.live() {
+		if x.Route != nil {
+			t.Errorf("the journal has %+v", x.Route)
+		}
+	}
+	wishes(t, k, 1, dataplane.Wish{})
+	expect(t, b, "192.0.2.1@eth0 rule220:220:false")
+}
+
 func TestJournalIsCompacted(t *testing.T) {
 	b, dir := newBox("192.0.2.1"), t.TempDir()
 	k := open(t, b, dir)

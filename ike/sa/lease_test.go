@@ -223,6 +223,36 @@ func TestSuccessorKeepsAddress(t *testing.T) {
 	}
 }
 
+// TestBoxFollowsMoves: when the way to the peer changes, the box looks its
+// addresses and routes over; when the peer moves, it learns the new address.
+func TestBoxFollowsMoves(t *testing.T) {
+	w := satest.New(1)
+	moon, sun := roadwarrior(w, "0.0.0.0", pool("four", "10.3.0.1", "10.3.0.9"))
+	moon.Initiate("sun", "", sunAddr)
+	w.Settle(100)
+	assertUp(t, moon, sun)
+	asked := 0
+	moon.Fail = func(s sa.Spec) error {
+		if n, ok := s.(sa.Network); ok {
+			asked++
+			if n.Wish.Peer != sunAddr || len(n.Wish.Addrs) != 1 || len(n.Wish.Routes) != 1 {
+				t.Errorf("the box is asked for %+v", n.Wish)
+			}
+		}
+		return nil
+	}
+	moon.Do(0, sa.NetworkChanged{})
+	w.Settle(100)
+	if asked != 1 {
+		t.Errorf("the box was asked %d times after a change of its network", asked)
+	}
+	moon.Do(0, sa.Rekey{})
+	w.Advance(time.Minute)
+	if asked != 1 {
+		t.Errorf("the box was asked again by a rekeying, which changes nothing")
+	}
+}
+
 // TestHostRefusesAddress: the tunnel comes up all the same, and the log says so.
 func TestHostRefusesAddress(t *testing.T) {
 	w := satest.New(1)

@@ -74,6 +74,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	case NewChild:
 		m.newChildWanted(e.Child, e.Packet)
 	case NetworkChanged:
+		m.renetwork()
 		m.networkChanged()
 	case Mapped:
 		m.mapped(e)

@@ -119,6 +119,7 @@ func (m *Machine) moveTo(local, remote netip.AddrPort) {
 		k.Local, k.Remote = local, remote
 	}
 	m.persist = true
+	m.network()
 	m.publish(event.IKEMoved{IKE: m.eventIKE(), OldLocal: was.Local, OldRemote: was.Remote})
 }
 

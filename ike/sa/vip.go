@@ -212,6 +212,15 @@ func (m *Machine) network() bool {
 	return true
 }
 
+// renetwork has the box look its addresses and routes for the session over: the
+// way to the peer may be another now.
+func (m *Machine) renetwork() {
+	if m.s.Phase == Established && m.s.Network != 0 {
+		m.s.Network = math.MaxUint64
+		m.network()
+	}
+}
+
 // networked continues when the box has what network asked for, or err says what
 // is missing: the session goes on without.
 func (m *Machine) networked(err error) {

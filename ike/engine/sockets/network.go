@@ -17,10 +17,12 @@ type Network struct {
 	changes chan struct{}
 	done    chan struct{}
 	known   known
+	own     uint32
 }
 
-// WatchNetwork subscribes to the kernel's addresses and routes. Close ends it.
-func WatchNetwork() (*Network, error) {
+// WatchNetwork subscribes to the kernel's addresses and routes, but for those of
+// our own routing table. Close ends it.
+func WatchNetwork(own uint32) (*Network, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("watch addresses and routes: netlink socket: %w", err)
@@ -31,7 +33,7 @@ func WatchNetwork() (*Network, error) {
 		return nil, fmt.Errorf("watch addresses and routes: netlink groups: %w", err)
 	}
 	n := &Network{
-		file: os.NewFile(uintptr(fd), "rtnetlink"), changes: make(chan struct{}, 1), done: make(chan struct{}), known: known{},
+		file: os.NewFile(uintptr(fd), "rtnetlink"), changes: make(chan struct{}, 1), done: make(chan struct{}), known: known{}, own: own,
 	}
 	go n.run()
 	return n, nil
@@ -59,7 +61,7 @@ func (n *Network) run() {
 			n.changed()
 		case err != nil:
 			return
-		case n.known.learn(b[:l]):
+		case n.known.learn(b[:l], n.own):
 			n.changed()
 		}
 	}
@@ -92,8 +94,8 @@ type netItem struct {
 const maxKnown = 4096
 
 // learn takes a datagram of netlink messages and reports whether one of them
-// changes something.
-func (k known) learn(b []byte) bool {
+// changes something. What stands in table own does not count.
+func (k known) learn(b []byte, own uint32) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return false
@@ -108,7 +110,7 @@ func (k known) learn(b []byte) bool {
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 			it, ok := defaultRouteItem(m)
-			if !ok {
+			if !ok || it.table == own {
 				continue
 			}
 			if m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_REPLACE != 0 {

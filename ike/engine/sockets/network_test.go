@@ -44,6 +44,12 @@ func routeMessage(typ, flags uint16, fam, bits uint8, gateway string) []byte {
 		unix.RTA_GATEWAY: netip.MustParseAddr(gateway).AsSlice(), unix.RTA_OIF: {2, 0, 0, 0}, unix.RTA_PRIORITY: {0, 1, 0, 0}})
 }
 
+// inTable puts a route's message into another table.
+func inTable(table byte, msg []byte) []byte {
+	msg[unix.SizeofNlMsghdr+4] = table
+	return msg
+}
+
 func TestNetworkLearns(t *testing.T) {
 	const v4, v6 = unix.AF_INET, unix.AF_INET6
 	k := known{}
@@ -67,10 +73,11 @@ func TestNetworkLearns(t *testing.T) {
 		{"an IPv4 default route", routeMessage(unix.RTM_NEWROUTE, 0, v4, 0, "192.0.2.254"), true},
 		{"again, after its interface was down", routeMessage(unix.RTM_NEWROUTE, 0, v4, 0, "192.0.2.254"), true},
 		{"one goes that was there from the start", routeMessage(unix.RTM_DELROUTE, 0, v4, 0, "192.0.2.253"), true},
+		{"our own table's", inTable(220, routeMessage(unix.RTM_NEWROUTE, unix.NLM_F_REPLACE, v4, 0, "192.0.2.254")), false},
 		{"cut off", routeMessage(unix.RTM_NEWROUTE, 0, v4, 0, "192.0.2.254")[:30], false},
 		{"cut off within", netMessage(unix.RTM_NEWROUTE, 0, []byte{v4, 0}, nil), false},
 	} {
-		if got := k.learn(step.msg); got != step.news {
+		if got := k.learn(step.msg, 220); got != step.news {
 			t.Errorf("%s: news %v, expected %v", step.name, got, step.news)
 		}
 	}
@@ -83,7 +90,7 @@ func TestNetworkLearns(t *testing.T) {
 }
 
 func TestWatchNetworkOpensAndCloses(t *testing.T) {
-	n, err := WatchNetwork()
+	n, err := WatchNetwork(220)
 	if err != nil {
 		t.Fatal(err)
 	}
