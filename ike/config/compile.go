@@ -192,13 +192,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		ReqID:          get[uint32](n, "reqid"),
 		Priority:       get[uint32](n, "priority"),
 		ReplayWindow:   get[uint32](n, "replay_window"),
-		MarkIn:         get[dataplane.Mark](n, "mark_in"),
-		MarkOut:        get[dataplane.Mark](n, "mark_out"),
 		MarkInSA:       get[bool](n, "mark_in_sa"),
-		SetMarkIn:      get[dataplane.Mark](n, "set_mark_in"),
-		SetMarkOut:     get[dataplane.Mark](n, "set_mark_out"),
-		IfIDIn:         orConnection(n, conn, "if_id_in"),
-		IfIDOut:        orConnection(n, conn, "if_id_out"),
 		Policies:       get[bool](n, "policies"),
 		PoliciesFwdOut: get[bool](n, "policies_fwd_out"),
 		CopyDF:         get[bool](n, "copy_df"),
@@ -207,6 +201,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		SHA256By96:     get[bool](n, "sha256_96"),
 		ICMP:           get[bool](n, "icmp"),
 	}
+	numbers(n, conn, ch)
 	if pad := get[int64](n, "tfc_padding"); pad < 0 {
 		ch.TFCPad = sa.PadToMTU
 	} else {
@@ -241,12 +236,31 @@ func followUp(action string) (f sa.FollowUp) {
 	return f
 }
 
-// orConnection takes a child's value, else the connection's.
-func orConnection(n, conn *node, key string) uint32 {
+// numbers compiles the marks and interface ids of a child.
+func numbers(n, conn *node, ch *sa.ChildConfig) {
+	in, out := get[markValue](n, "mark_in"), get[markValue](n, "mark_out")
+	ch.MarkIn, ch.UniqueMarkIn, ch.MarkOut, ch.UniqueMarkOut = in.mark, in.unique, out.mark, out.unique
+	in, out = get[markValue](n, "set_mark_in"), get[markValue](n, "set_mark_out")
+	ch.SetMarkIn, ch.SetMarkInSame, ch.SetMarkOut, ch.SetMarkOutSame = in.mark, in.same, out.mark, out.same
+	ch.IfIDIn, ch.UniqueIfIDIn = orConnection(n, conn, "if_id_in")
+	ch.IfIDOut, ch.UniqueIfIDOut = orConnection(n, conn, "if_id_out")
+}
+
+// orConnection takes a child's interface id, else the connection's, which is one
+// for each IKE SA when it is unique.
+func orConnection(n, conn *node, key string) (uint32, sa.Unique) {
 	if n.has(key) {
-		return get[uint32](n, key)
+		v := get[ifIDValue](n, key)
+		return v.id, v.unique
 	}
-	return get[uint32](conn, key)
+	v := get[ifIDValue](conn, key)
+	switch v.unique {
+	case sa.UniqueChild:
+		return 0, sa.UniqueIKE
+	case sa.UniqueChildDir:
+		return 0, sa.UniqueIKEDir
+	}
+	return v.id, sa.NotUnique
 }
 
 // contradictions refuses options of a child that can't be meant together.
@@ -266,6 +280,12 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	}
 	if ch.MarkInSA && ch.MarkIn == (dataplane.Mark{}) {
 		c.rep.add(n.at("mark_in_sa"), "a mark_in, since mark_in_sa is yes", "none", "")
+	}
+	if unique := max(ch.UniqueMarkIn, ch.UniqueMarkOut, ch.UniqueIfIDIn, ch.UniqueIfIDOut); ch.Trap && unique != sa.NotUnique {
+		c.rep.add(n.at("start_action"), "marks and interface ids that are numbers, since start_action is trap", "unique ones", "a trap stands before a CHILD SA has them")
+	}
+	if ch.MarkInSA && ch.UniqueMarkIn != sa.NotUnique {
+		c.rep.add(n.at("mark_in_sa"), "a mark_in that is a number, since mark_in_sa is yes", quote(n.keys["mark_in"].Value), "the SPI is reserved before the mark is chosen")
 	}
 	if ch.PoliciesFwdOut && !ch.Policies {
 		c.rep.add(n.at("policies_fwd_out"), "policies_fwd_out = no, since policies is no", "yes", "")

@@ -123,8 +123,10 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:8:13: expected a prefix such as 10.1.0.0/16 for remote_ts, found "10.2.0.0/33"`}},
 		{"not an address", "connections { gw { remote_addrs = 198.51.100.256\nlocal { auth = psk\n }\nremote { auth = psk\n } } }\n", []string{
 			`espalier.conf:1:35: expected addresses, prefixes, ranges, host names or %any with commas between them for remote_addrs, found "198.51.100.256"`}},
-		{"not a mark", net("mark_in = %unique"), []string{
-			`espalier.conf:8:11: expected a mark such as 42 or 0x10/0xf0 for mark_in, since marks chosen by the daemon are not supported yet, found "%unique"`}},
+		{"not a mark", net("mark_in = %unusual"), []string{
+			`espalier.conf:8:11: expected a mark such as 42 or 0x10/0xf0, or %unique or %unique-dir for mark_in, found "%unusual"`}},
+		{"a unique mark on the inbound SA", net("mark_in = %unique\nmark_in_sa = yes"), []string{
+			`espalier.conf:9:1: expected a mark_in that is a number, since mark_in_sa is yes, found "%unique" (the SPI is reserved before the mark is chosen)`}},
 		{"empty list element", gw("proposals = default,"), []string{
 			`espalier.conf:7:13: expected proposals with commas between them for proposals, found "default,"`}},
 

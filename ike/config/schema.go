@@ -136,7 +136,7 @@ func connectionSpec() *sectionSpec {
 		{name: "over_time", typ: duration(), derived: "10% of rekey_time or reauth_time", sup: later, doc: "Time allowed for a rekey beyond rekey_time."},
 		{name: "rand_time", typ: duration(), derived: "over_time", sup: later, doc: "Range of the random time taken off rekey_time."},
 		{name: "pools", typ: words("names"), doc: "Pools to give the peer virtual addresses from, in this order; it must ask for one. remote_ts = dynamic means those that it gets."},
-		{name: "if_id_in", typ: ifID(), def: "0", doc: "XFRM interface id, inbound; children may have their own."},
+		{name: "if_id_in", typ: ifID(), def: "0", doc: "XFRM interface id, inbound; children may have their own. Unique ones are for each IKE SA."},
 		{name: "if_id_out", typ: ifID(), def: "0", doc: "XFRM interface id, outbound; children may have their own."},
 		{name: "mediation", typ: yesNo(), def: "no", sup: mediation, doc: "Act as mediation server."},
 		{name: "mediated_by", typ: text("name"), sup: mediation, doc: "Connection to the mediation server."},

@@ -254,36 +254,64 @@ func padding() valueType {
 	})
 }
 
-// mark reads a dataplane.Mark: value[/mask].
-func mark() valueType {
-	return valueType{name: "value[/mask]", parse: func(s string) (any, *problem) {
-		if strings.HasPrefix(s, "%") {
-			return nil, &problem{expected: "a mark such as 42 or 0x10/0xf0", reason: ", since marks chosen by the daemon are not supported yet"}
-		}
+// markValue is a mark as it is written: fixed, unique, or that of another key.
+type markValue struct {
+	mark   dataplane.Mark
+	unique sa.Unique
+	same   bool
+}
+
+// uniques are the words for numbers that the daemon chooses.
+var uniques = map[string]sa.Unique{"%unique": sa.UniqueChild, "%unique-dir": sa.UniqueChildDir}
+
+// mark reads a markValue: value[/mask], %unique[/mask] or %unique-dir[/mask].
+func mark() valueType { return markOr("%unique or %unique-dir", uniques, false) }
+
+// setMark reads a markValue: value[/mask] or %same[/mask].
+func setMark() valueType { return markOr("%same", nil, true) }
+
+func markOr(words string, unique map[string]sa.Unique, same bool) valueType {
+	wrong := &problem{expected: "a mark such as 42 or 0x10/0xf0, or " + words}
+	return valueType{name: "value[/mask], " + words, parse: func(s string) (any, *problem) {
 		v, m, masked := strings.Cut(s, "/")
-		value, err := strconv.ParseUint(strings.TrimSpace(v), 0, 32)
-		mask, err2 := uint64(math.MaxUint32), error(nil)
+		v = strings.TrimSpace(v)
+		mask := uint64(math.MaxUint32)
 		if masked {
-			mask, err2 = strconv.ParseUint(strings.TrimSpace(m), 0, 32)
+			var err error
+			if mask, err = strconv.ParseUint(strings.TrimSpace(m), 0, 32); err != nil {
+				return nil, wrong
+			}
 		}
-		if err != nil || err2 != nil {
-			return nil, &problem{expected: "a mark such as 42 or 0x10/0xf0"}
+		out := markValue{mark: dataplane.Mark{Mask: uint32(mask)}, unique: unique[v], same: same && v == "%same"}
+		if out.same || out.unique != sa.NotUnique {
+			return out, nil
 		}
-		return dataplane.Mark{Value: uint32(value & mask), Mask: uint32(mask)}, nil
+		value, err := strconv.ParseUint(v, 0, 32)
+		if err != nil {
+			return nil, wrong
+		}
+		out.mark.Value = uint32(value & mask)
+		return out, nil
 	}}
 }
 
-// ifID reads an xfrm interface's id, a uint32.
+// ifIDValue is an xfrm interface's id as it is written.
+type ifIDValue struct {
+	id     uint32
+	unique sa.Unique
+}
+
+// ifID reads an ifIDValue: a number, %unique or %unique-dir.
 func ifID() valueType {
-	return valueType{name: "number", parse: func(s string) (any, *problem) {
-		if strings.HasPrefix(s, "%") {
-			return nil, &problem{expected: "a number", reason: ", since interface ids chosen by the daemon are not supported yet"}
+	return valueType{name: "number, %unique or %unique-dir", parse: func(s string) (any, *problem) {
+		if u := uniques[s]; u != sa.NotUnique {
+			return ifIDValue{unique: u}, nil
 		}
 		n, err := strconv.ParseUint(s, 0, 32)
 		if err != nil {
-			return nil, &problem{expected: "a number from 0 to 4294967295"}
+			return nil, &problem{expected: "a number from 0 to 4294967295, %unique or %unique-dir"}
 		}
-		return uint32(n), nil
+		return ifIDValue{id: uint32(n)}, nil
 	}}
 }
 

@@ -97,24 +97,28 @@ type ChildConfig struct {
 	DPDAction, CloseAction FollowUp
 
 	// Lifetimes; zero means no limit. They apply from installation on.
-	LifeTime                time.Duration
-	LifeBytes, LifePackets  uint64
-	RekeyTime               time.Duration
-	ReqID                   uint32 // fixed request id; 0: from the registry
-	Priority                uint32 // policy priority; 0: from the selector
-	ReplayWindow            uint32 // packets
-	MarkIn, MarkOut         dataplane.Mark
-	MarkInSA                bool // put MarkIn on the inbound SA, too
-	SetMarkIn, SetMarkOut   dataplane.Mark
-	IfIDIn, IfIDOut         uint32
-	Policies                bool // install policies (default yes)
-	PoliciesFwdOut          bool // install forward policies for outbound traffic, too
-	CopyDF, CopyECN         bool
-	CopyDSCPOut, CopyDSCPIn bool
-	IPComp                  bool   // compress (RFC 3173), when the peer agrees
-	TFCPad                  uint32 // pad packets to this many bytes; PadToMTU: to the path's MTU; 0: none
-	SHA256By96              bool   // cut HMAC-SHA-256 to 96 bits, for peers that do
-	ICMP                    bool   // let ICMP errors about protected packets pass
+	LifeTime               time.Duration
+	LifeBytes, LifePackets uint64
+	RekeyTime              time.Duration
+	ReqID                  uint32 // fixed request id; 0: from the registry
+	Priority               uint32 // policy priority; 0: from the selector
+	ReplayWindow           uint32 // packets
+	MarkIn, MarkOut        dataplane.Mark
+	MarkInSA               bool // put MarkIn on the inbound SA, too
+	SetMarkIn, SetMarkOut  dataplane.Mark
+	IfIDIn, IfIDOut        uint32
+	// The unique ones are chosen for each CHILD SA; of a mark only the mask counts.
+	UniqueMarkIn, UniqueMarkOut   Unique
+	UniqueIfIDIn, UniqueIfIDOut   Unique
+	SetMarkInSame, SetMarkOutSame bool // SetMark's value is that of MarkIn, MarkOut
+	Policies                      bool // install policies (default yes)
+	PoliciesFwdOut                bool // install forward policies for outbound traffic, too
+	CopyDF, CopyECN               bool
+	CopyDSCPOut, CopyDSCPIn       bool
+	IPComp                        bool   // compress (RFC 3173), when the peer agrees
+	TFCPad                        uint32 // pad packets to this many bytes; PadToMTU: to the path's MTU; 0: none
+	SHA256By96                    bool   // cut HMAC-SHA-256 to 96 bits, for peers that do
+	ICMP                          bool   // let ICMP errors about protected packets pass
 }
 
 // PadToMTU is the TFCPad that fills every packet.

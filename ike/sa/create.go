@@ -172,7 +172,7 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 		m.jobOf(jobAsk, side)
 	case jobAsk:
 		ids := e.Result.(ChildIDs)
-		c.Candidate.UniqueID, c.Candidate.ReqID = ids.UniqueID, ids.ReqID
+		m.identify(c.Candidate, ids)
 		k := m.ikeBySPI(c.On)
 		keys, err := suite.DeriveChild(k.Chosen.PRF(), k.Keys.D, c.Candidate.Chosen, c.Shared, c.Ni, c.Nr)
 		c.Shared.Wipe()
@@ -331,6 +331,7 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 		return false
 	}
 	c.Candidate = m.candidate(cfg, c.at(k), choice, local, remote, true)
+	c.Candidate.inherit(cfg, m.child(c.Old))
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
 	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {
 		return false

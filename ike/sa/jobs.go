@@ -219,7 +219,7 @@ func (m *Machine) reserved(got SPIs) {
 // numbered continues with the ids that the registry gave the child.
 func (m *Machine) numbered(ids ChildIDs) {
 	c := m.negotiated()
-	c.UniqueID, c.ReqID = ids.UniqueID, ids.ReqID
+	m.identify(c, ids)
 	if m.s.IKE.Initiator {
 		m.to(Installing)
 		m.job(jobInstall)

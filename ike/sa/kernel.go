@@ -140,8 +140,9 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 	if !c.Initiator {
 		encrIn, authIn, encrOut, authOut = encrOut, authOut, encrIn, authIn
 	}
-	in = dataplane.SA{SAKey: c.keyIn(), Src: c.Remote, Dir: dataplane.In, IfID: c.IfIDIn, ReplayWindow: cfg.ReplayWindow, SetMark: cfg.SetMarkIn}
-	out = dataplane.SA{SAKey: c.keyOut(), Src: c.Local, Dir: dataplane.Out, IfID: c.IfIDOut, SetMark: cfg.SetMarkOut}
+	in = dataplane.SA{SAKey: c.keyIn(), Src: c.Remote, Dir: dataplane.In, IfID: c.IfIDIn, ReplayWindow: cfg.ReplayWindow}
+	out = dataplane.SA{SAKey: c.keyOut(), Src: c.Local, Dir: dataplane.Out, IfID: c.IfIDOut}
+	in.SetMark, out.SetMark = c.setMarks(cfg)
 	in.AEAD, in.Crypt, in.Auth = algorithms(c.Chosen, encrIn, authIn)
 	out.AEAD, out.Crypt, out.Auth = algorithms(c.Chosen, encrOut, authOut)
 	for _, s := range []*dataplane.SA{&in, &out} {

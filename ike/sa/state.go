@@ -354,6 +354,7 @@ const (
 	ChildNoTFC      ChildOptions = 1 << 0 // the peer takes no padded packets
 	ChildNoFragment ChildOptions = 1 << 1 // IPTFS: the peer takes no fragments
 	ChildFwdOut     ChildOptions = 1 << 2 // has forward policies for outbound traffic
+	ChildNumbered   ChildOptions = 1 << 3 // its unique marks and interface ids are chosen
 )
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from
