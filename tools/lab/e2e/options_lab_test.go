@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,6 +21,7 @@ type option struct {
 	hosts bool   // the two clients only
 	// squeezes: what goes through is smaller on the wire than it was.
 	squeezes bool
+	iface    bool     // what comes and goes passes an xfrm interface with the child's id
 	states   []string // in the output of ip xfrm state
 	policies []string // of ip xfrm policy
 }
@@ -31,6 +34,8 @@ var options = []option{
 		states: []string{"reqid 77", "hmac(sha256)", " 96\n", "decap-dscp"}, policies: []string{"priority 1234", "dir fwd"}},
 	{name: "padding, ICMP errors", esp: "aes256gcm16", child: "tfc_padding = 900", ours: "icmp = yes",
 		states: []string{"flag", "icmp"}, policies: []string{"flag icmp"}},
+	{name: "unique interface id", esp: "aes128gcm16", ours: "if_id_in = %unique\n    if_id_out = %unique", iface: true,
+		states: []string{"if_id 0x"}, policies: []string{"if_id 0x"}},
 	{name: "BEET", esp: "aes128gcm16", child: "mode = beet", hosts: true, states: []string{"mode beet"}, policies: []string{"mode beet"}},
 }
 
@@ -51,6 +56,9 @@ func TestOptions(t *testing.T) {
 			l.start(t, ours, theirs)
 			l.mustInitiate(t, weStart)
 			l.holds(t, o)
+			if o.iface {
+				l.xfrmInterface(t, s)
+			}
 			l.traffic(t, s, false)
 			l.squeezed(t, s, o)
 			// The other side rekeys, so either is initiator and responder once.
@@ -96,6 +104,26 @@ func (l *lab) holds(t *testing.T, o option) {
 			}
 		}
 	}
+}
+
+// xfrmInterface makes an interface with the id of the SAs and leads the peer's network through it, until the case ends.
+func (l *lab) xfrmInterface(t *testing.T, s shape) {
+	t.Helper()
+	k, err := kernelOf(l.ours)
+	if err != nil || len(k.states) == 0 || k.states[0].Ifid == 0 {
+		t.Fatalf("expected SAs with an interface id, got %v\n%s", err, k)
+	}
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := l.ours.Run(t.Context(), append([]string{"ip"}, args...)...); err != nil {
+			t.Fatalf("ip %q: %v: %s", args, err, out)
+		}
+	}
+	ip("link", "add", "ipsec0", "type", "xfrm", "dev", "out0", "if_id", fmt.Sprint(k.states[0].Ifid))
+	t.Cleanup(func() { _, _ = l.ours.Run(context.Background(), "ip", "link", "del", "ipsec0") })
+	ip("link", "set", "ipsec0", "up")
+	net := l.theirs.Subnet(s.inner)
+	ip("route", "add", netip.PrefixFrom(net.Addr(), net.Bits()+1).String(), "dev", "ipsec0") // before the route that is there
 }
 
 // TestIPTFS has an espalierd on either side, for Debian's strongSwan does not know the mode yet. Debian's kernels do not either: then it is a
