@@ -334,7 +334,7 @@ func (m *Machine) finishResponder() {
 func (m *Machine) finishInitiator() {
 	m.orphan(SPIs{m.s.Setup.ReservedSPI, m.s.Setup.ReservedCPI}, m.reserveRequest())
 	m.establish()
-	m.releaseOrphans()
+	m.sweep()
 	m.network()
 	m.nextTask()
 }

@@ -72,13 +72,6 @@ func (m *Machine) dropExchange(p **Create) {
 	m.persist = true
 }
 
-// release takes out of the kernel what dropExchange left.
-func (m *Machine) release() {
-	if len(m.removingOps()) > 0 {
-		m.job(jobRemove)
-	}
-}
-
 // beginCreate starts our exchange; its task said what for.
 func (m *Machine) beginCreate(c *Create) {
 	k := &m.s.IKE
@@ -215,7 +208,7 @@ func (m *Machine) endOwn(retry bool) {
 		}
 	}
 	m.dropExchange(&m.s.Own)
-	m.release()
+	m.sweep()
 	m.nextTask()
 }
 
@@ -447,8 +440,10 @@ func (m *Machine) settleRekey(old *Child) {
 
 func (m *Machine) deleteRekeyed(id uint64) {
 	if c := m.child(id); c != nil && c.Status == ChildInstalled {
-		c.Status, c.EndReason = ChildDeleting, "rekeyed"
-		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteChild, Child: id})
+		// First we stop sending on it: the peer drops what arrives after our
+		// delete, and the kernel may prefer it to the SA that stays.
+		c.Status, c.EndReason, c.Stop = ChildDeleting, "rekeyed", StopDue
+		m.sweep()
 	}
 }
 

@@ -45,7 +45,7 @@ func (m *Machine) refuseCreate(c *Create, n *wire.Notify) {
 	k, id := m.ikeBySPI(c.On), c.MessageID
 	m.dropExchange(&m.s.Peer)
 	m.respond(k, wire.ExchangeCreateChildSA, id, n)
-	m.release()
+	m.sweep()
 	m.nextTask()
 }
 

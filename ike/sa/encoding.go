@@ -48,6 +48,9 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 	}
 	if c.version < 2 {
 		m.placeChildren()
+		if m.hasJob(jobRemove) {
+			m.markDue() // what a job covers had no mark
+		}
 	}
 	if err := m.validate(); err != nil {
 		return nil, err
@@ -194,7 +197,7 @@ func (c *coder) state(s *State) {
 	instant(c, &s.Since)
 	instant(c, &s.Expires)
 	raw(c, &s.EndReason)
-	list(c, &s.Orphans, func(c *coder, o *Orphan) { c.orphan(o) })
+	list(c, &s.Orphans, (*coder).orphan)
 	if c.version >= 2 {
 		c.live(&s.Live)
 		optional(c, &s.Path, (*coder).path)
@@ -214,6 +217,7 @@ func (c *coder) orphan(o *Orphan) {
 	c.mark(&o.Mark)
 	if c.version >= 2 {
 		num(c, &o.Proto)
+		boolean(c, &o.Goes)
 	}
 }
 
@@ -371,6 +375,9 @@ func (c *coder) child(h *Child) {
 		addr(c, &h.Orig)
 		optional(c, &h.Moving, (*coder).place)
 		instant(c, &h.MovedAt)
+		boolean(c, &h.OutboundGoes)
+		boolean(c, &h.Goes)
+		num(c, &h.Stop)
 	}
 }
 

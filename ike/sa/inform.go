@@ -2,6 +2,7 @@ package sa
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"espalier/ike/wire"
 	"espalier/internal/event"
@@ -108,34 +109,28 @@ func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
 		return
 	}
 	m.informed(k, purpose, ps)
-	if m.removeDeleting() {
-		m.job(jobRemove)
-	}
+	m.deleted(purpose)
+	m.sweep()
 	m.nextTask()
 }
 
-// removeDeleting moves the child whose delete the peer confirmed, the one that
-// no task waits for any more, on to removal.
-func (m *Machine) removeDeleting() bool {
-	found := false
+// deleted moves the child whose delete the peer has confirmed on to removal.
+func (m *Machine) deleted(t Task) {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
-		if c.Status == ChildDeleting && !m.hasTask(c.UniqueID) {
-			c.Fade = c.OwnNew != 0 || c.PeerNew != 0
-			c.Status, found = ChildRemoving, true
-			m.finishReplaced(c)
+		// A request of state version 1 does not say what it was for: then it is the
+		// child that no task waits for any more.
+		if c.Status != ChildDeleting || t.Kind != 0 && t != (Task{Kind: taskDeleteChild, Child: c.UniqueID}) || m.hasTask(c.UniqueID) || c.Stop == StopDue || c.Stop == StopGoes {
+			continue
 		}
+		c.Fade = c.OwnNew != 0 || c.PeerNew != 0
+		c.Status = ChildRemoving
+		m.finishReplaced(c)
 	}
-	return found
 }
 
 func (m *Machine) hasTask(child uint64) bool {
-	for _, t := range m.s.Tasks {
-		if t.Kind == taskDeleteChild && t.Child == child {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.s.Tasks, func(t Task) bool { return t.Kind == taskDeleteChild && t.Child == child })
 }
 
 // informationalRequest handles the peer's INFORMATIONAL (RFC 7296 1.4): deletes,
@@ -179,7 +174,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 	}
 	// The answer says that the SAs are gone, so it waits until they are.
 	m.s.Pending = &PendingAnswer{On: k.LocalSPI(), MessageID: id, SPIs: spis}
-	m.job(jobRemove)
+	m.sweep()
 }
 
 // informationalAnswer is what the answer to the peer's INFORMATIONAL says beside
@@ -216,41 +211,4 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 		}
 	}
 	return spis, some
-}
-
-// removed follows when the kernel has removed the children with ChildRemoving
-// and the orphans.
-func (m *Machine) removed() {
-	m.s.Orphans = nil
-	kept := m.s.Children[:0]
-	for i := range m.s.Children {
-		c := m.s.Children[i]
-		if c.OutboundDue {
-			c.OutboundDue = false
-			c.Keys.Wipe()
-		}
-		if c.Status == ChildRemoving && c.Fade {
-			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
-		}
-		if c.Status == ChildRemoving {
-			m.childDown(&c, c.EndReason)
-			continue
-		}
-		kept = append(kept, c)
-	}
-	m.s.Children = kept
-	m.persist = true
-	m.moveChildren() // those that waited
-	m.network()
-	if p := m.s.Pending; p != nil {
-		m.s.Pending = nil
-		var ps []wire.Payload
-		if len(p.SPIs) > 0 {
-			ps = append(ps, wire.NewDelete(wire.ProtoESP, p.SPIs...))
-		}
-		if k := m.ikeBySPI(p.On); k != nil {
-			m.respond(k, wire.ExchangeInformational, p.MessageID, ps...)
-		}
-	}
-	m.nextTask()
 }

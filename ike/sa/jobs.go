@@ -29,9 +29,6 @@ func (m *Machine) jobOf(kind JobKind, side Side) {
 	if kind == jobSign && !m.prepareSign() {
 		return
 	}
-	if kind == jobRemove && m.hasJob(jobMove) {
-		return // moved goes on: what is on its way cannot be taken out
-	}
 	if kind == jobReserve {
 		ref.Dst = m.reserveDst(m.exchange(side))
 	}
@@ -53,7 +50,7 @@ func (m *Machine) settleLate() {
 		m.clean()
 		return
 	}
-	m.release()
+	m.sweep()
 }
 
 // lateInstall takes out what the kernel installed for a step that was dropped
@@ -113,7 +110,7 @@ func (m *Machine) spec(ref JobRef) Spec {
 	case jobNetwork:
 		return Network{m.s.ID, m.hostWish()}
 	case jobRemove:
-		return Kernel{m.removingOps()}
+		return Kernel{m.sweepOps()}
 	case jobClean:
 		return Kernel{m.cleanOps()}
 	case jobUse:
@@ -317,17 +314,11 @@ func (m *Machine) kernelRefused(kind JobKind, err error) {
 		m.finishInitiator()
 	case kind == jobInstall:
 		m.finishResponder()
-		m.releaseOrphans()
+		m.sweep()
 	default:
 		m.to(Signing)
-		m.releaseOrphans()
+		m.sweep()
 		m.job(jobSign)
-	}
-}
-
-func (m *Machine) releaseOrphans() {
-	if len(m.s.Orphans) > 0 {
-		m.job(jobRemove)
 	}
 }
 

@@ -256,29 +256,6 @@ func (m *Machine) removeOps(c *Child) []dataplane.Op {
 	return append(ops, c.deleteIn()...)
 }
 
-// removingOps are what jobRemove takes out.
-func (m *Machine) removingOps() []dataplane.Op {
-	var ops []dataplane.Op
-	for i := range m.s.Children {
-		// First what takes over, then what goes.
-		if c := &m.s.Children[i]; c.OutboundDue {
-			if cfg := m.conn.Child(c.Name); cfg != nil {
-				_, out := m.pairOf(c, cfg)
-				ops = c.appendInstall(ops, out)
-			}
-		}
-	}
-	for i := range m.s.Children {
-		if m.s.Children[i].Status == ChildRemoving {
-			ops = append(ops, m.removeOps(&m.s.Children[i])...)
-		}
-	}
-	for _, o := range m.s.Orphans {
-		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
-	}
-	return ops
-}
-
 // cleanOps are everything that the session has in the kernel.
 func (m *Machine) cleanOps() []dataplane.Op {
 	var ops []dataplane.Op

@@ -196,9 +196,7 @@ func (m *Machine) moved(id uint64, err error) {
 		m.clean()
 		return
 	}
-	if m.s.Pending != nil || len(m.removingOps()) > 0 {
-		m.job(jobRemove)
-	}
+	m.sweep()
 	m.moveChildren()
 	m.nextTask()
 }

@@ -54,7 +54,8 @@ func (m *Machine) rekey(child uint64) {
 	case child == 0:
 		m.s.IKE.RekeyAt = m.env.Now
 	default:
-		if c := m.child(child); c != nil && c.canRekey() {
+		// One that the peer has not moved to yet is rekeyed a little later.
+		if c := m.child(child); c != nil && c.Status == ChildInstalled && c.PeerNew == 0 && c.OwnNew == 0 {
 			c.RekeyAt = m.env.Now
 		}
 	}
@@ -83,7 +84,6 @@ func (m *Machine) rekeyDue(now time.Time) {
 			m.dropIKE(k)
 		}
 	}
-	remove := false
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.Status == ChildInstalled && due(&c.RekeyAt) {
@@ -94,12 +94,10 @@ func (m *Machine) rekeyDue(now time.Time) {
 			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskRekeyChild, Child: c.UniqueID})
 		}
 		if c.Status == ChildFading && due(&c.FadeAt) {
-			c.Status, remove = ChildRemoving, true
+			c.Status = ChildRemoving
 		}
 	}
-	if remove {
-		m.job(jobRemove)
-	}
+	m.sweep()
 }
 
 // next is the IKE SA that the peer made by rekeying and has not moved to yet.
@@ -202,7 +200,7 @@ func (m *Machine) dropIKE(k *IKE) {
 	m.s.Others = slices.DeleteFunc(m.s.Others, func(o *IKE) bool { return o == k })
 	if m.s.Peer != nil && m.s.Peer.On == k.LocalSPI() {
 		m.dropExchange(&m.s.Peer) // nobody is left to be answered
-		m.release()
+		m.sweep()
 	}
 	m.dropFragments(k.LocalSPI(), false)
 	m.dropFragments(k.LocalSPI(), true)

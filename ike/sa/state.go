@@ -267,6 +267,18 @@ type Setup struct {
 	ReservedCPI  uint16       // with it
 }
 
+// StopStep is how far the outbound SA of a replaced child is on its way out: it
+// leaves the kernel before the child's delete is sent.
+type StopStep uint8
+
+// The steps; their numbers are part of the encoding.
+const (
+	StopNot  StopStep = 0 // not asked for
+	StopDue  StopStep = 1
+	StopGoes StopStep = 2 // the jobRemove under way does it
+	StopDone StopStep = 3
+)
+
 // ChildStatus is where a CHILD SA stands.
 type ChildStatus uint8
 
@@ -275,7 +287,7 @@ const (
 	ChildNegotiated ChildStatus = 0 // keys and selectors agreed, not in the kernel
 	ChildInstalled  ChildStatus = 1
 	ChildDeleting   ChildStatus = 2 // our delete waits for the peer's answer
-	ChildRemoving   ChildStatus = 3 // the kernel is removing it
+	ChildRemoving   ChildStatus = 3 // the kernel is to remove it
 	ChildFading     ChildStatus = 4 // replaced and deleted; only its inbound SA is left, for a moment
 	ChildInstalling ChildStatus = 5 // dropped while the kernel was installing it
 )
@@ -335,8 +347,11 @@ type Child struct {
 	// which decides a collision (RFC 7296 2.8.1).
 	OwnNew, PeerNew     uint64
 	OwnNonce, PeerNonce []byte
-	// OutboundDue: the outbound SA that InboundOnly held back is being installed.
+	// OutboundDue: the outbound SA that InboundOnly held back is to be installed.
 	OutboundDue bool
+	// OutboundGoes and Goes: the jobRemove under way does that, or takes the child out.
+	OutboundGoes, Goes bool
+	Stop               StopStep
 	// Fade: only the outbound half goes now.
 	Fade bool
 	// FadeAt ends a replaced child's inbound SA, which outlives the exchange for
@@ -396,6 +411,7 @@ type Orphan struct {
 	SPI   uint32
 	Mark  dataplane.Mark
 	Proto dataplane.Proto // ESP, or IPComp for a CPI; 0: ESP
+	Goes  bool            // the jobRemove under way releases it
 }
 
 // Side names the exchange that a job works for.
