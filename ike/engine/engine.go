@@ -154,8 +154,10 @@ func (e *Engine) bucketShard(bucket uint8) *shard { return e.shards[int(bucket)%
 func (e *Engine) Run(ctx context.Context) error {
 	var shards, helpers sync.WaitGroup
 	helperCtx, stopHelpers := context.WithCancel(context.Background())
+	e.starts.begin(helperCtx)
+	e.traps.begin(helperCtx)
 	t := e.now()
-	e.started.Store(&t)
+	e.started.Store(&t) // from here on others may ask for something
 
 	var logDone sync.WaitGroup
 	logCtx, stopLog := context.WithCancel(context.Background())
@@ -171,8 +173,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	helpers.Go(func() { e.watchDataPlane(helperCtx) })
 	helpers.Go(func() { e.hosts.run(helperCtx) })
 	helpers.Go(func() { e.watchNetwork(helperCtx) })
-	e.starts.begin(helperCtx)
-	e.traps.begin(helperCtx)
 	helpers.Go(func() { e.followAddresses(helperCtx) })
 	e.hosts.want(e.config.Load().set.All())
 	e.applyTraps(e.config.Load().set.All())

@@ -165,6 +165,7 @@ func TestCookies(t *testing.T) {
 		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
 			t.Fatalf("%v\n%s", err, sun.saw())
 		}
+		synctest.Wait()
 		if s := sun.Stats(); s.Drops["cookie-demanded"] != 1 || s.Drops["bad-cookie"] != 0 || s.Established != 1 {
 			t.Errorf("counters: %+v", s)
 		}

@@ -105,6 +105,12 @@ var mutants = sync.OnceValue(func() mutantFixtures {
 		f.moon = append(f.moon, satest.Conn("sun", "moon", "sun", "10.1.0.0/16", "10.2.0.0/16", satest.IKE(p[0])))
 		f.sun = append(f.sun, satest.Conn("moon", "sun", "moon", "10.2.0.0/16", "10.1.0.0/16", satest.IKE(p[1])))
 	}
+	// A pair with virtual addresses.
+	moon := satest.Conn("sun", "moon", "sun", "dynamic", "10.2.0.0/16")
+	moon.VIPs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	sun := satest.Conn("moon", "sun", "moon", "10.2.0.0/16", "dynamic")
+	sun.Pools = []string{"four", "six"}
+	f.moon, f.sun = append(f.moon, moon), append(f.sun, sun)
 	return f
 })()
 
@@ -143,6 +149,8 @@ func newMutated(seed uint64, seen map[sa.Transition]int) *mutated {
 	}
 	h.moon = h.w.Add("192.0.2.1", []*sa.Connection{mutants.moon[v]}, creds)
 	h.sun = h.w.Add("192.0.2.2", []*sa.Connection{mutants.sun[v]}, mutants.right)
+	h.sun.ServePools(pool("four", "10.3.0.1", "10.3.0.3", dns("10.2.0.53")), pool("six", "fec3::1", "fec3::3"))
+	h.moon.Env.Settings.InstallRoutes = true
 	h.skip, h.rate = h.rnd.IntN(6), 1+h.rnd.IntN(6)
 	h.w.Mangle = h.mangle
 	if h.rnd.IntN(8) == 0 {
@@ -159,6 +167,9 @@ func failAfter(n int) func(sa.Spec) error {
 			if _, ok := k.Ops[0].(dataplane.InstallSA); !ok {
 				return nil // removals work
 			}
+		}
+		if w, ok := s.(sa.Network); ok && w.Wish.Empty() {
+			return nil
 		}
 		if n--; n == 0 {
 			return errors.New("planted")
@@ -206,6 +217,14 @@ func (h *mutated) run() (err error) {
 		s, r, p := n.DP.Counts()
 		if len(n.Live()) != 0 || s+r+p != 0 {
 			return fmt.Errorf("%s: left %d sessions, %d SAs, %d reserved, %d policies", n.Addr, len(n.Live()), s, r, p)
+		}
+		if a, r := n.Net.Addrs(), n.Net.Routes(); len(a)+len(r) != 0 {
+			return fmt.Errorf("%s: left addresses %s, routes %s", n.Addr, a, r)
+		}
+		for _, l := range n.Pools.List() {
+			if l.Online != 0 {
+				return fmt.Errorf("%s: left %d leases of %s", n.Addr, l.Online, l.Name)
+			}
 		}
 	}
 	return nil
