@@ -32,7 +32,9 @@ const (
 // flags are the whole command line.
 type flags struct {
 	Config   string           `placeholder:"FILE" default:"${config}" help:"Configuration file (${default})."`
-	Check    bool             `help:"Read and check the configuration, print one line a mistake, and exit."`
+	Check    bool             `xor:"mode" help:"Read and check the configuration, print one line a mistake, and exit."`
+	Block    bool             `xor:"mode" help:"Install what leak = block asks for, before the network is up, and exit."`
+	Unblock  bool             `xor:"mode" help:"Remove what a run that has ended left in the kernel, the blocks of leak = block included, and exit."`
 	RunDir   string           `placeholder:"DIR" help:"Folder of the journal and the control socket, instead of the configuration's."`
 	LogLevel string           `enum:"trace,debug,info,warn,error" default:"info" help:"Least level to log: ${enum} (${default})."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
@@ -68,9 +70,20 @@ func run(args []string, stdout, stderr *os.File) int {
 	}
 	level, _ := zerolog.ParseLevel(f.LogLevel) // an enum of its names
 	log := newLog(stderr, isatty.IsTerminal(stderr.Fd()), level)
+	switch {
+	case f.Block:
+		return exitCode(block(f, log), log)
+	case f.Unblock:
+		return exitCode(unblock(f, log), log)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := serve(ctx, f, log); err != nil {
+	return exitCode(serve(ctx, f, log), log)
+}
+
+// exitCode logs what ended the program.
+func exitCode(err error, log zerolog.Logger) int {
+	if err != nil {
 		log.Error().Err(err).Msg("espalierd failed")
 		return exitFailed
 	}

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"espalier/dataplane/route"
-	"espalier/dataplane/xfrm"
 	"espalier/ike/config"
 	"espalier/ike/engine"
 	"espalier/ike/engine/sockets"
@@ -45,14 +44,13 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if runDir == "" {
 		runDir = cfg.Settings.RunDir
 	}
-	dp, err := xfrm.Open(xfrm.Options{JournalDir: runDir, Log: log})
+	dp, err := openKernel(f, cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
-	// No session outlives the daemon yet, so nothing of a former run is adopted.
-	if err := dp.RemoveLeftovers(); err != nil {
-		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
+	if _, err := engine.Guard(dp, cfg.Connections, cfg.Pools, guardSettings(cfg), log); err != nil {
+		log.Error().Err(err).Msg("leak = block: not everything could be blocked")
 	}
 	routes, err := route.Open(route.Options{JournalDir: runDir, VirtualIP: cfg.Settings.VirtualIP, On: cfg.Settings.VirtualIPOn,
 		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: log})
@@ -76,6 +74,11 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	})
 	if err != nil {
 		return err
+	}
+	// The engine has taken over what must not have a gap; no session outlives the
+	// daemon yet, so the rest of a former run goes.
+	if err := dp.RemoveLeftovers(); err != nil {
+		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
 	eng.SetPools(cfg.Pools)
 	listener, err := vici.Listen(filepath.Join(runDir, "vici.sock"))
@@ -141,6 +144,7 @@ func settingsOf(cfg *config.Config) (engine.Settings, error) {
 	if s.CookieThreshold == 0 {
 		s.CookieThreshold = -1 // always; 0 would be the engine's default
 	}
+	s.BlockLeaks, s.BypassLAN = cfg.Settings.BlockLeaks, cfg.Settings.BypassLAN
 	s.Listen = cfg.Settings.Listen
 	if len(cfg.Settings.Interfaces) == 0 {
 		return s, nil

@@ -189,7 +189,10 @@ func policyLayers(t *testing.T, dp dataplane.DataPlane) {
 	if got := findPolicy(t, dp, key); got.Verdict != dataplane.Block {
 		t.Errorf("standing: %+v, expected the guard, which blocks", *got)
 	}
-	mustApply(t, dp, in(dataplane.LayerSession, 7, 12))
+	mustApply(t, dp, in(dataplane.LayerStanding, 8, 53), in(dataplane.LayerSession, 2, 92), dataplane.DeletePolicy{Key: key, Owner: 8})
+	mustApply(t, dp, in(dataplane.LayerStanding, 8, 54))
+	wantStanding(t, dp, 8, 54) // what was replaced has kept its layer
+	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 8}, in(dataplane.LayerSession, 7, 12))
 	wantStanding(t, dp, 7, 12)
 	mustApply(t, dp, dataplane.DeletePolicy{Key: key, Owner: 2}, dataplane.DeletePolicy{Key: key, Owner: 7})
 	wantCounts(t, dp, 0, 0)

@@ -45,8 +45,13 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	c.rounds(n, conn)
 	if children := n.sub("children"); children != nil {
 		for _, ch := range children.subs {
-			if ch.spec != nil {
-				conn.Children = append(conn.Children, c.child(ch, n, conn))
+			if ch.spec == nil {
+				continue
+			}
+			if child := c.child(ch, n, conn); child.Shunt != sa.NoShunt {
+				conn.Shunts = append(conn.Shunts, child)
+			} else {
+				conn.Children = append(conn.Children, child)
 			}
 		}
 	}
@@ -86,12 +91,29 @@ func (c *compiler) rounds(n *node, conn *sa.Connection) {
 		c.rep.add(n.pos, "one section local and one remote in "+n.path+" (several rounds, RFC 4739, are not supported yet)",
 			fmt.Sprintf("%d local and %d remote", len(conn.Local), len(conn.Remote)), "")
 	}
+	if onlyShunts(n) {
+		return // nobody is spoken to
+	}
 	if len(conn.Local) == 0 {
 		c.rep.add(n.pos, "a section local in "+n.path+", which says how we authenticate", "none", "")
 	}
 	if len(conn.Remote) == 0 {
 		c.rep.add(n.pos, "a section remote in "+n.path+", which says how the peer authenticates", "none", "")
 	}
+}
+
+// onlyShunts reports whether a connection has children and all are shunts.
+func onlyShunts(n *node) bool {
+	children := n.sub("children")
+	if children == nil || len(children.subs) == 0 {
+		return false
+	}
+	for _, ch := range children.subs {
+		if ch.spec == nil || shunts[get[string](ch, "mode")] == sa.NoShunt {
+			return false
+		}
+	}
+	return true
 }
 
 func round(n *node) uint32 {
@@ -182,6 +204,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		LocalTS:        get[[]selector.Spec](n, "local_ts"),
 		RemoteTS:       get[[]selector.Spec](n, "remote_ts"),
 		Mode:           modes[get[string](n, "mode")],
+		Shunt:          shunts[get[string](n, "mode")],
 		Start:          strings.Contains(get[string](n, "start_action"), "start"),
 		Trap:           strings.Contains(get[string](n, "start_action"), "trap"),
 		DPDAction:      followUp(get[string](n, "dpd_action")),
@@ -217,6 +240,9 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 	}
 	if ch.LifeTime = get[time.Duration](n, "life_time"); !n.has("life_time") {
 		ch.LifeTime = ch.RekeyTime + ch.RekeyTime/10
+	}
+	if ch.Shunt != sa.NoShunt {
+		ch.Mode = dataplane.Tunnel // policies for what is forwarded, too
 	}
 	if !n.bad && !conn.bad {
 		c.contradictions(n, ch, compiled)
@@ -265,6 +291,10 @@ func orConnection(n, conn *node, key string) (uint32, sa.Unique) {
 
 // contradictions refuses options of a child that can't be meant together.
 func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connection) {
+	if ch.Shunt != sa.NoShunt {
+		c.shuntContradictions(n, ch)
+		return
+	}
 	if ch.LifeTime != 0 && ch.RekeyTime >= ch.LifeTime {
 		key := "rekey_time"
 		if !n.has(key) {
@@ -326,6 +356,20 @@ func (c *compiler) modeContradictions(n *node, ch *sa.ChildConfig) {
 // host reports whether selectors stand for exactly one host.
 func host(list []selector.Spec) bool {
 	return len(list) == 1 && (list[0].Dynamic || list[0].TS.Start == list[0].TS.End)
+}
+
+// shuntContradictions is contradictions for a child that is not negotiated.
+func (c *compiler) shuntContradictions(n *node, ch *sa.ChildConfig) {
+	mode := get[string](n, "mode")
+	if ch.Start {
+		c.rep.add(n.at("start_action"), "start_action none or trap, since mode is "+mode, quote(get[string](n, "start_action")), "")
+	}
+	if !ch.Policies {
+		c.rep.add(n.at("policies"), "policies = yes, since mode is "+mode, "no", "")
+	}
+	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
+		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
+	}
 }
 
 // isTarget reports whether an initiator can go there.

@@ -21,6 +21,10 @@ import (
 // DefaultPath is where the configuration stands unless a flag says otherwise.
 const DefaultPath = "/etc/espalier/espalier.conf"
 
+// DefaultRunDir is where journal and control socket stand unless run_dir says
+// otherwise.
+const DefaultRunDir = "/run/espalier"
+
 // originFile marks what comes from files, so that a reload touches only that.
 const originFile = "file"
 
@@ -47,10 +51,12 @@ type Settings struct {
 	CookieThreshold int          // half-open IKE SAs from which on cookies are asked for
 	HalfOpenLimit   int          // half-open IKE SAs at most
 	RunDir          string       // folder of journal and control socket
-	VirtualIP       bool         // put received virtual addresses on the box
-	VirtualIPOn     string       // interface for them; empty: the one towards the peer
-	RoutingTable    uint32       // for routes into tunnels
-	RoutingPrio     uint32       // of the rule that looks it up
+	BlockLeaks      bool         // leak = block
+	BypassLAN       bool
+	VirtualIP       bool   // put received virtual addresses on the box
+	VirtualIPOn     string // interface for them; empty: the one towards the peer
+	RoutingTable    uint32 // for routes into tunnels
+	RoutingPrio     uint32 // of the rule that looks it up
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -146,6 +152,7 @@ func (c *compiler) settings(n *node) Settings {
 		RoutingTable:    get[uint32](n, "routing_table"),
 		RoutingPrio:     get[uint32](n, "routing_table_prio"),
 	}
+	s.BlockLeaks, s.BypassLAN = get[string](n, "leak") == "block", get[bool](n, "bypass_lan")
 	s.SA.Port = uint16(get[uint32](n, "port"))
 	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))
 	s.SA.RetransmitTries = int(get[uint32](n, "retransmit_tries"))

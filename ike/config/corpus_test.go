@@ -39,6 +39,9 @@ func describe(cfg *Config) string {
 			fmt.Fprintf(&b, "    esp %s\n", proposalText(ch.Proposals, suite.DefaultESP()))
 			fmt.Fprintf(&b, "   %s\n", differences(*ch, *plainChild()))
 		}
+		for _, ch := range c.Shunts {
+			fmt.Fprintf(&b, "  shunt %s %s === %s\n   %s\n", ch.Name, specs(ch.LocalTS), specs(ch.RemoteTS), differences(*ch, *plainChild()))
+		}
 	}
 	plain := (&compiler{rep: newReport()}).settings(nil)
 	fmt.Fprintf(&b, "settings%s%s\n", differences(cfg.Settings.SA, plain.SA), differences(cfg.Settings, plain))

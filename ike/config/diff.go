@@ -81,15 +81,25 @@ func byName[T any](list []*T, name func(*T) string) map[string]*T {
 func diffConnection(old, new *sa.Connection) (ConnChange, bool) {
 	d := ConnChange{Name: new.Name}
 	a, b := *old, *new
-	a.Children, b.Children = nil, nil
+	a.Children, b.Children, a.Shunts, b.Shunts = nil, nil, nil, nil
 	d.IKE = !reflect.DeepEqual(a, b)
-	for _, c := range old.Children {
-		if new.Child(c.Name) == nil {
+	d.compare(old.Children, new.Children)
+	d.compare(old.Shunts, new.Shunts)
+	return d, d.IKE || len(d.Added)+len(d.Removed)+len(d.Changed) > 0
+}
+
+// compare adds what differs between two lists of children. A child that has become
+// a shunt, or one no longer, is removed and added.
+func (d *ConnChange) compare(old, new []*sa.ChildConfig) {
+	name := func(c *sa.ChildConfig) string { return c.Name }
+	before, after := byName(old, name), byName(new, name)
+	for _, c := range old {
+		if after[c.Name] == nil {
 			d.Removed = append(d.Removed, c.Name)
 		}
 	}
-	for _, c := range new.Children {
-		switch was := old.Child(c.Name); {
+	for _, c := range new {
+		switch was := before[c.Name]; {
 		case was == nil:
 			d.Added = append(d.Added, c.Name)
 		case !reflect.DeepEqual(was, c):
@@ -98,7 +108,6 @@ func diffConnection(old, new *sa.Connection) (ConnChange, bool) {
 			d.Unchanged = append(d.Unchanged, c.Name)
 		}
 	}
-	return d, d.IKE || len(d.Added)+len(d.Removed)+len(d.Changed) > 0
 }
 
 // diffSettings names the keys of section espalier whose values differ.
@@ -127,6 +136,8 @@ func diffSettings(a, b Settings) []string {
 		{"install_virtual_ip_on", a.VirtualIPOn, b.VirtualIPOn},
 		{"routing_table", a.RoutingTable, b.RoutingTable},
 		{"routing_table_prio", a.RoutingPrio, b.RoutingPrio},
+		{"leak", a.BlockLeaks, b.BlockLeaks},
+		{"bypass_lan", a.BypassLAN, b.BypassLAN},
 		{"run_dir", a.RunDir, b.RunDir},
 	} {
 		if !reflect.DeepEqual(s.x, s.y) {

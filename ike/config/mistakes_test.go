@@ -156,6 +156,12 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:7:8: expected IP addresses with commas between them for vips, found "%config"`}},
 		{"trap without policies", net("start_action = trap\npolicies = no"), []string{
 			`espalier.conf:8:1: expected policies = yes, since start_action is trap, found no`}},
+		{"shunt that starts", net("mode = pass\nstart_action = trap|start\npolicies = no"), []string{
+			`espalier.conf:9:1: expected start_action none or trap, since mode is pass, found "trap|start"`,
+			`espalier.conf:10:1: expected policies = yes, since mode is pass, found no`}},
+		{"shunt beside a tunnel without authentication", "connections { gw { children {\na { mode = drop }\nb { }\n} } }\n", []string{
+			`espalier.conf:1:15: expected a section local in connections.gw, which says how we authenticate, found none`,
+			`espalier.conf:1:15: expected a section remote in connections.gw, which says how the peer authenticates, found none`}},
 		{"start_action maybe", net("start_action = maybe"), []string{
 			`espalier.conf:8:16: expected none, trap or start for start_action, found "maybe"`}},
 		{"BEET of networks", net("mode = beet\nlocal_ts = 10.1.0.0/16\nipcomp = yes"), []string{

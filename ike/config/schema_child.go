@@ -2,6 +2,7 @@ package config
 
 import (
 	"espalier/dataplane"
+	"espalier/ike/sa"
 	"espalier/ike/suite"
 )
 
@@ -24,7 +25,7 @@ func childSpec() *sectionSpec {
 		{name: "rand_packets", typ: count(), derived: "life_packets - rekey_packets", sup: later, doc: "Range of the random number taken off rekey_packets."},
 		{name: "updown", typ: text("command"), sup: later, doc: "Script to run when the CHILD SA comes and goes."},
 		{name: "hostaccess", typ: yesNo(), def: "no", sup: later, doc: "A variable of that script."},
-		{name: "mode", typ: childMode(), def: "tunnel", doc: "How packets are wrapped."},
+		{name: "mode", typ: childMode(), def: "tunnel", doc: "How packets are wrapped; pass and drop make the child a shunt, whose traffic passes in clear or is dropped."},
 		{name: "policies", typ: yesNo(), def: "yes", doc: "Install policies."},
 		{name: "policies_fwd_out", typ: yesNo(), def: "no", doc: "Install forward policies for outbound traffic, too."},
 		{name: "dpd_action", typ: action("clear, trap or restart"), def: "clear", doc: "What to do when the peer is dead; restart tries until it is up."},
@@ -58,13 +59,16 @@ func childSpec() *sectionSpec {
 // modes are the data plane's by their names in configurations.
 var modes = map[string]dataplane.Mode{"tunnel": dataplane.Tunnel, "transport": dataplane.Transport, "beet": dataplane.BEET, "iptfs": dataplane.IPTFS}
 
+// shunts are the modes of children that are not negotiated.
+var shunts = map[string]sa.Shunt{"pass": sa.ShuntPass, "drop": sa.ShuntDrop}
+
 // childMode reads the modes that there are and refuses those still to come.
 func childMode() valueType {
 	words := oneOf("tunnel", "transport", "transport_proxy", "beet", "iptfs", "pass", "drop")
-	const known = "tunnel, transport, beet or iptfs"
+	const known = "tunnel, transport, beet, iptfs, pass or drop"
 	return valueType{name: known, parse: func(s string) (any, *problem) {
 		v, wrong := words.parse(s)
-		if wrong == nil && modes[v.(string)] == 0 && v != "transport" {
+		if wrong == nil && modes[v.(string)] == 0 && shunts[v.(string)] == 0 && v != "transport" {
 			wrong = &problem{expected: known, reason: ", since other modes are not supported yet"}
 		}
 		return v, wrong
@@ -141,6 +145,8 @@ func settingsSpec() *sectionSpec {
 		{name: "install_virtual_ip_on", typ: text("interface"), derived: "the one towards the peer", doc: "Network interface for virtual addresses."},
 		{name: "routing_table", typ: number(1, 1<<32-1), def: "220", doc: "Routing table for those routes."},
 		{name: "routing_table_prio", typ: number(0, 32765), def: "220", doc: "Priority of the rule that looks that table up."},
-		{name: "run_dir", typ: text("folder"), def: "/run/espalier", doc: "Folder of the journal and the control socket."},
+		{name: "leak", typ: oneOf("pass", "block"), def: "pass", doc: "What becomes of the children's traffic while they have no CHILD SA: it passes in clear, or is blocked, also before the daemon starts and after it stops (see leak.md)."},
+		{name: "bypass_lan", typ: yesNo(), def: "no", doc: "Let traffic within each directly connected network pass by wider tunnels, such as those to 0.0.0.0/0."},
+		{name: "run_dir", typ: text("folder"), def: DefaultRunDir, doc: "Folder of the journal and the control socket."},
 	}}
 }

@@ -105,7 +105,7 @@ func New(o Options) (*Engine, error) {
 	if e.transport == nil {
 		set, err := e.openSockets()
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, e.endStanding())
 		}
 		e.transport = set
 	}
@@ -141,7 +141,7 @@ func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Se
 // Close gives back what New took when Run will not be called.
 func (e *Engine) Close() error {
 	e.logSub.Close()
-	return e.transport.Close()
+	return errors.Join(e.transport.Close(), e.endStanding())
 }
 
 // bucketShard is the shard that owns a bucket.

@@ -29,7 +29,7 @@ func (e *Engine) initiate(ctx context.Context, conn, child string, packet *sa.Pa
 	if c != nil && child == "" && len(c.Children) > 0 {
 		child = c.Children[0].Name
 	}
-	if c == nil || child != "" && c.Child(child) == nil {
+	if c == nil || c.OnlyShunts() || child != "" && c.Child(child) == nil {
 		return fmt.Errorf("connection %q child %q: %w", conn, child, ErrNotFound)
 	}
 	if e.started.Load() == nil || e.stopping.Load() {

@@ -50,6 +50,7 @@ func (e *Engine) SetPools(pools []*lease.Pool) {
 	c := *e.config.Load()
 	c.set = c.set.WithPools(pools)
 	e.config.Store(&c)
+	e.logIf(e.applyStanding(), "policies could not all be brought in line with the pools")
 }
 
 // Pools lists the pools with their leases, in the order of the configuration.

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"espalier/dataplane"
+	"espalier/dataplane/selector"
+	"espalier/ike/engine/sockets"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 )
 
@@ -48,8 +52,10 @@ func (e *Engine) applyStanding() error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	cfg := e.config.Load()
-	route := e.opts.Route
-	w := wanted{log: e.log, settings: &cfg.settings, lookup: e.hosts.lookup, route: route, policies: map[standingKey]dataplane.Policy{}}
+	w := wanted{log: e.log, settings: &cfg.settings, set: cfg.set, lookup: e.hosts.lookup, route: e.opts.Route, policies: map[standingKey]dataplane.Policy{}}
+	if w.route == nil {
+		w.route = sockets.Route
+	}
 	for _, c := range cfg.set.All() {
 		w.guards(c)
 		w.shunts(c, st.byHand)
@@ -101,9 +107,8 @@ func (e *Engine) endStanding() error {
 
 // Guard installs the guards of the connections, for a time when no engine runs:
 // before the network is up, say. It returns how many policies they are.
-func Guard(dp dataplane.DataPlane, conns []*sa.Connection, s Settings, log zerolog.Logger) (int, error) {
-	s.complete()
-	w := wanted{log: log, settings: &s, policies: map[standingKey]dataplane.Policy{}}
+func Guard(dp dataplane.DataPlane, conns []*sa.Connection, pools []*lease.Pool, s Settings, log zerolog.Logger) (int, error) {
+	w := wanted{log: log, settings: &s, set: sa.NewConnSet(conns, nil).WithPools(pools), policies: map[standingKey]dataplane.Policy{}}
 	for _, c := range conns {
 		w.guards(c)
 	}
@@ -142,6 +147,7 @@ func reconcileStanding(dp dataplane.DataPlane, installed, want map[standingKey]d
 type wanted struct {
 	log      zerolog.Logger
 	settings *Settings
+	set      *sa.ConnSet
 	lookup   func(host string) []netip.Addr       // nil: names are not known
 	route    func(netip.Addr) (netip.Addr, error) // nil: own addresses are known from the configuration only
 	policies map[standingKey]dataplane.Policy
@@ -161,7 +167,7 @@ func (w *wanted) guards(c *sa.Connection) {
 	if !w.settings.BlockLeaks {
 		return
 	}
-	local, remote := w.ends(c)
+	local, remote := w.stands(c)
 	for _, ch := range c.Children {
 		if !ch.Policies {
 			continue
@@ -177,7 +183,7 @@ func (w *wanted) shunts(c *sa.Connection, byHand map[ChildName]bool) {
 	if len(c.Shunts) == 0 {
 		return
 	}
-	local, remote := w.ends(c)
+	local, remote := w.stands(c)
 	for _, ch := range c.Shunts {
 		install, said := byHand[ChildName{c.Name, ch.Name}]
 		if said && !install || !said && !ch.Trap {
@@ -190,11 +196,11 @@ func (w *wanted) shunts(c *sa.Connection, byHand map[ChildName]bool) {
 }
 
 // child adds the policies of one child for the selectors that are known.
-func (w *wanted) child(c *sa.Connection, ch *sa.ChildConfig, what string, local, remote netip.Addr, make func(sa.Resolved) ([]dataplane.Policy, error)) {
+func (w *wanted) child(c *sa.Connection, ch *sa.ChildConfig, what string, local, remote []selector.TS, make func(sa.Resolved) ([]dataplane.Policy, error)) {
 	r := ch.Resolve(local, remote)
 	if r.Unknown > 0 {
 		w.log.Warn().Str("conn", c.Name).Str("child", ch.Name).Str("for", what).Int("selectors", r.Unknown).
-			Msg("dynamic selectors are left out: the address that they stand for is not known now")
+			Msg("dynamic selectors are left out: what they stand for is not known now")
 	}
 	if len(r.Local) == 0 || len(r.Remote) == 0 {
 		return
@@ -224,9 +230,10 @@ func (w *wanted) lans(nets []netip.Prefix) {
 	}
 }
 
-// ends are a connection's outer addresses as far as they are known without
-// waiting; invalid ones are not.
-func (w *wanted) ends(c *sa.Connection) (local, remote netip.Addr) {
+// stands are what "dynamic" means on either side of a connection, as far as that
+// is known without waiting: the outer addresses, of a virtual address that we ask
+// for every address (RFC 7296 2.19), of those that we give away their pools.
+func (w *wanted) stands(c *sa.Connection) (local, remote []selector.TS) {
 	known := func(specs []sa.AddrSpec) netip.Addr {
 		for _, a := range specs {
 			if addr, ok := a.Single(); ok {
@@ -240,13 +247,35 @@ func (w *wanted) ends(c *sa.Connection) (local, remote netip.Addr) {
 		}
 		return netip.Addr{}
 	}
-	local, remote = known(c.LocalAddrs), known(c.RemoteAddrs)
-	if !local.IsValid() && remote.IsValid() && w.route != nil {
-		if l, err := w.route(remote); err == nil {
-			local = l
+	l, r := known(c.LocalAddrs), known(c.RemoteAddrs)
+	if !l.IsValid() && r.IsValid() && w.route != nil {
+		if addr, err := w.route(r); err == nil {
+			l = addr
 		}
 	}
+	for _, v := range c.VIPs {
+		everything, _ := unspecified(v).Prefix(0) // cannot fail
+		local = append(local, selector.FromPrefix(everything))
+	}
+	for _, name := range c.Pools {
+		if p := w.set.Pool(name); p != nil {
+			remote = append(remote, selector.TS{EndPort: math.MaxUint16, Start: p.Start, End: p.End})
+		}
+	}
+	if len(c.VIPs) == 0 && l.IsValid() {
+		local = append(local, selector.Host(l))
+	}
+	if len(c.Pools) == 0 && r.IsValid() {
+		remote = append(remote, selector.Host(r))
+	}
 	return local, remote
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 // networks are the networks that the box is directly connected to.

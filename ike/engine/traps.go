@@ -22,7 +22,8 @@ import (
 // so that many packets are one attempt, whichever shard it falls to. The policies
 // stand beneath those of the CHILD SA and show again when that goes. The kernel's
 // record of the packet keeps it from reporting another one, for
-// net.core.xfrm_acq_expires seconds: the end of a pause removes it.
+// net.core.xfrm_acq_expires seconds, unless an SA takes its place: the end of a pause
+// removes it.
 type traps struct {
 	mu      sync.Mutex
 	ctx     context.Context // nil: nothing is installed or tried any more
@@ -51,6 +52,7 @@ type trap struct {
 	state    trapState
 	packet   *sa.Packet // of the report that is being worked on
 	failures int
+	missed   bool // a report came while an earlier one was being worked on
 	gone     bool
 	timer    *time.Timer // pausing
 }
@@ -425,12 +427,15 @@ func (e *Engine) acquired(ev *dataplane.Acquire) {
 	switch {
 	case t.ctx == nil || x == nil || x.state != trapIdle:
 		t.ignored.Add(1)
+		if x != nil {
+			x.missed = true
+		}
 		return
 	case len(t.waiting) >= t.maxWaiting:
 		t.dropped.Add(1)
 		return
 	}
-	x.packet, x.state = sa.PacketOf(ev.Packet), trapWaiting
+	x.packet, x.state, x.missed = sa.PacketOf(ev.Packet), trapWaiting, false
 	t.waiting = append(t.waiting, x)
 	e.attemptTraps()
 }
@@ -452,10 +457,15 @@ func (e *Engine) attemptTraps() {
 // becomes of it.
 func (e *Engine) attemptTrap(ctx context.Context, x *trap) {
 	log := e.log.With().Str("conn", x.name.Conn).Str("child", x.name.Child).Logger()
-	up, err := e.isUp(ctx, x.name)
+	up, _, err := e.isUp(ctx, x.name)
+	settled := false
 	if err == nil && !up {
 		log.Info().Stringer("local", x.packet.Local).Stringer("remote", x.packet.Remote).Msg("a packet asks for the CHILD SA")
-		err = e.initiate(ctx, x.name.Conn, x.name.Child, x.packet, false)
+		if err = e.initiate(ctx, x.name.Conn, x.name.Child, x.packet, false); err == nil {
+			// An SA with the request id has taken the place of the kernel's record.
+			there, reqid, _ := e.isUp(ctx, x.name)
+			settled = there && reqid == x.grant.ids.ReqID
+		}
 	}
 	t := &e.traps
 	t.mu.Lock()
@@ -483,26 +493,33 @@ func (e *Engine) attemptTrap(ctx context.Context, x *trap) {
 	t.wg.Add(1)
 	x.timer = time.AfterFunc(pause, func() {
 		defer t.wg.Done()
-		e.dropLarval(x)
 		t.mu.Lock()
-		defer t.mu.Unlock()
+		drop := !settled || x.missed
+		// Idle first: a report that follows from the drop must find it so.
 		x.state, x.packet, x.timer = trapIdle, nil, nil
+		t.mu.Unlock()
+		if drop {
+			e.dropLarval(x)
+		}
 	})
 }
 
-// isUp reports whether a CHILD SA of the child stands.
-func (e *Engine) isUp(ctx context.Context, n ChildName) (up bool, err error) {
+// isUp reports whether a CHILD SA of the child stands, and its request id.
+func (e *Engine) isUp(ctx context.Context, n ChildName) (up bool, reqid uint32, err error) {
 	for _, s := range e.shards {
 		err := s.ask(ctx, func(s *shard) {
 			for x := range s.byConn.of(n.Conn) {
-				up = up || x.m.IsEstablished() && hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == n.Child && c.State.InKernel() })
+				up = up || x.m.IsEstablished() && hasChild(x, func(c *sa.ChildInfo) bool {
+					reqid = c.ReqID
+					return c.Name == n.Child && c.State.InKernel()
+				})
 			}
 		})
 		if up || err != nil {
-			return up, err
+			return up, reqid, err
 		}
 	}
-	return false, nil
+	return false, 0, nil
 }
 
 // followAddresses settles the addresses of all policies without SA anew, now and

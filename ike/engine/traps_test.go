@@ -59,7 +59,12 @@ func TestTrap(t *testing.T) {
 		if trap.Templates[0].ReqID == 0 || trap.Templates[0].Dst != netip.MustParseAddr(sunAddr) || moon.Stats().Traps != 1 {
 			t.Errorf("trap: %+v", trap)
 		}
-		for range 100 {
+		moon.dp.Inject(dataplane.Acquire{Policy: trap.PolicyKey, ReqID: trap.Templates[0].ReqID + 1}) // not the trap's
+		synctest.Wait()
+		if s := moon.Stats(); s.Sessions != 0 || s.AcquiresIgnored != 1 {
+			t.Errorf("another policy's packet: %+v", s)
+		}
+		for range 99 {
 			moon.acquire()
 		}
 		synctest.Wait()
@@ -138,6 +143,13 @@ func TestTrapTriesAgain(t *testing.T) {
 			defer moon.traps.mu.Unlock()
 			return moon.traps.byName[ChildName{"sun", "net"}].state == trapIdle
 		}
+		dropped := 0
+		moon.dp.FailNext(func(op dataplane.Op) error {
+			if d, ok := op.(dataplane.DeleteSA); ok && d.Key.Dst == netip.MustParseAddr(sunAddr) {
+				dropped++
+			}
+			return nil
+		})
 		began := time.Now()
 		for tries := 1; tries <= 4; tries++ {
 			moon.acquire()
@@ -149,6 +161,9 @@ func TestTrapTriesAgain(t *testing.T) {
 		}
 		if d := time.Since(began); d < 15*time.Second || d > 17*time.Second {
 			t.Errorf("4 failed attempts took %v, expected the pauses 1 + 2 + 4 + 8 s", d)
+		}
+		if dropped != 4 {
+			t.Errorf("%d records of a packet dropped, expected one after each of 4 pauses", dropped)
 		}
 		if s := moon.Stats(); s.AcquiresIgnored != 4 {
 			t.Errorf("%d reports ignored, expected the 4 during the pauses", s.AcquiresIgnored)

@@ -73,6 +73,9 @@ func (c *Connection) Child(name string) *ChildConfig { return childNamed(c.Child
 // ShuntOf finds a shunt's configuration by name.
 func (c *Connection) ShuntOf(name string) *ChildConfig { return childNamed(c.Shunts, name) }
 
+// OnlyShunts reports whether the connection is no IKE peer at all.
+func (c *Connection) OnlyShunts() bool { return len(c.Children) == 0 && len(c.Shunts) > 0 }
+
 func childNamed(list []*ChildConfig, name string) *ChildConfig {
 	for _, ch := range list {
 		if ch.Name == name {
@@ -217,8 +220,8 @@ func (s *ConnSet) Match(local, remote netip.Addr) []*Connection {
 	}
 	var found []scored
 	for _, c := range s.conns {
-		if len(c.Local) == 0 {
-			continue // it only holds shunts
+		if c.OnlyShunts() {
+			continue
 		}
 		l, r := s.best(c.LocalAddrs, local), s.best(c.RemoteAddrs, remote)
 		if l > 0 && r > 0 {

@@ -33,26 +33,33 @@ const (
 	guardPriority = math.MaxUint32
 )
 
-// Resolved are a child's selectors with the addresses that are known put in the
-// place of "dynamic"; Unknown counts the selectors that were left out.
+// Resolved are a child's selectors with what "dynamic" stands for in its place;
+// Unknown counts the selectors of which nobody knows that.
 type Resolved struct {
 	Local, Remote []selector.TS
 	Unknown       int
 }
 
-// Resolve puts the outer addresses, as far as they are valid, in the place of
-// "dynamic".
-func (c *ChildConfig) Resolve(local, remote netip.Addr) Resolved {
+// Resolve puts what "dynamic" stands for on either side in its place, which may
+// be several addresses or ranges; none: nobody knows.
+func (c *ChildConfig) Resolve(local, remote []selector.TS) Resolved {
 	var r Resolved
-	side := func(specs []selector.Spec, addr netip.Addr) (out []selector.TS) {
+	side := func(specs []selector.Spec, stands []selector.TS) (out []selector.TS) {
 		for _, s := range specs {
-			if s.Dynamic && !addr.IsValid() {
+			switch {
+			case !s.Dynamic:
+				out = append(out, s.TS)
+			case len(stands) == 0:
 				r.Unknown++
-				continue
 			}
-			out = append(out, s.Resolve(addr))
+			for i := range stands {
+				if ts := s.TS; s.Dynamic {
+					ts.Start, ts.End = stands[i].Start, stands[i].End
+					out = append(out, ts)
+				}
+			}
 		}
-		return out
+		return selector.Compact(out)
 	}
 	r.Local, r.Remote = side(c.LocalTS, local), side(c.RemoteTS, remote)
 	return r
@@ -71,7 +78,7 @@ type Trap struct {
 // NewTrap makes the trap of a connection's child. Errors: the kernel can't
 // express the selectors with at most limit policies a direction.
 func NewTrap(conn string, cfg *ChildConfig, local, remote netip.Addr, limit int) (*Trap, error) {
-	r := cfg.Resolve(local, remote)
+	r := cfg.Resolve([]selector.TS{selector.Host(local)}, []selector.TS{selector.Host(remote)})
 	if _, err := expand(r.Local, r.Remote, limit); err != nil {
 		return nil, err
 	}
@@ -241,6 +248,9 @@ func highestUnset(mask uint32) uint32 {
 func (c *ChildConfig) policies(r Resolved, ch Child) []dataplane.Policy {
 	ch.Name, ch.Mode, ch.LocalTS, ch.PeerTS = c.Name, c.Mode, r.Local, r.Remote
 	ch.MarkIn, ch.MarkOut, ch.IfIDIn, ch.IfIDOut = c.MarkIn, c.MarkOut, c.IfIDIn, c.IfIDOut
+	if c.PoliciesFwdOut {
+		ch.Options = ChildFwdOut
+	}
 	var out []dataplane.Policy
 	for _, op := range policyOps(&ch, c, true) {
 		out = append(out, op.(dataplane.InstallPolicy).Policy)

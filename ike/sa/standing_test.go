@@ -98,6 +98,9 @@ func TestPacketFirst(t *testing.T) {
 						t.Errorf("%s === %s, expected one selector a side", c.LocalTS, c.RemoteTS)
 					}
 				}
+				if p := moon.Live()[0].TestState().Packets; p != nil {
+					t.Errorf("%+v is kept, though its CHILD SA is up", p)
+				}
 				// A further CHILD SA that no packet asks for has no such selector.
 				moon.Do(0, sa.Terminate{Child: "net"})
 				w.Settle(100)
@@ -153,7 +156,7 @@ func TestStandingPolicies(t *testing.T) {
 	if len(snap.Policies) != 3 || len(want) != 3 {
 		t.Fatalf("%d policies of the CHILD SA, %d of the trap, expected 3 and 3", len(snap.Policies), len(want))
 	}
-	r := cfg.Resolve(moon.Addr, sun.Addr)
+	r := cfg.Resolve(nil, nil)
 	guards, err := cfg.Guards(r, 9, 10)
 	if err != nil || len(guards) != 6 {
 		t.Fatalf("%d guards, %v, expected two for each of 3 keys", len(guards), err)
@@ -199,7 +202,11 @@ func TestStandingPolicies(t *testing.T) {
 	}
 	dynamic := *cfg
 	dynamic.RemoteTS = []selector.Spec{satest.Must(selector.Parse("dynamic[tcp/80]")), cfg.RemoteTS[0]}
-	if r := dynamic.Resolve(moon.Addr, netip.Addr{}); r.Unknown != 1 || len(r.Remote) != 1 || len(r.Local) != 1 {
+	if r := dynamic.Resolve(nil, nil); r.Unknown != 1 || len(r.Remote) != 1 || len(r.Local) != 1 {
 		t.Errorf("resolved to %+v, expected the dynamic selector left out", r)
+	}
+	pool := []selector.TS{satest.Must(selector.Parse("10.9.0.0/24")).TS, satest.Must(selector.Parse("2001:db8::1-2001:db8::9")).TS}
+	if r := dynamic.Resolve(nil, pool); r.Unknown != 0 || fmt.Sprint(r.Remote) != "[10.9.0.0/24[tcp/80] 2001:db8::1-2001:db8::9[tcp/80] 10.2.0.0/16]" {
+		t.Errorf("resolved to %+v, expected the pool's ranges", r)
 	}
 }

@@ -78,7 +78,7 @@ func newLab(t *testing.T, cfg topo.Config, exchanged bool, options ...string) *l
 
 // running tells whether there is an espalierd.
 func (l *lab) running() bool {
-	if l.esp == nil {
+	if l.esp == nil || l.esp.Process == nil {
 		return false
 	}
 	select {

@@ -39,6 +39,15 @@ const EspalierdVar = "ESPALIER_ESPALIERD"
 
 // StartEspalier starts espalierd in the namespace, with a /run/espalier of its own, and waits until it says that it is ready.
 func (h *Host) StartEspalier(ctx context.Context, cfg EspalierConfig) (*Espalier, error) {
+	e, err := h.PrepareEspalier(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return e, e.Restart(ctx)
+}
+
+// PrepareEspalier is StartEspalier up to the start, which Restart does.
+func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 	bin, err := program(EspalierdVar, "espalierd")
 	if err != nil {
 		return nil, err
@@ -48,10 +57,7 @@ func (h *Host) StartEspalier(ctx context.Context, cfg EspalierConfig) (*Espalier
 	if err := os.MkdirAll(e.RunDir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := e.Configure(cfg.Conf, cfg.Files); err != nil {
-		return nil, err
-	}
-	return e, e.Restart(ctx)
+	return e, e.Configure(cfg.Conf, cfg.Files)
 }
 
 // program is the path of a program of ours: from the environment, or bin/NAME of the repository that the working directory is in.
@@ -115,6 +121,11 @@ func (e *Espalier) Restart(ctx context.Context) error {
 // Command runs a program (espctl, say) that finds this daemon's /run/espalier, and returns what it printed.
 func (e *Espalier) Command(ctx context.Context, argv ...string) (string, error) {
 	return e.host.Run(ctx, e.inMountNamespace(argv)...)
+}
+
+// Once runs espalierd with arguments that make it do one thing and exit, such as --block, and returns what it printed.
+func (e *Espalier) Once(ctx context.Context, args ...string) (string, error) {
+	return e.Command(ctx, append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh", e.bin, "--config", e.Conf}, args...)...)
 }
 
 // Espctl runs espctl against this daemon. Its path comes from ESPALIER_ESPCTL, or is bin/espctl.
