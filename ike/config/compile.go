@@ -34,6 +34,9 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	}
 	conn.Pools, conn.VIPs = get[[]string](n, "pools"), c.vips(n)
 	conn.RandTime = conn.RekeyTime / 10
+	if conn.ReauthTime = get[time.Duration](n, "reauth_time"); conn.ReauthTime != 0 && !n.has("rekey_time") {
+		conn.RekeyTime = 0 // as strongSwan has it: the new IKE SA comes anyway
+	}
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
 	if n.has("local_port") {
 		conn.LocalPort = uint16(get[uint32](n, "local_port"))

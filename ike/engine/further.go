@@ -58,10 +58,11 @@ func (e *Engine) join(ctx context.Context, conn string, w *wait) (*shard, error)
 	return nil, nil
 }
 
-// joinable is the session of that level, of several the oldest.
+// joinable is the session of that level, of several the newest, for an older one
+// may be about to be replaced by it.
 func (s *shard) joinable(conn, child string, level joining) (best *session) {
 	for x := range s.byConn.of(conn) {
-		if x.suits(child) == level && (best == nil || x.m.ID() < best.m.ID()) {
+		if x.suits(child) == level && (best == nil || x.m.ID() > best.m.ID()) {
 			best = x
 		}
 	}

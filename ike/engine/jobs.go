@@ -116,6 +116,10 @@ func (q *queue) idle() int { return q.size - int(q.busy.Load()) }
 
 // job sends an action's job where it belongs.
 func (s *shard) job(x *session, a sa.Job) {
+	if spec, ok := a.Spec.(sa.Supersede); ok {
+		s.supersede(x, a.ID, spec)
+		return
+	}
 	where := place(a.Spec)
 	switch {
 	case where == here || s.e.opts.Inline:

@@ -73,6 +73,8 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.e.trap(ChildName{a.Conn, a.Child})
 	case sa.Restart:
 		s.e.start(ChildName{a.Conn, a.Child}, true)
+	case sa.Reauthenticate:
+		s.reauthenticate(x)
 	case sa.Gone:
 		s.forget(x)
 	}

@@ -51,6 +51,7 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 // appendAuthExtras adds to IKE_AUTH what is neither identity, authentication nor
 // CHILD SA: notifies and the configuration payload. It stands after AUTH.
 func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
+	ps = m.appendLifetime(ps)
 	if m.s.IKE.Initiator {
 		return m.appendConfigRequest(ps)
 	}
@@ -59,6 +60,7 @@ func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 
 // readAuthExtras notes the same of the peer's IKE_AUTH, which is verified by now.
 func (m *Machine) readAuthExtras(ps []wire.Payload) {
+	m.readLifetime(ps)
 	if m.s.IKE.Initiator {
 		m.readConfigReply(ps)
 	}

@@ -18,8 +18,11 @@ func (m *Machine) signed(r auth.SignResult) {
 	st.OwnAuth, st.OwnCerts = &r.Auth, r.Certs
 	m.s.IKE.LocalAuth = r.Describe
 	if m.s.IKE.Initiator {
-		m.to(AuthSent)
-		m.request(&m.s.IKE, wire.ExchangeIKEAuth, m.authPayloads()...)
+		if st.Expected != nil {
+			m.job(jobExpect)
+			return
+		}
+		m.sendAuth()
 		return
 	}
 	if c := m.negotiated(); c != nil {
@@ -28,6 +31,11 @@ func (m *Machine) signed(r auth.SignResult) {
 		return
 	}
 	m.finishResponder()
+}
+
+func (m *Machine) sendAuth() {
+	m.to(AuthSent)
+	m.request(&m.s.IKE, wire.ExchangeIKEAuth, m.authPayloads()...)
 }
 
 // authPayloads is what either side says in IKE_AUTH (RFC 7296 1.2), the child
@@ -344,6 +352,7 @@ func (m *Machine) establish() {
 	m.to(Established)
 	m.s.Since, m.s.Expires = m.env.Now, noTime
 	m.s.IKE.RekeyAt = m.schedule(m.conn.RekeyTime, m.conn.RandTime)
+	m.scheduleReauth()
 	k := &m.s.IKE
 	m.act(Authenticated{})
 	m.publish(event.IKEUp{IKE: m.eventIKE(), Proposal: k.Chosen.String(), NATLocal: k.NATLocal, NATPeer: k.NATRemote,

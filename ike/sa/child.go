@@ -59,6 +59,9 @@ func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
 	local, remote = m.packetFirst(c.Name, local, remote)
 	ps = appendTerms(ps, m.wish(c), m.s.Setup.ReservedCPI)
 	spi := binary.BigEndian.AppendUint32(nil, m.s.Setup.ReservedSPI)
+	if x := m.s.Setup.Expected; x != nil {
+		return append(ps, x.Choice.Answer(spi), wireTS(true, local), wireTS(false, remote))
+	}
 	// The first CHILD SA has no key exchange of its own (RFC 7296 1.2).
 	return append(ps, suite.Offer(suite.WithoutKE(c.Proposals), spi, 0), wireTS(true, local), wireTS(false, remote))
 }
@@ -332,7 +335,7 @@ func (m *Machine) acceptChild() bool {
 		return false
 	}
 	choice, err := suite.Accept(suite.WithoutKE(cfg.Proposals), sa.Proposals)
-	if err != nil || !validSPI(choice.SPI) {
+	if err != nil || !validSPI(choice.SPI) || st.Expected != nil && !sameChoice(choice, st.Expected.Choice) {
 		m.failed(event.NoProposalChosen, false, cfg.Name, "the peer answered with something we did not offer",
 			event.Fact{Name: "ours", Value: suite.Join(cfg.Proposals)}, event.Fact{Name: "peer", Value: suite.JoinWire(sa.Proposals)}, event.Fact{Name: "detail", Value: errText(err, "SPI")})
 		m.undoPeerChild(sa)
@@ -376,6 +379,9 @@ func (m *Machine) childRefused(cfg *ChildConfig, ps []wire.Payload) {
 	n, ok := wire.FindError(ps)
 	if !ok {
 		m.failed(event.PeerError, true, cfg.Name, "", event.Fact{Name: "detail", Value: "the peer's answer has neither a child nor a reason"})
+		return
+	}
+	if m.expectedRefused(n) {
 		return
 	}
 	switch n.NotifyType {

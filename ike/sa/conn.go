@@ -54,6 +54,10 @@ type Connection struct {
 	// peer for; an unspecified one (0.0.0.0, ::) stands for any of its family.
 	Pools []string
 	VIPs  []netip.Addr
+	// ReauthTime is the age at which a new session is set up in the place of
+	// this one, less a random part of a tenth; 0: never. A responder tells it to
+	// the initiator and leaves it the time.
+	ReauthTime time.Duration
 
 	Children []*ChildConfig
 	// Shunts are the children that are no CHILD SAs: their Shunt is set.

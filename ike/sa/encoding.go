@@ -155,6 +155,14 @@ func (m *Machine) validJob(j JobRef) error {
 		if m.conn == nil {
 			return bad("a connection")
 		}
+	case jobExpect:
+		if st == nil || st.Expected == nil || m.s.Phase != Signing || m.conn.Child(m.s.ChildName) == nil {
+			return bad("an expected child")
+		}
+	case jobSupersede:
+		if m.s.Reauth == nil {
+			return bad("a session to replace")
+		}
 	default:
 		return bad("meaning")
 	}
@@ -206,6 +214,7 @@ func (c *coder) state(s *State) {
 		list(c, &s.Later, (*coder).later)
 		num(c, &s.Network)
 		list(c, &s.Packets, (*coder).childPacket)
+		optional(c, &s.Reauth, (*coder).reauth)
 	}
 }
 
@@ -327,6 +336,7 @@ func (c *coder) setup(s *Setup) {
 		boolean(c, &s.Childless)
 		list(c, &s.Wished, addr)
 		num(c, &s.ReservedCPI)
+		optional(c, &s.Expected, (*coder).expected)
 	}
 }
 

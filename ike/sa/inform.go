@@ -180,6 +180,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 // informationalAnswer is what the answer to the peer's INFORMATIONAL says beside
 // the SAs that are gone.
 func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload {
+	m.readLifetime(ps)
 	return nil
 }
 

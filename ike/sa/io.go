@@ -78,19 +78,26 @@ type (
 		SPI    uint32 // inbound
 		Remote netip.AddrPort
 	}
+	// ReauthenticateNow sets up a new session in this one's place.
+	ReauthenticateNow struct{}
+	// Superseded says that another session has this one's children: it deletes
+	// itself.
+	Superseded struct{}
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
 )
 
-func (Start) isEvent()     {}
-func (Received) isEvent()  {}
-func (Tick) isEvent()      {}
-func (JobDone) isEvent()   {}
-func (Terminate) isEvent() {}
-func (Rekey) isEvent()     {}
-func (NewChild) isEvent()  {}
-func (Abort) isEvent()     {}
+func (Start) isEvent()             {}
+func (Received) isEvent()          {}
+func (Tick) isEvent()              {}
+func (JobDone) isEvent()           {}
+func (Terminate) isEvent()         {}
+func (Rekey) isEvent()             {}
+func (NewChild) isEvent()          {}
+func (ReauthenticateNow) isEvent() {}
+func (Superseded) isEvent()        {}
+func (Abort) isEvent()             {}
 
 func (NetworkChanged) isEvent() {}
 func (Mapped) isEvent()         {}
@@ -127,21 +134,25 @@ type (
 	// in the place of one that goes.
 	Restart struct{ Conn, Child string }
 	PutTrap struct{ Conn, Child string }
+	// Reauthenticate asks for a new session in this one's place (NewReplacement),
+	// unless there is one already.
+	Reauthenticate struct{}
 	// Gone: the session has ended and holds nothing in the kernel; the shell
 	// forgets it. The last action of a machine.
 	Gone struct{}
 )
 
-func (Persist) isAction()       {}
-func (Send) isAction()          {}
-func (Job) isAction()           {}
-func (Own) isAction()           {}
-func (Disown) isAction()        {}
-func (Publish) isAction()       {}
-func (Authenticated) isAction() {}
-func (Restart) isAction()       {}
-func (PutTrap) isAction()       {}
-func (Gone) isAction()          {}
+func (Persist) isAction()        {}
+func (Send) isAction()           {}
+func (Job) isAction()            {}
+func (Own) isAction()            {}
+func (Disown) isAction()         {}
+func (Publish) isAction()        {}
+func (Authenticated) isAction()  {}
+func (Restart) isAction()        {}
+func (PutTrap) isAction()        {}
+func (Reauthenticate) isAction() {}
+func (Gone) isAction()           {}
 
 // Spec is a job's description: a plain value, rebuilt from the state after a
 // restart.
@@ -194,6 +205,14 @@ type (
 		Owner uint64 // the session's unique id
 		Wish  dataplane.Wish
 	}
+	// Supersede gives the session in whose place this one came the event
+	// Superseded, unless that one has children that this one is missing.
+	// Result: []string, their names (Machine.Missing). Where the peer has done
+	// the same already (Twin) this session is terminated instead.
+	Supersede struct {
+		Session uint64
+		Twin    Twin
+	}
 	// Kernel applies operations to the data plane. Result: nil.
 	Kernel struct{ Ops []dataplane.Op }
 )
@@ -208,6 +227,7 @@ func (QueryUse) isSpec()      {}
 func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}
 func (Network) isSpec()       {}
+func (Supersede) isSpec()     {}
 func (Kernel) isSpec()        {}
 
 // SPIs are the answer to ReserveSPI.

@@ -117,6 +117,10 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return QueryUse{m.useKeys()}
 	case jobMove:
 		return Kernel{m.moveOps(m.child(ref.Child))}
+	case jobExpect:
+		return Kernel{m.expectOps()}
+	case jobSupersede:
+		return Supersede{m.s.Reauth.Replaces, m.twin()}
 	}
 	panic("sa: unknown job kind") // unreachable: Decode refuses others
 }
@@ -139,6 +143,9 @@ func (m *Machine) jobDone(e JobDone) {
 		return
 	}
 	m.persist = true
+	if kind == jobExpect {
+		m.expectKeys.Wipe()
+	}
 	if kind == jobReserve && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
 		if e.Err == nil {
 			r := m.reserveRequest()
@@ -195,6 +202,11 @@ func (m *Machine) jobDone(e JobDone) {
 		m.cleaned()
 	case jobUse:
 		m.used(e.Result.([]Use))
+	case jobExpect:
+		m.s.Setup.Expected.Installed = true
+		m.sendAuth()
+	case jobSupersede:
+		m.superseded(e.Result.([]string))
 	}
 }
 
@@ -270,6 +282,10 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 		m.cleaned()
 	case jobUse:
 		m.used(nil)
+	case jobExpect:
+		m.sendAuth() // the child will be installed when it is agreed
+	case jobSupersede:
+		m.superseded(nil)
 	default:
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: keText(m.s.Setup.KE)}, detail)
 		if m.s.Phase == AnsweringMore {

@@ -124,7 +124,12 @@ func (m *Machine) installOps(c *Child) []dataplane.Op {
 	cfg := m.conn.Child(c.Name)
 	in, out := m.pairOf(c, cfg)
 	ops := make([]dataplane.Op, 0, 5)
-	ops = c.appendInstall(ops, in)
+	if !m.isExpected(c) { // else it is there already
+		if m.s.Setup != nil && m.s.Setup.Expected != nil && m.s.Setup.Expected.Installed {
+			ops = append(ops, dataplane.DeleteSA{Key: c.keyIn()})
+		}
+		ops = c.appendInstall(ops, in)
+	}
 	if !c.InboundOnly {
 		ops = c.appendInstall(ops, out)
 	}

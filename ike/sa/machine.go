@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"espalier/dataplane"
+	"espalier/ike/suite"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
@@ -19,12 +21,13 @@ type Machine struct {
 	s State
 
 	// What follows is derived from the state and never encoded.
-	conn    *Connection
-	inner   []wire.Payload // Setup.Inner parsed
-	acts    []Action
-	env     *Env
-	onStep  func(Transition) // tests count coverage
-	persist bool
+	conn       *Connection
+	inner      []wire.Payload  // Setup.Inner parsed
+	expectKeys suite.ChildKeys // of the SA that jobExpect installs
+	acts       []Action
+	env        *Env
+	onStep     func(Transition) // tests count coverage
+	persist    bool
 }
 
 // NewInitiator makes a session that Handle(Start) sets off. spi must come from
@@ -78,9 +81,15 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.networkChanged()
 	case Mapped:
 		m.mapped(e)
+	case ReauthenticateNow:
+		m.reauthAt(env.Now)
+		m.reauthDue(env.Now)
+	case Superseded:
+		m.supersededBy()
 	case Abort:
 		m.fail(e.Reason)
 	}
+	m.supersede()
 	m.keepCounters()
 	return m.ordered()
 }
@@ -91,7 +100,15 @@ func (m *Machine) Resume(env *Env) []Action {
 	m.acts, m.env, m.persist = m.acts[:0], env, false
 	defer func() { m.env = nil }()
 	for _, j := range m.s.Jobs {
+		if j.Kind == jobInstall && j.Of == OfSession && m.s.Setup != nil && m.s.Setup.Expected != nil {
+			m.s.Setup.Expected.Installed = false // what stands there goes, too
+		}
 		spec := m.spec(j)
+		if k, ok := spec.(Kernel); ok && j.Kind == jobExpect {
+			if c := m.expectedChild(); c != nil {
+				spec = Kernel{append([]dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}, k.Ops...)}
+			}
+		}
 		if k, ok := spec.(Kernel); ok && j.Kind == jobInstall {
 			// It may have been done before the crash: what is ours goes first, so
 			// that the second time ends like the first.
@@ -127,6 +144,7 @@ func (m *Machine) Deadline() time.Time {
 		sooner(m.s.Children[i].FadeAt)
 	}
 	sooner(m.laterDeadline())
+	sooner(m.reauthDeadline())
 	sooner(m.liveDeadline())
 	sooner(m.pathDeadline())
 	sooner(m.fragmentsDeadline())
@@ -240,6 +258,7 @@ func (m *Machine) tick() {
 	}
 	m.rekeyDue(now)
 	m.laterDue(now)
+	m.reauthDue(now)
 	m.fragmentsDue(now)
 	m.pathDue(now)
 	m.liveDue(now)

@@ -195,6 +195,7 @@ type State struct {
 	// Network is the digest of what the box was last asked to have for the
 	// session, see hostWish; 0: nothing.
 	Network uint64
+	Reauth  *Reauth // reauthentication; nil: never
 }
 
 // IKE is one IKE SA.
@@ -265,6 +266,7 @@ type Setup struct {
 	Childless    bool         // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
 	Wished       []netip.Addr // initiator: virtual addresses that we would like best
 	ReservedCPI  uint16       // with it
+	Expected     *Expected
 }
 
 // StopStep is how far the outbound SA of a replaced child is on its way out: it
@@ -390,6 +392,8 @@ const (
 	jobClean       JobKind = 10 // everything the session holds in the kernel
 	jobLease       JobKind = 40 // virtual addresses for the peer
 	jobNetwork     JobKind = 41 // the box's addresses and routes for the session
+	jobExpect      JobKind = 50 // the inbound SA of the child that IKE_AUTH will ask for
+	jobSupersede   JobKind = 51 // ends the session that this one replaces
 )
 
 // JobRef is an outstanding job.

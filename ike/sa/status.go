@@ -24,6 +24,9 @@ func (m *Machine) Info() Info {
 		i.RemoteID = k.RemoteID.String()
 	}
 	i.LocalVIPs, i.RemoteVIPs = slices.Clone(m.leased(false)), slices.Clone(m.leased(true))
+	if m.s.Reauth != nil {
+		i.ReauthAt = m.s.Reauth.At
+	}
 	for _, t := range m.s.Tasks {
 		i.TasksQueued = append(i.TasksQueued, taskName(t.Kind))
 	}

@@ -62,8 +62,10 @@ type Node struct {
 	w        *World
 	lastID   uint64
 	lastReq  uint32
+	reqids   map[sa.AskChild]uint32
 	nextUniq uint64
 	leases   map[int][]lease.Grant // by session
+	later    []later
 }
 
 // New makes a world whose randomness comes from the seed.
@@ -81,7 +83,7 @@ func (w *World) Rand() *rand.ChaCha8 { return w.rnd }
 // Add puts a gateway into the world.
 func (w *World) Add(addr string, conns []*sa.Connection, creds *auth.Credentials) *Node {
 	set := sa.DefaultSettings()
-	n := &Node{w: w, Addr: netip.MustParseAddr(addr),
+	n := &Node{w: w, reqids: map[sa.AskChild]uint32{}, Addr: netip.MustParseAddr(addr),
 		DP:  dataplane.NewFake(dataplane.FakeOptions{Seed: uint64(len(w.nodes) + 1), Now: func() time.Time { return w.Now }}),
 		Env: sa.Env{Rand: w.rnd, Conns: sa.NewConnSet(conns, nil), Creds: creds, Settings: &set}, leases: map[int][]lease.Grant{}}
 	w.nodes = append(w.nodes, n)
@@ -139,6 +141,8 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Restarts = append(n.Restarts, a.Conn+"/"+a.Child)
 			case sa.PutTrap:
 				n.Traps = append(n.Traps, a.Conn+"/"+a.Child)
+			case sa.Reauthenticate:
+				n.replace(i)
 			case sa.Gone:
 				n.Gone++
 				n.Sessions[i] = nil
@@ -153,6 +157,26 @@ func (n *Node) step(i int, ev sa.Event) {
 		}
 		if n.w.RoundTrip && n.Sessions[i] != nil {
 			n.reborn(i)
+		}
+	}
+	n.after()
+}
+
+// later is an event that waits for the end of the step that caused it.
+type later struct {
+	id uint64
+	ev sa.Event
+}
+
+// after hands out the events that waited.
+func (n *Node) after() {
+	for len(n.later) > 0 {
+		l := n.later[0]
+		n.later = n.later[1:]
+		for i, m := range n.Sessions {
+			if m != nil && m.ID() == l.id {
+				n.step(i, l.ev)
+			}
 		}
 	}
 }
@@ -171,6 +195,41 @@ func (n *Node) reborn(i int) {
 	n.Sessions[i] = m
 }
 
+// replace starts the session that takes the i-th's place, if none does.
+func (n *Node) replace(i int) {
+	old := n.Sessions[i]
+	for _, m := range n.Live() {
+		if m.Replaces() == old.ID() {
+			return
+		}
+	}
+	n.lastID++
+	m := sa.NewReplacement(n.lastID, sa.NewSPI(uint8(n.lastID), 0, n.w.rnd), n.Env.Conns.ByName(old.ConnName()), old)
+	m.OnStep(n.w.OnStep)
+	n.Sessions = append(n.Sessions, m)
+	n.step(len(n.Sessions)-1, sa.Start{})
+}
+
+// supersede does the job of that name.
+func (n *Node) supersede(m *sa.Machine, s sa.Supersede) []string {
+	for _, o := range n.Live() {
+		if s.Twin.Is(o) {
+			n.later = append(n.later, later{m.ID(), sa.Terminate{}})
+			return nil
+		}
+	}
+	for i, old := range n.Sessions {
+		if old != nil && old.ID() == s.Session {
+			missing := m.Missing(old)
+			if len(missing) == 0 {
+				n.step(i, sa.Superseded{})
+			}
+			return missing
+		}
+	}
+	return nil
+}
+
 func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 	if n.Fail != nil {
 		if err := n.Fail(spec); err != nil {
@@ -186,8 +245,12 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		n.nextUniq++
 		req := s.ReqID
 		if req == 0 {
-			n.lastReq++
-			req = n.lastReq
+			id := s // one request id for one identity, as the registry has it
+			if req = n.reqids[id]; req == 0 {
+				n.lastReq++
+				req = n.lastReq
+				n.reqids[id] = req
+			}
 		}
 		return sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}, nil
 	case sa.AskLease:
@@ -196,6 +259,8 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return sa.Leases{Addrs: g.Addrs}, nil
 	case sa.Network:
 		return nil, n.Net.Want(s.Owner, s.Wish)
+	case sa.Supersede:
+		return n.supersede(n.Sessions[i], s), nil
 	case sa.Kernel:
 		return nil, n.DP.Apply(s.Ops)
 	case sa.QueryUse:
@@ -260,6 +325,9 @@ func (n *Node) receive(p Packet) {
 	n.Sessions = append(n.Sessions, m)
 	n.step(len(n.Sessions)-1, ev)
 }
+
+// Inject puts a datagram on the network.
+func (w *World) Inject(p Packet) { w.queue = append(w.queue, p) }
 
 // Settle delivers until the network is quiet, at most limit datagrams.
 func (w *World) Settle(limit int) {

@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"espalier/ike/sa"
+)
+
+// reauthenticate sets up a session in x's place, unless one is under way or the
+// engine stops. A replacement lives in its predecessor's bucket, so that the two
+// meet in one shard.
+func (s *shard) reauthenticate(x *session) {
+	s.inbox.call(func(s *shard) {
+		conn := s.e.config.Load().set.ByName(x.m.ConnName())
+		if conn == nil || x.gone || !x.m.IsEstablished() || s.e.stopping.Load() || s.replacement(x) != nil {
+			return
+		}
+		spi := s.newSPI(x.bucket)
+		m := sa.NewReplacement(s.e.reg.ikeIDs.Add(1), spi, conn, x.m)
+		n := &session{m: m, bucket: x.bucket, spi: spi}
+		s.add(n)
+		s.step(n, sa.Start{})
+	})
+}
+
+// replacement is the session that is to take x's place; nil if there is none.
+func (s *shard) replacement(x *session) *session {
+	for n := range s.byConn.of(x.m.ConnName()) {
+		if n.m.Replaces() == x.m.ID() && n.m.Phase() <= sa.Established {
+			return n
+		}
+	}
+	return nil
+}
+
+// supersede does the job of that name: the session that x replaces ends, when x
+// has all its children; or x ends, when some shard has what the peer set up for
+// the same purpose. The shards are asked in turn, none waits.
+func (s *shard) supersede(x *session, id uint32, spec sa.Supersede) {
+	twin := false
+	var ask func(i int)
+	ask = func(i int) {
+		if i == len(s.e.shards) || twin {
+			s.inbox.call(func(s *shard) { s.superseded(x, id, spec, twin) })
+			return
+		}
+		s.e.shards[i].inbox.call(func(o *shard) {
+			for y := range o.byConn.of(spec.Twin.Conn) {
+				twin = twin || spec.Twin.Is(y.m)
+			}
+			ask(i + 1)
+		})
+	}
+	ask(0)
+}
+
+func (s *shard) superseded(x *session, id uint32, spec sa.Supersede, twin bool) {
+	var missing []string
+	old := s.byID[spec.Session]
+	switch {
+	case twin || old == nil:
+	default:
+		if missing = x.m.Missing(old.m); len(missing) == 0 {
+			s.step(old, sa.Superseded{})
+		}
+	}
+	s.step(x, sa.JobDone{ID: id, Result: missing})
+	if twin {
+		s.step(x, sa.Terminate{})
+	}
+}
+
+// Reauthenticate sets up a new IKE SA with the same children in the place of the
+// one with the unique id, which goes when that is up. It returns when the
+// attempt began. Errors: ErrNotFound, ErrStopping.
+func (e *Engine) Reauthenticate(ctx context.Context, id uint64) error {
+	for _, s := range e.shards {
+		found := false
+		err := s.ask(ctx, func(s *shard) {
+			if x := s.byID[id]; x != nil && x.m.IsEstablished() {
+				found = true
+				s.step(x, sa.ReauthenticateNow{})
+			}
+		})
+		if err != nil || found {
+			return err
+		}
+	}
+	return fmt.Errorf("IKE SA %d: %w", id, ErrNotFound)
+}
