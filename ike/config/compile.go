@@ -27,6 +27,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		Proposals:     get[[]suite.Proposal](n, "proposals"),
 		Encap:         get[bool](n, "encap"),
 		SendCertReq:   get[bool](n, "send_certreq"),
+		DSCP:          get[uint8](n, "dscp"),
 		KeyingTries:   int(get[uint32](n, "keyingtries")),
 		DPDDelay:      get[time.Duration](n, "dpd_delay"),
 		Fragmentation: fragmentModes[get[string](n, "fragmentation")],

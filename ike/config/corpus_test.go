@@ -24,6 +24,9 @@ func describe(cfg *Config) string {
 	for _, c := range cfg.Connections {
 		fmt.Fprintf(&b, "connection %s (%s)\n", c.Name, c.Origin)
 		fmt.Fprintf(&b, "  %s:%d -> %s:%d encap=%v certreq=%v\n", addrs(c.LocalAddrs), c.LocalPort, addrs(c.RemoteAddrs), c.RemotePort, c.Encap, c.SendCertReq)
+		if c.DSCP != 0 {
+			fmt.Fprintf(&b, "  DSCP %d\n", c.DSCP)
+		}
 		fmt.Fprintf(&b, "  ike %s\n", proposalText(c.Proposals, suite.DefaultIKE()))
 		for _, l := range c.Local {
 			fmt.Fprintf(&b, "  local %s id=%s certs=%d schemes=%v send=%s\n", l.Method, id(l.ID), len(l.Certs), l.Schemes, l.SendCert)

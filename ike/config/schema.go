@@ -117,7 +117,7 @@ func connectionSpec() *sectionSpec {
 		{name: "vips", typ: ipList(), doc: "Virtual addresses to ask the peer for; 0.0.0.0 and :: stand for any. local_ts = dynamic means those that it gives."},
 		{name: "aggressive", typ: yesNo(), def: "no", sup: ikev1, doc: "Aggressive mode."},
 		{name: "pull", typ: yesNo(), def: "yes", sup: ikev1, doc: "Mode Config by pull."},
-		{name: "dscp", typ: bits6(), def: "000000", sup: later, doc: "DSCP of IKE packets."},
+		{name: "dscp", typ: bits6(), def: "000000", doc: "DSCP of IKE packets."},
 		{name: "encap", typ: yesNo(), def: "no", doc: "Force UDP encapsulation by pretending a NAT."},
 		{name: "mobike", typ: yesNo(), def: "yes", sup: later, doc: "MOBIKE (RFC 4555)."},
 		{name: "dpd_delay", typ: duration(), def: "0s", doc: "Silence, without an IKE message or an ESP packet, after which the peer is asked whether it lives; 0: never."},

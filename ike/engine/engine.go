@@ -270,8 +270,17 @@ func (e *Engine) askAll(ctx context.Context, f func(*shard)) error {
 	return nil
 }
 
-func (e *Engine) send(local, remote netip.AddrPort, data []byte) {
-	if err := e.transport.Send(local, remote, data); err != nil {
+func (e *Engine) send(local, remote netip.AddrPort, data []byte) { e.sendDSCP(local, remote, data, 0) }
+
+// sendDSCP is send with the DSCP of a connection.
+func (e *Engine) sendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) {
+	var err error
+	if t, ok := e.transport.(dscpTransport); ok && dscp != 0 {
+		err = t.SendDSCP(local, remote, data, dscp)
+	} else {
+		err = e.transport.Send(local, remote, data)
+	}
+	if err != nil {
 		// Not an event a message: retransmission takes care, the counter tells.
 		e.counters.sendErrors.Add(1)
 		e.log.Debug().Stringer("local", local).Stringer("remote", remote).Err(err).Msg("message not sent")

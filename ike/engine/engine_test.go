@@ -77,6 +77,29 @@ func TestSetUpAndDelete(t *testing.T) {
 	}
 }
 
+// TestDSCP: what a connection with a DSCP says, from the first message on, and
+// only that, carries it.
+func TestDSCP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		conn := moonConn()
+		conn.DSCP = 46
+		moon := newBox(t, f, moonAddr, []*sa.Connection{conn}, inline)
+		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, inline)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		f.mu.Lock()
+		if f.marked[46] != 2 || f.sent != 4 {
+			t.Errorf("%v of %d messages carry a DSCP, expected moon's 2 of 4", f.marked, f.sent)
+		}
+		f.mu.Unlock()
+		moon.stop()
+		sun.stop()
+	})
+}
+
 func TestStopTellsThePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		moon, sun := pair(t, newFabric(), nil)

@@ -29,6 +29,8 @@ type fabric struct {
 	// pass decides about each message; nil: all pass. Called under mu.
 	pass func(from, to netip.AddrPort, data []byte) bool
 	sent int
+	// marked counts messages by DSCP, 0 left out.
+	marked map[uint8]int
 }
 
 type memTransport struct {
@@ -38,7 +40,9 @@ type memTransport struct {
 	once   sync.Once
 }
 
-func newFabric() *fabric { return &fabric{ends: map[netip.Addr]*memTransport{}} }
+func newFabric() *fabric {
+	return &fabric{ends: map[netip.Addr]*memTransport{}, marked: map[uint8]int{}}
+}
 
 func (f *fabric) join(a string) *memTransport {
 	t := &memTransport{f: f, ch: make(chan sockets.Datagram, 1<<14), closed: make(chan struct{})}
@@ -78,6 +82,13 @@ func (t *memTransport) Send(local, remote netip.AddrPort, data []byte) error {
 	default:
 	}
 	return nil
+}
+
+func (t *memTransport) SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) error {
+	t.f.mu.Lock()
+	t.f.marked[dscp]++
+	t.f.mu.Unlock()
+	return t.Send(local, remote, data)
 }
 
 func (t *memTransport) Close() error {

@@ -29,6 +29,12 @@ type Transport interface {
 	Close() error
 }
 
+// dscpTransport is a Transport that can mark what it sends.
+type dscpTransport interface {
+	// SendDSCP is Send with a DSCP, 0 to 63, in the IP header.
+	SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) error
+}
+
 // Store receives what a restart has to know of a session. Its methods are
 // called by shards, in order for each session, and must not wait; state is
 // valid until Save returns.

@@ -53,7 +53,7 @@ func (s *shard) perform(x *session, a sa.Action) {
 			st.Save(x.m.ID(), s.encoded)
 		}
 	case sa.Send:
-		s.e.send(a.Local, a.Remote, a.Data)
+		s.e.sendDSCP(a.Local, a.Remote, a.Data, x.m.DSCP())
 	case sa.Job:
 		s.job(x, a)
 	case sa.Publish:

@@ -45,8 +45,9 @@ type Connection struct {
 	// never.
 	DPDDelay time.Duration
 
-	Encap       bool // force UDP encapsulation by faking a NAT
-	SendCertReq bool // ask for certificates of our CAs (default yes)
+	Encap       bool  // force UDP encapsulation by faking a NAT
+	DSCP        uint8 // of IKE messages, 0 to 63
+	SendCertReq bool  // ask for certificates of our CAs (default yes)
 	Childless   Childless
 
 	// Pools are the names of the pools that the peer may have virtual addresses

@@ -157,6 +157,14 @@ func (m *Machine) ID() uint64 { return m.s.ID }
 // ConnName is the connection's name; empty on a responder before one is chosen.
 func (m *Machine) ConnName() string { return m.s.Conn }
 
+// DSCP is what the IP headers of the session's messages carry, 0 to 63.
+func (m *Machine) DSCP() uint8 {
+	if m.conn == nil {
+		return 0
+	}
+	return m.conn.DSCP
+}
+
 // Initiator reports whether we are the original initiator.
 func (m *Machine) Initiator() bool { return m.s.IKE.Initiator }
 

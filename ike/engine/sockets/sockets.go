@@ -272,6 +272,11 @@ var marker = [4]byte{}
 // local is the NAT traversal port. It never waits: a full buffer of the kernel
 // is an error like any other.
 func (s *Set) Send(local, remote netip.AddrPort, data []byte) error {
+	return s.SendDSCP(local, remote, data, 0)
+}
+
+// SendDSCP is Send with a DSCP (RFC 2474), 0 to 63, in the message's IP header.
+func (s *Set) SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) error {
 	var found *socket
 	for _, sock := range s.socks {
 		if sock.local.Port() != local.Port() || sock.local.Addr().Is4() != remote.Addr().Is4() {
@@ -289,7 +294,7 @@ func (s *Set) Send(local, remote netip.AddrPort, data []byte) error {
 		s.sendErrors.Add(1)
 		return fmt.Errorf("send to %s: expected a local address with a socket, got %s", remote, local)
 	}
-	err := found.send(local.Addr(), remote, data)
+	err := found.send(local.Addr(), remote, data, dscp)
 	switch {
 	case err == nil:
 		s.sent.Add(1)

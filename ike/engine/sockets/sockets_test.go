@@ -91,6 +91,48 @@ func TestLocalAddressAndAnswer(t *testing.T) {
 	}
 }
 
+func TestDSCP(t *testing.T) {
+	s, got := open(t, Options{})
+	ike, _ := s.Ports()
+	addrs := []string{"127.0.0.1"}
+	if !strings.Contains(strings.Join(s.Missing(), " "), "IPv6") {
+		addrs = append(addrs, "::1")
+	}
+	for _, addr := range addrs {
+		c := peer(t, addr, ike)
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		level, option := unix.IPPROTO_IP, unix.IP_RECVTOS
+		if addr == "::1" {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS
+		}
+		err = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		d := <-got
+		for _, dscp := range []uint8{46, 0, 63} {
+			if err := s.SendDSCP(d.Local, d.Remote, []byte("answer"), dscp); err != nil {
+				t.Fatal(err)
+			}
+			buf, oob := make([]byte, 100), make([]byte, 100)
+			n, oobn, _, _, err := c.ReadMsgUDP(buf, oob)
+			if err != nil {
+				t.Fatal(err)
+			}
+			msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+			if err != nil || len(msgs) != 1 || string(buf[:n]) != "answer" || msgs[0].Data[0] != dscp<<2 {
+				t.Errorf("%s: expected DSCP %d, got %v, %v", addr, dscp, msgs, err)
+			}
+		}
+	}
+}
+
 func TestBigMessagesPass(t *testing.T) {
 	s, got := open(t, Options{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	ike, _ := s.Ports()

@@ -143,7 +143,7 @@ func localOf(oob []byte) netip.Addr {
 
 // send is one non-blocking sendmsg. The address the message leaves from is
 // given as packet information, so that an answer comes from where it was asked.
-func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte) error {
+func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte, dscp uint8) error {
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte) erro
 	} else {
 		to = &unix.SockaddrInet6{Port: int(remote.Port()), Addr: remote.Addr().As16(), ZoneId: zoneID(remote.Addr().Zone())}
 	}
-	oob := pktinfo(local)
+	oob := append(pktinfo(local), trafficClass(dscp, remote.Addr().Is4())...)
 	var serr error
 	// Write's callback says "done" at once: a full buffer must not park a shard.
 	err = raw.Write(func(fd uintptr) bool {
@@ -178,6 +178,23 @@ func pktinfo(local netip.Addr) []byte {
 		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: local.As4()})
 	}
 	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: local.As16()})
+}
+
+// trafficClass is the control message that sets the DSCP; none for 0. The two
+// bits below are ECN's.
+func trafficClass(dscp uint8, is4 bool) []byte {
+	if dscp == 0 {
+		return nil
+	}
+	b := make([]byte, unix.CmsgSpace(4))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	h.Level, h.Type = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+	if is4 {
+		h.Level, h.Type = unix.IPPROTO_IP, unix.IP_TOS
+	}
+	h.SetLen(unix.CmsgLen(4))
+	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], uint32(dscp)<<2)
+	return b
 }
 
 func inherit(fd int, name string) *os.File {
