@@ -234,6 +234,7 @@ type PolicyKey struct {
 	Dir      Direction
 	Mark     Mark
 	IfID     uint32
+	IfIndex  uint32 // index of the network interface that packets leave by; 0: any
 }
 
 // PolicyFlags are options of a policy.

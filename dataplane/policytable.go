@@ -27,6 +27,7 @@ type policyID struct {
 	sport, smask         uint16
 	dport, dmask         uint16
 	mark, markMask, ifID uint32
+	ifIndex              uint32
 	srcBits, dstBits     uint8
 	proto                uint8
 	dir                  Direction
@@ -40,7 +41,7 @@ func idOf(k *PolicyKey) policyID {
 		srcBits: uint8(s.Src.Bits()), dstBits: uint8(s.Dst.Bits()),
 		sport: s.SrcPort, smask: s.SrcPortMask, dport: s.DstPort, dmask: s.DstPortMask,
 		proto: s.Proto, dir: k.Dir, v6: !s.Src.Addr().Is4(),
-		mark: k.Mark.Value, markMask: k.Mark.Mask, ifID: k.IfID,
+		mark: k.Mark.Value, markMask: k.Mark.Mask, ifID: k.IfID, ifIndex: k.IfIndex,
 	}
 }
 
@@ -52,7 +53,7 @@ func (id *policyID) key() PolicyKey {
 			Proto: id.proto, SrcPort: id.sport, SrcPortMask: id.smask,
 			DstPort: id.dport, DstPortMask: id.dmask,
 		},
-		Dir: id.dir, Mark: Mark{id.mark, id.markMask}, IfID: id.ifID,
+		Dir: id.dir, Mark: Mark{id.mark, id.markMask}, IfID: id.ifID, IfIndex: id.ifIndex,
 	}
 }
 

@@ -21,9 +21,10 @@ func policyKinds(t *testing.T, dp dataplane.DataPlane) {
 		"icmp": func(p *dataplane.Policy) {
 			p.Selector.Proto, p.Selector.SrcPort, p.Selector.SrcPortMask = 1, 8, 0xffff
 		},
-		"mark":  func(p *dataplane.Policy) { p.Mark = dataplane.Mark{Value: 0x10, Mask: 0xf0} },
-		"if_id": func(p *dataplane.Policy) { p.IfID = 42 },
-		"flags": func(p *dataplane.Policy) { p.Flags = dataplane.PolicyLocalOK | dataplane.PolicyICMP },
+		"mark":      func(p *dataplane.Policy) { p.Mark = dataplane.Mark{Value: 0x10, Mask: 0xf0} },
+		"if_id":     func(p *dataplane.Policy) { p.IfID = 42 },
+		"interface": func(p *dataplane.Policy) { p.Dir, p.IfIndex = dataplane.Out, 1 },
+		"flags":     func(p *dataplane.Policy) { p.Flags = dataplane.PolicyLocalOK | dataplane.PolicyICMP },
 		"v6": func(p *dataplane.Policy) {
 			p.Selector.Src, p.Selector.Dst = netip.MustParsePrefix("2001:db8:1::/48"), netip.MustParsePrefix("::/0")
 			p.Templates[0].Src, p.Templates[0].Dst = here6, there6

@@ -65,6 +65,9 @@ const (
 	saReqID, saFamily, saMode, saWin, saFl = 208, 212, 214, 215, 216
 )
 
+// selIfIndex is where a selector has the network interface.
+const selIfIndex = 48
+
 var native = binary.NativeEndian
 var network = binary.BigEndian
 

@@ -159,6 +159,7 @@ func decodePolicy(b []byte) (p dataplane.Policy, added time.Time, ok bool) {
 	}
 	attrs := b[sizePolicyInfo:]
 	p.Selector = getSelector(b)
+	p.IfIndex = native.Uint32(b[selIfIndex:])
 	p.Dir = dataplane.Direction(b[160])
 	p.Priority = native.Uint32(b[152:])
 	p.Flags = dataplane.PolicyFlags(b[162])

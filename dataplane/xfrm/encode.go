@@ -212,6 +212,7 @@ func encodePolicy(typ uint16, p *dataplane.Policy) *message {
 	m := newMessage(typ, unix.NLM_F_CREATE, sizePolicyInfo)
 	b := m.fixed()
 	putSelector(b, &p.Selector)
+	native.PutUint32(b[selIfIndex:], p.IfIndex)
 	putLimits(b[56:], &dataplane.Limits{})
 	native.PutUint32(b[152:], p.Priority)
 	b[160] = byte(p.Dir)
@@ -260,6 +261,7 @@ func encodePolicyID(typ uint16, k *dataplane.PolicyKey) *message {
 	m := newMessage(typ, 0, sizePolicyID)
 	b := m.fixed()
 	putSelector(b, &k.Selector)
+	native.PutUint32(b[selIfIndex:], k.IfIndex)
 	b[60] = byte(k.Dir)
 	putMark(m, k.Mark)
 	if k.IfID != 0 {

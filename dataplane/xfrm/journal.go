@@ -46,6 +46,9 @@ const (
 	kindDeleteSA
 	kindAddPolicy
 	kindDeletePolicy
+	// The same of policies for one network interface, whose keys are longer.
+	kindAddPolicyOf
+	kindDeletePolicyOf
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -198,11 +201,11 @@ func (j *journal) deleteSA(k *dataplane.SAKey) error {
 }
 
 func (j *journal) addPolicy(k *dataplane.PolicyKey, at int64) error {
-	return j.append(binary.LittleEndian.AppendUint64(appendPolicyKey([]byte{kindAddPolicy}, k), uint64(at)))
+	return j.append(binary.LittleEndian.AppendUint64(appendPolicyKey(kindAddPolicy, kindAddPolicyOf, k), uint64(at)))
 }
 
 func (j *journal) deletePolicy(k *dataplane.PolicyKey) error {
-	return j.append(appendPolicyKey([]byte{kindDeletePolicy}, k))
+	return j.append(appendPolicyKey(kindDeletePolicy, kindDeletePolicyOf, k))
 }
 
 // live reads the file and returns the payload of the last addition of each
@@ -218,7 +221,7 @@ func (j *journal) live() (map[string][]byte, error) {
 		kind, key, ok := recordKey(p)
 		switch {
 		case !ok:
-		case kind == kindAddSA || kind == kindAddPolicy:
+		case kind == kindAddSA || kind == kindAddPolicy || kind == kindAddPolicyOf:
 			out[key] = p
 		default:
 			delete(out, key)
@@ -230,12 +233,13 @@ func (j *journal) live() (map[string][]byte, error) {
 // recordKey is the object that a record is about, the same for its addition
 // and its removal.
 func recordKey(p []byte) (kind byte, key string, ok bool) {
-	size := map[byte]int{kindAddSA: saKeySize, kindDeleteSA: saKeySize, kindAddPolicy: policyKeySize, kindDeletePolicy: policyKeySize}[p[0]]
+	size := map[byte]int{kindAddSA: saKeySize, kindDeleteSA: saKeySize, kindAddPolicy: policyKeySize, kindDeletePolicy: policyKeySize,
+		kindAddPolicyOf: policyKeySize + 4, kindDeletePolicyOf: policyKeySize + 4}[p[0]]
 	if size == 0 || len(p) < 1+size {
 		return p[0], "", false
 	}
 	family := byte('s')
-	if size == policyKeySize {
+	if size >= policyKeySize {
 		family = 'p'
 	}
 	return p[0], string(family) + string(p[1:1+size]), true

@@ -27,6 +27,9 @@ func testPolicy(n int) dataplane.PolicyKey {
 		},
 		Dir: dataplane.Fwd, Mark: dataplane.Mark{Value: 5, Mask: 6}, IfID: 7,
 	}
+	if n%3 == 1 {
+		k.IfIndex = uint32(n) << 16
+	}
 	if n%2 == 1 {
 		k.Selector.Src, k.Selector.Dst = netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 15: byte(n)}), 128), netip.MustParsePrefix("::/0")
 	}

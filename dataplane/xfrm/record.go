@@ -60,7 +60,10 @@ func readSA(p []byte) (k dataplane.SAKey, r ownSA, ok bool) {
 	return k, r, true
 }
 
-func appendPolicyKey(b []byte, k *dataplane.PolicyKey) []byte {
+// appendPolicyKey begins a record; of is its kind when the policy is for one
+// network interface.
+func appendPolicyKey(kind, of byte, k *dataplane.PolicyKey) []byte {
+	b := []byte{kind}
 	s := &k.Selector
 	src, dst := s.Src.Addr().As16(), s.Dst.Addr().As16()
 	b = append(b, flag(!s.Src.Addr().Is4()))
@@ -74,12 +77,17 @@ func appendPolicyKey(b []byte, k *dataplane.PolicyKey) []byte {
 	for _, n := range [3]uint32{k.Mark.Value, k.Mark.Mask, k.IfID} {
 		b = binary.LittleEndian.AppendUint32(b, n)
 	}
+	if k.IfIndex != 0 {
+		b[0] = of
+		b = binary.LittleEndian.AppendUint32(b, k.IfIndex)
+	}
 	return b
 }
 
 // readPolicy reads the payload of an addition of a policy.
 func readPolicy(p []byte) (k dataplane.PolicyKey, added int64, ok bool) {
-	if len(p) != 1+policySize || p[0] != kindAddPolicy {
+	of := p[0] == kindAddPolicyOf && len(p) == 1+policySize+4
+	if !of && (len(p) != 1+policySize || p[0] != kindAddPolicy) {
 		return k, 0, false
 	}
 	p = p[1:]
@@ -92,5 +100,9 @@ func readPolicy(p []byte) (k dataplane.PolicyKey, added int64, ok bool) {
 	k.Dir = dataplane.Direction(p[44])
 	k.Mark = dataplane.Mark{Value: binary.LittleEndian.Uint32(p[45:]), Mask: binary.LittleEndian.Uint32(p[49:])}
 	k.IfID = binary.LittleEndian.Uint32(p[53:])
-	return k, int64(binary.LittleEndian.Uint64(p[policyKeySize:])), true
+	p = p[policyKeySize:]
+	if of {
+		k.IfIndex, p = binary.LittleEndian.Uint32(p), p[4:]
+	}
+	return k, int64(binary.LittleEndian.Uint64(p)), true
 }

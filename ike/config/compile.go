@@ -225,6 +225,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		CopyDF:         get[bool](n, "copy_df"),
 		CopyECN:        get[bool](n, "copy_ecn"),
 		IPComp:         get[bool](n, "ipcomp"),
+		Interface:      get[string](n, "interface"),
 		SHA256By96:     get[bool](n, "sha256_96"),
 		ICMP:           get[bool](n, "icmp"),
 	}
@@ -334,6 +335,9 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 
 // modeContradictions refuses options that a mode does not have.
 func (c *compiler) modeContradictions(n *node, ch *sa.ChildConfig) {
+	if ch.Interface != "" && ch.Shunt != 0 {
+		c.rep.add(n.at("interface"), "no interface, since mode is "+get[string](n, "mode"), quote(ch.Interface), "shunts are for all of them")
+	}
 	if ch.IPComp && ch.Mode != dataplane.Tunnel && ch.Mode != dataplane.Transport {
 		c.rep.add(n.at("ipcomp"), "ipcomp = no, since mode is "+get[string](n, "mode"), "yes", "")
 	}

@@ -33,7 +33,7 @@ func childSpec() *sectionSpec {
 		{name: "inactivity", typ: duration(), def: "0s", sup: later, doc: "Time without traffic after which the CHILD SA is closed."},
 		{name: "reqid", typ: number(0, 1<<32-1), def: "0", doc: "Fixed request id; 0: chosen by the daemon."},
 		{name: "priority", typ: number(0, 1<<32-1), def: "0", doc: "Fixed policy priority; 0: by the selectors' size."},
-		{name: "interface", typ: text("name"), sup: later, doc: "Network interface that the policies apply to."},
+		{name: "interface", typ: text("name"), doc: "Network interface that the outbound policies apply to; it must be there when the CHILD SA comes up."},
 		{name: "mark_in", typ: mark(), def: "0/0x00000000", doc: "Mark of inbound packets; %unique: one for each CHILD SA, %unique-dir: for each direction."},
 		{name: "mark_out", typ: mark(), def: "0/0x00000000", doc: "Mark of outbound packets, as mark_in."},
 		{name: "mark_in_sa", typ: yesNo(), def: "no", doc: "Put mark_in on the inbound SA, too."},

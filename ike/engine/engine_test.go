@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -75,6 +76,41 @@ func TestSetUpAndDelete(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestInterface: the index of a child's network interface is asked for when the
+// CHILD SA comes up.
+func TestInterface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := moonConn()
+		conn.Children[0].Interface = "lan0"
+		there := false
+		moon := newBox(t, newFabric(), moonAddr, []*sa.Connection{conn}, func(o *Options) {
+			o.Interface = func(name string) (*net.Interface, error) {
+				if name != "lan0" || !there {
+					return nil, errBoom
+				}
+				return &net.Interface{Index: 9}, nil
+			}
+		})
+		sun := newBox(t, moon.tr.f, sunAddr, []*sa.Connection{sunConn()}, nil)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err == nil || !strings.Contains(err.Error(), "lan0") {
+			t.Errorf("without the interface: %v", err)
+		}
+		there = true
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Error(err)
+		}
+		found := false
+		for _, p := range satest.Must(moon.dp.List()).Policies {
+			found = found || p.Dir == dataplane.Out && p.IfIndex == 9
+		}
+		if !found {
+			t.Error("no outbound policy for interface 9")
+		}
+		moon.stop()
+		sun.stop()
+	})
 }
 
 // TestDSCP: what a connection with a DSCP says, from the first message on, and

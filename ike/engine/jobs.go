@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -168,7 +170,11 @@ func place(spec sa.Spec) venue {
 func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 	switch spec := spec.(type) {
 	case sa.AskChild:
-		return e.reg.child(spec), nil
+		g, err := e.child(spec)
+		if err != nil {
+			return nil, err
+		}
+		return g, nil
 	case sa.AskLease:
 		return e.reg.leases.take(spec), nil
 	case sa.Network:
@@ -185,6 +191,33 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		return queryUse(e.dp, spec.Keys), nil
 	}
 	return sa.Perform(spec, e.config.Load().creds, e.rand)
+}
+
+// child asks the registry for a CHILD SA's ids, and the box for the index of the
+// network interface that its configuration names. Errors: there is none.
+func (e *Engine) child(ask sa.AskChild) (grant, error) {
+	index, err := e.ifIndex(ask.Interface)
+	if err != nil {
+		return grant{}, err
+	}
+	g := e.reg.child(ask)
+	g.ids.IfIndex = index
+	return g, nil
+}
+
+func (e *Engine) ifIndex(name string) (uint32, error) {
+	if name == "" {
+		return 0, nil
+	}
+	find := e.opts.Interface
+	if find == nil {
+		find = net.InterfaceByName
+	}
+	i, err := find(name)
+	if err != nil {
+		return 0, fmt.Errorf("network interface %q: %w", name, err)
+	}
+	return uint32(i.Index), nil
 }
 
 // arrived does the shell's own part with a result before the machine sees it.

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"runtime"
 	"time"
@@ -140,6 +141,8 @@ type Options struct {
 	// looks a host name up; nil: the system's resolver. Both may wait.
 	Route   func(remote netip.Addr) (netip.Addr, error)
 	Resolve func(host string) ([]netip.Addr, error)
+	// Interface finds a network interface by its name; nil: net.InterfaceByName.
+	Interface func(name string) (*net.Interface, error)
 
 	// NetworkChanges is readable after the box has got or lost an address or a default
 	// route (sockets.Network); nil: nobody tells.

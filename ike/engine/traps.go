@@ -283,7 +283,11 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, wanted bool) error {
 		return nil
 	}
 	t.mu.Unlock()
-	x := &trap{name: n, t: made, grant: e.reg.child(made.Ask), wanted: wanted}
+	ids, err := e.child(made.Ask)
+	if err != nil {
+		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
+	}
+	x := &trap{name: n, t: made, grant: ids, wanted: wanted}
 	x.policies = made.Policies(x.grant.ids)
 	// A packet may meet it as soon as it stands.
 	t.mu.Lock()

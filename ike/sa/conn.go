@@ -123,6 +123,7 @@ type ChildConfig struct {
 	PoliciesFwdOut                bool // install forward policies for outbound traffic, too
 	CopyDF, CopyECN               bool
 	CopyDSCPOut, CopyDSCPIn       bool
+	Interface                     string // network interface of the outbound policies; empty: any
 	IPComp                        bool   // compress (RFC 3173), when the peer agrees
 	TFCPad                        uint32 // pad packets to this many bytes; PadToMTU: to the path's MTU; 0: none
 	SHA256By96                    bool   // cut HMAC-SHA-256 to 96 bits, for peers that do

@@ -380,6 +380,7 @@ func (c *coder) child(h *Child) {
 		num(c, &h.CPIIn)
 		num(c, &h.CPIOut)
 		num(c, &h.Options)
+		num(c, &h.IfIndex)
 		num(c, &h.LocalPort)
 		num(c, &h.RemotePort)
 		addr(c, &h.Orig)

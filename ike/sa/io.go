@@ -195,6 +195,9 @@ type (
 		Remote  netip.Addr
 		LocalTS string // canonical text of the negotiated selectors
 		PeerTS  string
+		// Interface names the network interface whose index is asked for, too;
+		// empty: none. It is an error when there is none of this name.
+		Interface string
 	}
 	// AskLease asks the registry for virtual addresses of pools, at most one a
 	// family; the shell gives them back when the session ends. Result: Leases.
@@ -274,6 +277,7 @@ type Use struct {
 type ChildIDs struct {
 	UniqueID uint64
 	ReqID    uint32
+	IfIndex  uint32
 }
 
 // Leases are the answer to AskLease: what the pools had of what was asked for.

@@ -126,7 +126,11 @@ func (m *Machine) spec(ref JobRef) Spec {
 }
 
 func (m *Machine) askChild(c *Child, k *IKE) AskChild {
-	return AskChild{ReqID: c.ReqID, Conn: m.s.Conn, Child: c.Name, Remote: k.Remote.Addr(), LocalTS: identity(c.LocalTS), PeerTS: identity(c.PeerTS)}
+	ask := AskChild{ReqID: c.ReqID, Conn: m.s.Conn, Child: c.Name, Remote: k.Remote.Addr(), LocalTS: identity(c.LocalTS), PeerTS: identity(c.PeerTS)}
+	if cfg := m.conn.Child(c.Name); cfg != nil {
+		ask.Interface = cfg.Interface
+	}
+	return ask
 }
 
 // jobDone continues where a job was asked for.

@@ -214,6 +214,9 @@ func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 	out, in := c.templates(dataplane.Out), c.templates(dataplane.In) // the policies share them: nobody changes them
 	add := func(sel pair, dir dataplane.Direction, t []dataplane.Template, mark dataplane.Mark, ifID uint32) {
 		key := dataplane.PolicyKey{Selector: sel, Dir: dir, Mark: mark, IfID: ifID}
+		if dir == dataplane.Out {
+			key.IfIndex = c.IfIndex
+		}
 		if !install {
 			ops = append(ops, dataplane.DeletePolicy{Key: key, Owner: c.UniqueID})
 			return

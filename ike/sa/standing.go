@@ -83,14 +83,14 @@ func NewTrap(conn string, cfg *ChildConfig, local, remote netip.Addr, limit int)
 		return nil, err
 	}
 	return &Trap{
-		Ask: AskChild{ReqID: cfg.ReqID, Conn: conn, Child: cfg.Name, Remote: remote, LocalTS: identity(r.Local), PeerTS: identity(r.Remote)},
+		Ask: AskChild{ReqID: cfg.ReqID, Conn: conn, Child: cfg.Name, Remote: remote, LocalTS: identity(r.Local), PeerTS: identity(r.Remote), Interface: cfg.Interface},
 		cfg: cfg, r: r, Local: local, Remote: remote,
 	}, nil
 }
 
 // Policies are the trap's, with the ids that the registry gave.
 func (t *Trap) Policies(ids ChildIDs) []dataplane.Policy {
-	ps := t.cfg.policies(t.r, Child{UniqueID: ids.UniqueID, ReqID: ids.ReqID, Local: t.Local, Remote: t.Remote})
+	ps := t.cfg.policies(t.r, Child{UniqueID: ids.UniqueID, ReqID: ids.ReqID, IfIndex: ids.IfIndex, Local: t.Local, Remote: t.Remote})
 	for i := range ps {
 		ps[i].Layer = dataplane.LayerStanding
 	}

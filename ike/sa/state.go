@@ -323,6 +323,7 @@ type Child struct {
 	CPIIn, CPIOut   uint16 // IPComp; only with both there is compression
 	Mode            dataplane.Mode
 	Options         ChildOptions
+	IfIndex         uint32 // of the network interface of its outbound policies; 0: any
 	Chosen          suite.Choice
 	LocalTS, PeerTS []selector.TS
 	Local, Remote   netip.Addr // outer addresses it was installed with

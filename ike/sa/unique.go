@@ -47,7 +47,7 @@ func (c *Child) inherit(cfg *ChildConfig, old *Child) {
 
 // identify gives a child its ids, and the numbers that follow from them.
 func (m *Machine) identify(c *Child, ids ChildIDs) {
-	c.UniqueID, c.ReqID = ids.UniqueID, ids.ReqID
+	c.UniqueID, c.ReqID, c.IfIndex = ids.UniqueID, ids.ReqID, ids.IfIndex
 	cfg := m.conn.Child(c.Name)
 	if cfg == nil || c.Options&ChildNumbered != 0 {
 		return

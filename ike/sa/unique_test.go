@@ -2,12 +2,14 @@ package sa_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
+	"espalier/internal/event"
 )
 
 // TestUniqueNumbers: each CHILD SA has its own marks and interface ids, on SAs
@@ -87,5 +89,54 @@ func TestUniqueNumbers(t *testing.T) {
 			assertNothing(t, moon)
 			assertNothing(t, sun)
 		})
+	}
+}
+
+// TestInterface: the outbound policies are for the interface, by its index of
+// the moment, and go with it; without the interface there is no CHILD SA.
+func TestInterface(t *testing.T) {
+	lan := child(func(c *sa.ChildConfig) { c.Interface = "lan0" })
+	w := satest.New(1)
+	w.RoundTrip = true
+	moon, sun := satest.Pair(w, lan)
+	moon.Interfaces, sun.Interfaces = map[string]uint32{"lan0": 7}, map[string]uint32{"lan0": 8}
+	moon.Initiate("sun", "", sunAddr)
+	w.Settle(100)
+	look := func(n *satest.Node, index uint32) {
+		t.Helper()
+		_, policies := installed(t, n)
+		for _, p := range policies {
+			if want := map[bool]uint32{true: index}[p.Dir == dataplane.Out]; p.IfIndex != want {
+				t.Errorf("%s: policy %s for interface %d, want %d", n.Addr, p.Dir, p.IfIndex, want)
+			}
+		}
+		if len(policies) != 3 {
+			t.Errorf("%s: %d policies", n.Addr, len(policies))
+		}
+	}
+	assertUp(t, moon, sun)
+	look(moon, 7)
+	look(sun, 8)
+	moon.Interfaces["lan0"] = 17 // it was made anew
+	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+	w.Advance(time.Minute)
+	assertUp(t, moon, sun)
+	look(moon, 17)
+	moon.Do(0, sa.Terminate{})
+	w.Advance(time.Minute)
+	assertNothing(t, moon)
+	assertNothing(t, sun)
+
+	delete(sun.Interfaces, "lan0")
+	moon.Initiate("sun", "", sunAddr)
+	w.Advance(time.Minute)
+	f, _ := satest.Find[event.Failed](sun)
+	if len(moon.Live()) != 1 || len(moon.Live()[0].Info().Children) != 0 || f.Cause != event.KernelRefused || !strings.Contains(facts(f), "lan0") {
+		t.Errorf("without the interface: %+v; events: %s", f, dump(moon))
+	}
+	for _, n := range []*satest.Node{moon, sun} {
+		if s, r, p := n.DP.Counts(); s+r+p != 0 {
+			t.Errorf("%s: %d SAs, %d reserved, %d policies left", n.Addr, s, r, p)
+		}
 	}
 }

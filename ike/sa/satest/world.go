@@ -51,7 +51,8 @@ type Node struct {
 	Sessions []*sa.Machine
 	Events   []event.Event
 	// Fail makes jobs fail: it is asked before each.
-	Fail func(sa.Spec) error
+	Fail       func(sa.Spec) error
+	Interfaces map[string]uint32 // indexes of network interfaces
 	// NoCPI makes the reservation of CPIs fail.
 	NoCPI bool
 	// Sealed counts Gone actions, Up Authenticated ones.
@@ -252,7 +253,14 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 				n.reqids[id] = req
 			}
 		}
-		return sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}, nil
+		ids := sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}
+		if s.Interface != "" {
+			ids.IfIndex = n.Interfaces[s.Interface]
+			if ids.IfIndex == 0 {
+				return nil, fmt.Errorf("no interface %s", s.Interface)
+			}
+		}
+		return ids, nil
 	case sa.AskLease:
 		g := n.Pools.Take(s.Ask)
 		n.leases[i] = append(n.leases[i], g)
