@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ type FakeNetwork struct {
 
 	mu     sync.Mutex
 	wishes map[uint64]Wish
+	spared []netip.Prefix
 }
 
 var _ Network = (*FakeNetwork)(nil)
@@ -37,7 +39,22 @@ func (f *FakeNetwork) Want(owner uint64, w Wish) error {
 	return nil
 }
 
-// Addrs are the addresses that somebody wishes, in order.
+// Spare implements Network.
+func (f *FakeNetwork) Spare(nets []netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.spared = slices.Clone(nets)
+	return nil
+}
+
+// Spared are the networks that routes are kept off.
+func (f *FakeNetwork) Spared() []netip.Prefix {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.spared)
+}
+
+// Addrs implements Network: the addresses that somebody wishes, in order.
 func (f *FakeNetwork) Addrs() []netip.Addr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -47,6 +64,11 @@ func (f *FakeNetwork) Addrs() []netip.Addr {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
+}
+
+// Outside implements Network: there is no way.
+func (f *FakeNetwork) Outside(remote netip.Addr) (netip.Addr, error) {
+	return netip.Addr{}, fmt.Errorf("route to %s: none in memory", remote)
 }
 
 // Routes are the routes that somebody wishes, as text, in order.

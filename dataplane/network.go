@@ -13,6 +13,15 @@ type Network interface {
 	// it, too. The zero Wish takes everything away. Errors: what could not be
 	// done; the rest was.
 	Want(owner uint64, w Wish) error
+	// Spare keeps the routes off these networks, whatever is wished: what the box
+	// sends there goes as if there were none. It replaces an earlier list.
+	Spare(nets []netip.Prefix) error
+	// Addrs are the virtual addresses that the box has from a wish. They come
+	// and go with tunnels: no tunnel begins at one.
+	Addrs() []netip.Addr
+	// Outside is the address that the box would send from to remote, were there
+	// none of these routes. Errors: there is no way.
+	Outside(remote netip.Addr) (netip.Addr, error)
 }
 
 // Wish is what one owner, an IKE session, wants the box to have.

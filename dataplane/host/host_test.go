@@ -1,6 +1,35 @@
 package host
 
-import "testing"
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestBestRoute(t *testing.T) {
+	route := func(dst string, metric, link, kind int) netlink.Route {
+		r := netlink.Route{Priority: metric, LinkIndex: link, Type: kind}
+		if dst != "" {
+			_, r.Dst, _ = net.ParseCIDR(dst)
+		}
+		return r
+	}
+	list := []netlink.Route{
+		route("", 100, 1, unix.RTN_UNICAST), route("0.0.0.0/0", 50, 2, unix.RTN_UNICAST), route("10.0.0.0/8", 0, 3, unix.RTN_UNICAST),
+		route("10.1.0.0/16", 0, 4, unix.RTN_BLACKHOLE), route("192.0.2.0/24", 0, 5, unix.RTN_UNICAST),
+	}
+	for to, link := range map[string]int{"198.51.100.1": 2, "10.1.2.3": 3, "192.0.2.9": 5} {
+		if r, ok := bestRoute(list, netip.MustParseAddr(to)); !ok || r.LinkIndex != link {
+			t.Errorf("to %s: by %d (%v), expected by %d", to, r.LinkIndex, ok, link)
+		}
+	}
+	if r, ok := bestRoute(list[2:], netip.MustParseAddr("198.51.100.1")); ok {
+		t.Errorf("expected none, got %v", r)
+	}
+}
 
 func TestNamesStayInTheirFolder(t *testing.T) {
 	for _, name := range []string{"", "..", "net..core", "net/core", "net.core/../x", "-a", ".net", "a b"} {

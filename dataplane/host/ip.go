@@ -219,3 +219,63 @@ func HasRule(r Rule) (bool, error) {
 	}
 	return false, nil
 }
+
+// MainSource is the address that the box would send from to another, by its main
+// routing table alone.
+func MainSource(to netip.Addr) (netip.Addr, error) {
+	list, err := netlink.RouteListFiltered(family(to.Is6()), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
+	}
+	best, found := bestRoute(list, to)
+	if !found {
+		return netip.Addr{}, fmt.Errorf("route to %s: the main table has none", to)
+	}
+	if src, ok := netip.AddrFromSlice(best.Src); ok {
+		return src.Unmap(), nil
+	}
+	link, err := netlink.LinkByIndex(linkOf(&best))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("route to %s: %w", to, err)
+	}
+	addrs, err := netlink.AddrList(link, family(to.Is6()))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		deprecated := a.ValidLft > 0 && a.PreferedLft == 0
+		if ok && a.Scope == int(netlink.SCOPE_UNIVERSE) && !deprecated {
+			return addr.Unmap(), nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("route to %s: %s has no address of its family", to, link.Attrs().Name)
+}
+
+// bestRoute is the route with the longest prefix that has the address, of those
+// the one with the least metric.
+func bestRoute(list []netlink.Route, to netip.Addr) (best netlink.Route, found bool) {
+	bits := -1
+	for _, r := range list {
+		n := 0
+		if r.Dst != nil {
+			addr, ok := netip.AddrFromSlice(r.Dst.IP)
+			n, _ = r.Dst.Mask.Size()
+			if p := netip.PrefixFrom(addr.Unmap(), n); !ok || !p.Contains(to) {
+				continue
+			}
+		}
+		if r.Type == unix.RTN_UNICAST && (n > bits || n == bits && r.Priority < best.Priority) {
+			best, bits, found = r, n, true
+		}
+	}
+	return best, found
+}
+
+// linkOf is the interface of a route, of its first hop if it has several.
+func linkOf(r *netlink.Route) int {
+	if r.LinkIndex == 0 && len(r.MultiPath) > 0 {
+		return r.MultiPath[0].LinkIndex
+	}
+	return r.LinkIndex
+}

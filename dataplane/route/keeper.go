@@ -22,6 +22,7 @@ type Box interface {
 	WayTo(local, to netip.Addr) (host.Way, error)
 	Addresses() ([]netip.Addr, error)
 	HasRule(host.Rule) (bool, error)
+	MainSource(to netip.Addr) (netip.Addr, error)
 }
 
 // Local is the box itself.
@@ -35,6 +36,9 @@ func (Local) Addresses() ([]netip.Addr, error) { return host.Addresses() }
 
 // HasRule implements Box.
 func (Local) HasRule(r host.Rule) (bool, error) { return host.HasRule(r) }
+
+// MainSource implements Box.
+func (Local) MainSource(to netip.Addr) (netip.Addr, error) { return host.MainSource(to) }
 
 // Options say where things go.
 type Options struct {
@@ -63,6 +67,7 @@ type Keeper struct {
 	stands  map[netip.Prefix]host.Route // what we have in the table
 	peers   map[netip.Addr]int          // how many wishes throw a peer
 	rules   map[bool]bool               // by family: looked after
+	spared  []netip.Prefix
 }
 
 var _ dataplane.Network = (*Keeper)(nil)
@@ -160,6 +165,29 @@ func (k *Keeper) Want(owner uint64, w dataplane.Wish) error {
 	return errors.Join(errs...)
 }
 
+// Spare implements dataplane.Network.
+func (k *Keeper) Spare(nets []netip.Prefix) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.spared
+	k.spared = make([]netip.Prefix, 0, len(nets))
+	for _, p := range nets {
+		k.spared = append(k.spared, p.Masked())
+	}
+	var errs []error
+	for _, dst := range k.spared {
+		if !slices.Contains(old, dst) {
+			errs = append(errs, k.settle(dst))
+		}
+	}
+	for _, dst := range old {
+		if !slices.Contains(k.spared, dst) {
+			errs = append(errs, k.settle(dst))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // hold counts one more wish for an address and puts it on the box.
 func (k *Keeper) hold(a netip.Addr, w *dataplane.Wish) error {
 	x := k.addrs[a]
@@ -250,7 +278,7 @@ func (k *Keeper) drop(owner uint64, w *dataplane.Wish, r dataplane.Route, touche
 // settle makes the route of one destination what the wishes say.
 func (k *Keeper) settle(dst netip.Prefix) error {
 	var errs []error
-	next, found := host.Route{Table: k.o.Table, Dst: dst, Throw: true}, dst.IsSingleIP() && k.peers[dst.Addr()] > 0
+	next, found := host.Route{Table: k.o.Table, Dst: dst, Throw: true}, dst.IsSingleIP() && k.peers[dst.Addr()] > 0 || slices.Contains(k.spared, dst)
 	list := k.routes[dst]
 	for i := len(list) - 1; i >= 0 && !found; i-- {
 		r, ok, err := k.route(list[i])
@@ -364,6 +392,23 @@ func (k *Keeper) rule(v6 bool) error {
 	k.rules[v6] = true
 	return nil
 }
+
+// Addrs implements dataplane.Network.
+func (k *Keeper) Addrs() []netip.Addr {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []netip.Addr
+	for a, x := range k.addrs {
+		if x.put != nil {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// Outside implements dataplane.Network: what the main table says.
+func (k *Keeper) Outside(remote netip.Addr) (netip.Addr, error) { return k.o.Box.MainSource(remote) }
 
 // Close removes everything that is still there.
 func (k *Keeper) Close() error {

@@ -73,6 +73,9 @@ func (b *box) WayTo(local, to netip.Addr) (host.Way, error) {
 	}
 	return host.Way{Link: "eth0"}, nil
 }
+func (b *box) MainSource(netip.Addr) (netip.Addr, error) {
+	return netip.MustParseAddr("192.0.2.1"), nil
+}
 func (b *box) Addresses() ([]netip.Addr, error) {
 	var out []netip.Addr
 	for a := range b.addrs {
@@ -147,6 +150,9 @@ func TestVirtualAddressAndRoutes(t *testing.T) {
 	k := open(t, b, dir)
 	w := wish("198.51.100.1", "10.3.0.1 fec3::1", "0.0.0.0/0<10.3.0.1/32", "fd00:2::/32<fec3::1/128")
 	wishes(t, k, 1, w)
+	if got := fmt.Sprint(k.Addrs()); got != "[10.3.0.1 fec3::1]" {
+		t.Errorf("virtual addresses: %s", got)
+	}
 	all := "0.0.0.0/0>eth1>10.3.0.1>192.0.2.254 10.3.0.1@eth1 192.0.2.1@eth0 198.51.100.1/32>throw fd00:2::/32>eth1>fec3::1 fec3::1@eth1 rule220:220:false rule220:220:true"
 	expect(t, b, all)
 	wishes(t, k, 2, w) // the successor
@@ -206,6 +212,23 @@ func TestWhatFailsIsNotJournalled(t *testing.T) {
 	b.fail = nil
 	wishes(t, k, 1, wish("192.0.2.2", "10.3.0.1", "10.2.0.0/16<10.3.0.1/32"))
 	expect(t, b, "10.2.0.0/16>eth0>10.3.0.1>192.0.2.2 10.3.0.1@eth0 192.0.2.1@eth0 rule220:220:false")
+}
+
+// TestSpared: local networks are left alone, by a route that is wished for one of
+// them, too, until they are no longer spared.
+func TestSpared(t *testing.T) {
+	b := newBox("192.0.2.1")
+	k := open(t, b, t.TempDir())
+	wishes(t, k, 1, wish("192.0.2.2", "10.3.0.1", "0.0.0.0/0<10.3.0.1/32", "10.9.0.0/16<10.3.0.1/32"))
+	all := b.String()
+	if err := k.Spare([]netip.Prefix{netip.MustParsePrefix("10.9.0.7/16"), netip.MustParsePrefix("192.0.2.0/24")}); err != nil {
+		t.Error(err)
+	}
+	expect(t, b, "0.0.0.0/0>eth0>10.3.0.1>192.0.2.2 10.3.0.1@eth0 10.9.0.0/16>throw 192.0.2.0/24>throw 192.0.2.1@eth0 192.0.2.2/32>throw rule220:220:false")
+	if err := k.Spare(nil); err != nil {
+		t.Error(err)
+	}
+	expect(t, b, all)
 }
 
 // TestLostIsPutBack: the same wish again restores what went with an interface.

@@ -78,6 +78,9 @@ func New(o Options) (*Engine, error) {
 	if e.bus == nil {
 		e.bus = new(event.Bus)
 	}
+	if e.opts.Route == nil {
+		e.opts.Route = e.outside
+	}
 	if e.now == nil {
 		e.now = time.Now
 	}

@@ -76,3 +76,21 @@ func TestLeases(t *testing.T) {
 		}
 	})
 }
+
+// TestRoutesSpareLocalNetworks: with bypass_lan the box's routes into tunnels are
+// kept off the networks that the policies let pass.
+func TestRoutesSpareLocalNetworks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network dataplane.FakeNetwork
+		lan := netip.MustParsePrefix("192.0.2.0/24")
+		moon := newBox(t, newFabric(), moonAddr, nil, func(o *Options) {
+			o.Network, o.Settings.BypassLAN = &network, true
+			o.Networks = func() ([]netip.Prefix, error) { return []netip.Prefix{lan}, nil }
+		})
+		synctest.Wait()
+		if got := fmt.Sprint(network.Spared()); got != fmt.Sprintf("[%s]", lan) {
+			t.Errorf("spared: %s", got)
+		}
+		moon.stop()
+	})
+}

@@ -60,13 +60,19 @@ func (e *Engine) applyStanding() error {
 		w.guards(c)
 		w.shunts(c, st.byHand)
 	}
+	var lans []netip.Prefix
 	if cfg.settings.BypassLAN {
-		w.lans(e.networks())
+		lans = e.networks()
+		w.lans(lans)
+	}
+	var err error
+	if e.opts.Network != nil {
+		err = e.opts.Network.Spare(lans[:min(len(lans), maxLANs)])
 	}
 	if st.installed == nil {
 		st.installed = map[standingKey]dataplane.Policy{}
 	}
-	return reconcileStanding(e.dp, st.installed, w.policies)
+	return errors.Join(err, reconcileStanding(e.dp, st.installed, w.policies))
 }
 
 // override installs or uninstalls a shunt by hand.
