@@ -32,6 +32,7 @@ const pools = `pools {
 func TestVirtualIP(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)
 	t.Run("served", l.virtualServed)
+	t.Run("everything", l.virtualEverything)
 	t.Run("received", l.virtualReceived)
 }
 
@@ -124,6 +125,43 @@ func (l *lab) expectBox(t *testing.T, has bool, rules bool) {
 		}
 		return nil
 	})
+}
+
+// virtualEverything: all that the box sends goes through the tunnel, with its virtual address, but for what goes to the peer itself and to the local
+// network.
+func (l *lab) virtualEverything(t *testing.T) {
+	ours, theirs := l.sides(psk, suites[0], shapes[0])
+	client, server := l.virtualSides(ours, theirs)
+	client = strings.Replace(client, "remote_ts = "+theirs.self.Subnet(topo.IPv4).String(), "remote_ts = 0.0.0.0/0", 1)
+	server = strings.Replace(server, "local_ts = "+theirs.self.Subnet(topo.IPv4).String(), "local_ts = 0.0.0.0/0", 1)
+	client += "espalier { bypass_lan = yes }\n"
+	l.startWith(t, files{client, l.pki.files(t, ours)}, files{server, l.pki.files(t, theirs)})
+	for range 2 { // the second time with what the first left
+		l.mustInitiate(t, true)
+		for _, p := range []struct {
+			to         netip.Addr
+			esp, clear uint64
+		}{{l.theirs.Inner(topo.IPv4), 6, 0}, {l.theirs.Outer(topo.IPv4), 0, 6}, {l.client(l.ours).Inner(topo.IPv4), 0, 0}} {
+			before := l.counts(t)
+			if err := l.ours.Ping(t.Context(), p.to, 3); err != nil {
+				t.Errorf("%v\n%s", err, l.box(t))
+			}
+			if after := l.counts(t); uint64(after.ESP-before.ESP) != p.esp || uint64(after.Clear-before.Clear) != p.clear {
+				t.Errorf("to %s: expected %d packets of ESP and %d in clear, got %+v after %+v", p.to, p.esp, p.clear, after, before)
+			}
+		}
+		if err := l.strongSwan(t.Context(), "rekey", "ike", "peer"); err != nil {
+			t.Fatal(err)
+		}
+		l.event(t, "IKE SA rekeyed")
+		if err := l.espalier(t.Context(), "terminate", "ike", "peer"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.esp.Stop(); err != nil { // it is bypass_lan that has policies still
+		t.Fatal(err)
+	}
+	l.expectBox(t, false, false)
 }
 
 func (l *lab) virtualReceived(t *testing.T) {
