@@ -28,6 +28,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		Encap:         get[bool](n, "encap"),
 		SendCertReq:   get[bool](n, "send_certreq"),
 		DSCP:          get[uint8](n, "dscp"),
+		Unique:        uniqueness[get[string](n, "unique")],
 		KeyingTries:   int(get[uint32](n, "keyingtries")),
 		DPDDelay:      get[time.Duration](n, "dpd_delay"),
 		Fragmentation: fragmentModes[get[string](n, "fragmentation")],
@@ -255,6 +256,9 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 	}
 	return ch
 }
+
+// uniqueness are the values of the key unique.
+var uniqueness = map[string]sa.Uniqueness{"no": sa.UniquenessNo, "never": sa.UniquenessNever, "keep": sa.UniquenessKeep, "replace": sa.UniquenessReplace}
 
 // followUp is the meaning of dpd_action and close_action.
 func followUp(action string) (f sa.FollowUp) {

@@ -130,7 +130,7 @@ func connectionSpec() *sectionSpec {
 		{name: "ppk_id", typ: text("identity"), sup: later, doc: "Post-quantum preshared key (RFC 8784)."},
 		{name: "ppk_required", typ: yesNo(), def: "no", sup: later, doc: "Insist on a PPK."},
 		{name: "keyingtries", typ: number(0, 1<<31), def: "1", doc: "Rounds of attempts, each at all of the peer's addresses, before the first connect fails, with pauses up to a minute; 0: any number."},
-		{name: "unique", typ: oneOf("no", "never", "keep", "replace"), def: "no", sup: later, doc: "What becomes of an earlier connection of the same peer."},
+		{name: "unique", typ: oneOf("no", "never", "keep", "replace"), def: "no", doc: "What becomes of an earlier IKE SA between the same identities: it stands unless the peer says INITIAL_CONTACT (no), or even then (never), it is kept and the new one refused (keep), or replaced. Of two that both sides begin at once one stays."},
 		{name: "reauth_time", typ: duration(), def: "0s", doc: "Time until a new IKE SA is set up, and authenticated, in the place of the old one, with the same children, less a random part of a tenth; 0: never. A responder tells it to the initiator (RFC 4478)."},
 		{name: "rekey_time", typ: duration(), def: "4h", doc: "Time until the IKE SA is rekeyed, less a random part of a tenth; 0: never, which is the default with a reauth_time."},
 		{name: "over_time", typ: duration(), derived: "10% of rekey_time or reauth_time", sup: later, doc: "Time allowed for a rekey beyond rekey_time."},

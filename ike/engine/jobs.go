@@ -123,6 +123,14 @@ func (s *shard) job(x *session, a sa.Job) {
 		return
 	}
 	where := place(a.Spec)
+	switch spec := a.Spec.(type) { // a few map operations in the registry
+	case sa.AskContact:
+		s.inline = append(s.inline, result{x, a.ID, s.enterContact(x, spec.Contact), nil, false})
+		return
+	case sa.AskUnique:
+		s.inline = append(s.inline, result{x, a.ID, s.e.reg.admitContact(spec.Contact, spec.Policy), nil, false})
+		return
+	}
 	switch {
 	case where == here || s.e.opts.Inline:
 		v, err := s.e.execute(x.bucket, a.Spec)

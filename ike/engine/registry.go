@@ -21,6 +21,7 @@ type registry struct {
 	fixed    map[uint32]bool // request ids that the configuration claims
 	last     uint32
 	free     []uint32
+	contacts contacts
 
 	leases leases
 }
@@ -46,7 +47,7 @@ type grant struct {
 }
 
 func newRegistry() *registry {
-	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, fixed: map[uint32]bool{}}
+	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, contacts: contacts{}, fixed: map[uint32]bool{}}
 }
 
 // prefixOf is the unit in which half-open sessions are counted: one IPv4

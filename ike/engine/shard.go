@@ -58,8 +58,9 @@ type session struct {
 	lease    *leaseGrant // virtual addresses that the peer has from us
 	spis     []uint32    // inbound SPIs that s.children has of it
 	waits    []*wait
-	failure  string // the last failure's explanation, for those who wait
-	failures int    // how many there were
+	contact  pairOfIDs // under which the registry has it; zero: not
+	failure  string    // the last failure's explanation, for those who wait
+	failures int       // how many there were
 
 	failedChild string // of the last failure; empty: the IKE SA
 
@@ -192,6 +193,7 @@ func (s *shard) forget(x *session) {
 	s.settle(x)
 	s.calm(x)
 	s.timers.set(x, time.Time{})
+	s.leaveContact(x)
 	for _, g := range x.grants {
 		s.e.reg.release(g)
 	}

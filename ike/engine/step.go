@@ -69,6 +69,8 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.sessions[a.SPI] = x
 	case sa.Disown:
 		delete(s.sessions, a.SPI)
+	case sa.Displace:
+		s.displace(x, a)
 	case sa.PutTrap:
 		s.e.trap(ChildName{a.Conn, a.Child})
 	case sa.Restart:
@@ -102,6 +104,9 @@ func (s *shard) after(x *session) {
 	if !x.gone {
 		s.timers.set(x, x.m.Deadline())
 		s.byConn.list(x, x.m.ConnName()) // a responder's is chosen late
+		if x.m.Phase() > sa.Established {
+			s.leaveContact(x)
+		}
 		if x.m.Phase() >= sa.Lingering {
 			s.calm(x)
 			s.releaseLease(x)

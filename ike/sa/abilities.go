@@ -53,7 +53,7 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 	ps = m.appendLifetime(ps)
 	if m.s.IKE.Initiator {
-		return m.appendConfigRequest(ps)
+		return m.appendConfigRequest(m.appendInitialContact(ps))
 	}
 	return m.appendConfigReply(ps)
 }

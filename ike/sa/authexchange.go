@@ -22,7 +22,9 @@ func (m *Machine) signed(r auth.SignResult) {
 			m.job(jobExpect)
 			return
 		}
-		m.sendAuth()
+		if !m.askContact() {
+			m.sendAuth()
+		}
 		return
 	}
 	if c := m.negotiated(); c != nil {
@@ -33,6 +35,7 @@ func (m *Machine) signed(r auth.SignResult) {
 	m.finishResponder()
 }
 
+// sendAuth sends the initiator's IKE_AUTH.
 func (m *Machine) sendAuth() {
 	m.to(AuthSent)
 	m.request(&m.s.IKE, wire.ExchangeIKEAuth, m.authPayloads()...)
@@ -273,7 +276,12 @@ func (m *Machine) verified(r auth.VerifyResult) {
 	k := &m.s.IKE
 	k.RemoteAuth = r.Describe
 	m.readAuthExtras(m.kept())
-	if !k.Initiator {
+	m.job(jobUnique)
+}
+
+// unique continues when the IKE SA may be.
+func (m *Machine) unique() {
+	if !m.s.IKE.Initiator {
 		if _, hasChild := wire.First[*wire.SA](m.kept()); m.childlessRefused(hasChild) {
 			return
 		}
@@ -360,6 +368,7 @@ func (m *Machine) establish() {
 	for i := range m.s.Children {
 		m.childUp(&m.s.Children[i])
 	}
+	m.displace()
 	m.wipe()
 }
 

@@ -37,6 +37,9 @@ type Connection struct {
 
 	Fragmentation FragmentMode
 
+	// Unique is what becomes of several IKE SAs with the same peer.
+	Unique Uniqueness
+
 	// KeyingTries is how many rounds of attempts the first connect has before it
 	// fails; 0: for ever.
 	KeyingTries int

@@ -151,6 +151,10 @@ func (m *Machine) validJob(j JobRef) error {
 			return bad("a child that moves")
 		}
 	case jobRemove, jobClean, jobNetwork:
+	case jobContact, jobUnique:
+		if st == nil || m.conn == nil || len(m.conn.Remote) == 0 || m.s.Phase == Verifying && len(st.Inner) == 0 || m.s.IKE.Initiator && st.OwnAuth == nil {
+			return bad("set-up")
+		}
 	case jobUse:
 		if m.conn == nil {
 			return bad("a connection")
@@ -337,6 +341,7 @@ func (c *coder) setup(s *Setup) {
 		list(c, &s.Wished, addr)
 		num(c, &s.ReservedCPI)
 		optional(c, &s.Expected, (*coder).expected)
+		boolean(c, &s.FirstContact)
 	}
 }
 

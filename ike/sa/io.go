@@ -83,6 +83,10 @@ type (
 	// Superseded says that another session has this one's children: it deletes
 	// itself.
 	Superseded struct{}
+	// Displaced ends the session in favour of another one between the same
+	// identities: without a word when the peer does not have it any more (Dead),
+	// else with a delete.
+	Displaced struct{ Dead bool }
 	// Abort ends the session without a word to the peer: what it holds in the
 	// kernel is removed, then it is Gone.
 	Abort struct{ Reason string }
@@ -101,6 +105,7 @@ func (Abort) isEvent()             {}
 
 func (NetworkChanged) isEvent() {}
 func (Mapped) isEvent()         {}
+func (Displaced) isEvent()      {}
 
 // Action is what the shell has to do after a step, in the order given: what is
 // persisted first, then the kernel, then the network.
@@ -137,6 +142,13 @@ type (
 	// Reauthenticate asks for a new session in this one's place (NewReplacement),
 	// unless there is one already.
 	Reauthenticate struct{}
+	// Displace says that the IKE SA is established; the shell decides with Against
+	// what becomes of each other one, established, between the same identities.
+	Displace struct {
+		Contact
+		Policy  Uniqueness
+		Initial bool // the peer says that it has no other
+	}
 	// Gone: the session has ended and holds nothing in the kernel; the shell
 	// forgets it. The last action of a machine.
 	Gone struct{}
@@ -152,6 +164,7 @@ func (Authenticated) isAction()  {}
 func (Restart) isAction()        {}
 func (PutTrap) isAction()        {}
 func (Reauthenticate) isAction() {}
+func (Displace) isAction()       {}
 func (Gone) isAction()           {}
 
 // Spec is a job's description: a plain value, rebuilt from the state after a
@@ -185,6 +198,15 @@ type (
 	ReserveSPI struct {
 		dataplane.SPIRequest
 		CPI bool
+	}
+	// AskContact asks whether there is another IKE SA between the identities, or
+	// one that is going to be; from then on this one is. Result: bool.
+	AskContact struct{ Contact }
+	// AskUnique says that the peer is authenticated and asks whether there may be
+	// one more IKE SA with it. Result: bool.
+	AskUnique struct {
+		Contact
+		Policy Uniqueness
 	}
 	// AskChild asks the registry for a CHILD SA's unique id and request id.
 	// Result: ChildIDs.
@@ -226,6 +248,8 @@ func (DecapsulateKE) isSpec() {}
 func (SignAuth) isSpec()      {}
 func (VerifyAuth) isSpec()    {}
 func (ReserveSPI) isSpec()    {}
+func (AskContact) isSpec()    {}
+func (AskUnique) isSpec()     {}
 func (QueryUse) isSpec()      {}
 func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}

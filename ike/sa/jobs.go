@@ -113,6 +113,10 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return Kernel{m.sweepOps()}
 	case jobClean:
 		return Kernel{m.cleanOps()}
+	case jobContact:
+		return AskContact{m.expected()}
+	case jobUnique:
+		return AskUnique{m.contact(), m.conn.Unique}
 	case jobUse:
 		return QueryUse{m.useKeys()}
 	case jobMove:
@@ -204,6 +208,10 @@ func (m *Machine) jobDone(e JobDone) {
 		m.removed()
 	case jobClean:
 		m.cleaned()
+	case jobContact:
+		m.contacted(e.Result.(bool))
+	case jobUnique:
+		m.admitted(e.Result.(bool))
 	case jobUse:
 		m.used(e.Result.([]Use))
 	case jobExpect:

@@ -76,6 +76,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.rekey(e.ChildID)
 	case NewChild:
 		m.newChildWanted(e.Child, e.Packet)
+	case Displaced:
+		m.displaced(e)
 	case NetworkChanged:
 		m.renetwork()
 		m.networkChanged()

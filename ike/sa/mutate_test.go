@@ -154,9 +154,9 @@ func newMutated(seed uint64, seen map[sa.Transition]int) *mutated {
 	h.skip, h.rate = h.rnd.IntN(6), 1+h.rnd.IntN(6)
 	h.w.Mangle = h.mangle
 	if h.rnd.IntN(8) == 0 {
-		n := h.rnd.IntN(8)
+		n := h.rnd.IntN(10)
 		h.sun.Fail = failAfter(n)
-		h.moon.Fail = failAfter(h.rnd.IntN(8))
+		h.moon.Fail = failAfter(h.rnd.IntN(10))
 	}
 	return h
 }

@@ -262,6 +262,7 @@ type Setup struct {
 	ChildError   wire.NotifyType // responder: why there will be no child; 0: none
 	OwnAuth      *wire.Auth      // made by the signing job
 	OwnCerts     []wire.Cert
+	FirstContact bool         // initiator: we have no other IKE SA with the peer
 	ReservedSPI  uint32       // initiator: our inbound SPI before the child exists
 	Childless    bool         // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
 	Wished       []netip.Addr // initiator: virtual addresses that we would like best

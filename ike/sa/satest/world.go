@@ -60,6 +60,8 @@ type Node struct {
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
 	Restarts, Traps []string
 
+	known map[uint64]sa.Contact // sessions by id, see contact
+
 	w        *World
 	lastID   uint64
 	lastReq  uint32
@@ -138,6 +140,8 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Events = append(n.Events, a.Event)
 			case sa.Authenticated:
 				n.Up++
+			case sa.Displace:
+				n.displace(a)
 			case sa.Restart:
 				n.Restarts = append(n.Restarts, a.Conn+"/"+a.Child)
 			case sa.PutTrap:
@@ -271,6 +275,10 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return n.supersede(n.Sessions[i], s), nil
 	case sa.Kernel:
 		return nil, n.DP.Apply(s.Ops)
+	case sa.AskContact:
+		return n.contact(s.Contact, false), nil
+	case sa.AskUnique:
+		return s.Policy != sa.UniquenessKeep || s.Replacement || !n.contact(s.Contact, true), nil
 	case sa.QueryUse:
 		var uses []sa.Use
 		for _, k := range s.Keys {
