@@ -179,7 +179,11 @@ func (w *wanted) guards(c *sa.Connection) {
 			continue
 		}
 		w.child(c, ch, "leak = block", local, remote, func(r sa.Resolved) ([]dataplane.Policy, error) {
-			return ch.Guards(r, guardOwner, w.settings.MaxSelectors)
+			ps, err := ch.Guards(r, guardOwner, w.settings.MaxSelectors)
+			if slices.ContainsFunc(ps, func(p dataplane.Policy) bool { return p.Selector.Src.Addr().Is6() }) {
+				ps = append(ps, sa.Neighbours(guardOwner)...)
+			}
+			return ps, err
 		})
 	}
 }

@@ -131,10 +131,14 @@ func TestGuardsAddresses(t *testing.T) {
 	pools := []*lease.Pool{{Name: "p", Start: netip.MustParseAddr("10.9.0.0"), End: netip.MustParseAddr("10.9.0.255")}}
 	pooled := func(c *sa.Connection) { c.Pools = []string{"p", "another"} }
 	virtual := func(c *sa.Connection) { c.VIPs = []netip.Addr{netip.IPv4Unspecified()} }
+	v6 := func(c *sa.Connection) {
+		c.Children[0].LocalTS[0], c.Children[0].RemoteTS[0] = satest.Must(selector.Parse("2001:db8:1::/64")), satest.Must(selector.Parse("::/0"))
+	}
 	for _, c := range []struct {
 		opts []satest.Option
 		want int
 	}{
+		{[]satest.Option{v6}, 6 + 4}, // neighbour discovery goes on
 		{[]satest.Option{dynamic, from}, 4},
 		{[]satest.Option{dynamic}, 0},
 		{[]satest.Option{dynamic, from, anybody}, 0},

@@ -234,6 +234,24 @@ func (c *ChildConfig) Guards(r Resolved, owner uint64, limit int) ([]dataplane.P
 	return out, nil
 }
 
+// Neighbours are the policies that let IPv6 find its neighbours where only guards
+// stand: without them IKE would not reach a peer on the link whose address is
+// guarded. A tunnel or trap for that address comes before.
+func Neighbours(owner uint64) []dataplane.Policy {
+	all := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	var out []dataplane.Policy
+	for _, icmp := range [2]uint16{135, 136} { // neighbour solicitation and advertisement (RFC 4861 4.3, 4.4)
+		sel := dataplane.Selector{Src: all, Dst: all, Proto: selector.ProtoICMPv6, SrcPort: icmp, SrcPortMask: math.MaxUint16}
+		for _, dir := range [2]dataplane.Direction{dataplane.Out, dataplane.In} {
+			out = append(out, dataplane.Policy{
+				PolicyKey: dataplane.PolicyKey{Selector: sel, Dir: dir}, Owner: owner,
+				Layer: dataplane.LayerGuard, Priority: guardPriority - 1,
+			})
+		}
+	}
+	return out
+}
+
 // highestUnset is the highest bit that the mask does not have; 0: it has all.
 func highestUnset(mask uint32) uint32 {
 	for bit := uint32(1) << 31; bit != 0; bit >>= 1 {

@@ -64,108 +64,154 @@ func (l *lab) stream(t *testing.T, from, to *topo.Host, addr netip.Addr) *stream
 	return s
 }
 
-// TestLeak streams datagrams from a client and from the gateway itself through everything that can happen to the daemon and its tunnel: with leak = block not
-// one leaves in clear, from before the first start on; and what the other site sends in clear is not let in.
-func TestLeak(t *testing.T) {
-	l := newLab(t, topo.Config{}, false)
-	s := shapes[0]
+// leak is a running case of TestLeak.
+type leak struct {
+	*lab
+	stream    *stream
+	from, to  netip.Addr // of pings from our gateway
+	protected int        // packets of ESP at the last look
+}
+
+// begin installs the guards before any daemon runs, and starts the stream.
+func (l *lab) leak(t *testing.T, s shape, action string) *leak {
+	t.Helper()
 	ours, theirs := l.sides(psk, suites[1], s)
-	ours.child, ours.more = "start_action = trap", "espalier { leak = block }\n"
+	ours.child, ours.more = "start_action = "+action, "espalier { leak = block }\n"
 	if err := l.swan.Configure(theirs.conf(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.swan.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	conf := topo.EspalierConfig{Conf: ours.conf(), Args: []string{"--log-level", "debug"}}
 	var err error
-	if l.esp, err = l.ours.PrepareEspalier(topo.EspalierConfig{Conf: ours.conf(), Args: []string{"--log-level", "debug"}}); err != nil {
+	if l.esp == nil {
+		l.esp, err = l.ours.PrepareEspalier(conf)
+	} else {
+		err = l.esp.Configure(conf.Conf, nil)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	once := func(arg, expect string) {
-		t.Helper()
-		out, err := l.esp.Once(t.Context(), arg)
-		if err != nil || !strings.Contains(out, expect) {
-			t.Fatalf("espalierd %s: %v, expected %q, got %s", arg, err, expect, out)
+	a, b := l.client(l.ours), l.client(l.theirs)
+	k := &leak{lab: l, from: l.ours.Inner(s.inner), to: b.Inner(s.inner)}
+	guards := 6 // out, in and fwd, for either value of a bit of the mark
+	if s.transport {
+		a, b, guards = l.ours, l.theirs, 4
+		if s.outer == topo.IPv6 {
+			guards += 4 // neighbour discovery passes
 		}
+		k.from, k.to = a.Outer(s.outer), b.Outer(s.outer)
 	}
-	once("--block", `"policies":6`)
-	client := l.stream(t, l.client(l.ours), l.client(l.theirs), l.client(l.theirs).Inner(s.inner))
+	k.once(t, "--block", fmt.Sprintf(`"policies":%d`, guards))
+	k.stream = l.stream(t, a, b, k.to)
 	if err := l.wire.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	protected := 0
-	// flows waits until the tunnel carries the stream, blocked until many datagrams have met a policy without it.
-	flows := func(when string) {
-		t.Helper()
-		from := client.received.Load()
-		l.eventually(t, "the stream through the tunnel "+when, func() error {
-			if n := client.received.Load() - from; n < 100 {
-				return fmt.Errorf("%d of 100 datagrams arrived", n)
-			}
-			return nil
-		})
-		c := l.counts(t)
-		if c.Protected()-protected < 100 || c.Clear != 0 {
-			t.Errorf("%s: expected more ESP and no clear text, got %+v", when, c)
-		}
-		protected = c.Protected()
+	return k
+}
+
+// once runs espalierd to do one thing.
+func (k *leak) once(t *testing.T, arg, expect string) {
+	t.Helper()
+	if out, err := k.esp.Once(t.Context(), arg); err != nil || !strings.Contains(out, expect) {
+		t.Fatalf("espalierd %s: %v, expected %q, got %s", arg, err, expect, out)
 	}
-	blocked := func(when string) {
-		t.Helper()
-		from := client.sent.Load()
-		l.eventually(t, "datagrams to be sent "+when, func() error {
-			if client.sent.Load()-from < 200 {
-				return errors.New("too few")
-			}
-			return nil
-		})
-		if _, err := l.ours.Run(t.Context(), "ping", "-c", "3", "-i", "0.05", "-W", "1", "-I", l.ours.Inner(s.inner).String(), l.client(l.theirs).Inner(s.inner).String()); err == nil {
-			t.Errorf("%s: a ping of the gateway's own was answered", when)
+}
+
+// flows waits until the tunnel carries the stream.
+func (k *leak) flows(t *testing.T, when string) {
+	t.Helper()
+	from := k.stream.received.Load()
+	k.eventually(t, "the stream through the tunnel "+when, func() error {
+		if n := k.stream.received.Load() - from; n < 100 {
+			return fmt.Errorf("%d of 100 datagrams arrived", n)
 		}
-		if c := l.counts(t); c.Clear != 0 {
-			t.Errorf("%s: expected no clear text, got %+v", when, c)
-		}
+		return nil
+	})
+	c := k.counts(t)
+	if c.Protected()-k.protected < 100 || c.Clear != 0 {
+		t.Errorf("%s: expected more ESP and no clear text, got %+v", when, c)
 	}
-	start := func() {
-		t.Helper()
-		if err := l.esp.Restart(t.Context()); err != nil {
-			t.Fatal(err)
+	k.protected = c.Protected()
+}
+
+// blocked waits until many datagrams have been sent without a tunnel.
+func (k *leak) blocked(t *testing.T, when string) {
+	t.Helper()
+	from := k.stream.sent.Load()
+	k.eventually(t, "datagrams to be sent "+when, func() error {
+		if k.stream.sent.Load()-from < 200 {
+			return errors.New("too few")
 		}
+		return nil
+	})
+	if _, err := k.ours.Run(t.Context(), "ping", "-c", "3", "-i", "0.05", "-W", "1", "-I", k.from.String(), k.to.String()); err == nil {
+		t.Errorf("%s: a ping of the gateway's own was answered", when)
 	}
-	blocked("before the first start")
-	start()
-	flows("after the first start")
+	if c := k.counts(t); c.Clear != 0 {
+		t.Errorf("%s: expected no clear text, got %+v", when, c)
+	}
+}
+
+func (k *leak) start(t *testing.T) {
+	t.Helper()
+	if err := k.esp.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (k *leak) stop(t *testing.T) {
+	t.Helper()
+	if err := k.esp.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sum tells what passed.
+func (k *leak) sum(t *testing.T) {
+	t.Helper()
+	total := k.counts(t)
+	t.Logf("%d datagrams sent, %d arrived, %d packets of ESP, %d in clear", k.stream.sent.Load(), k.stream.received.Load(), total.ESP, total.Clear)
+}
+
+// TestLeak streams datagrams from a client, and pings from the gateway itself, through everything that can happen to the daemon and its tunnel: with leak = block
+// not one leaves in clear, from before the first start on; and what the other site sends in clear is not let in.
+func TestLeak(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	k := l.leak(t, shapes[0], "trap")
+	k.blocked(t, "before the first start")
+	k.start(t)
+	k.flows(t, "after the first start")
 	if out, err := l.esp.Once(t.Context(), "--unblock"); err == nil {
 		t.Errorf("--unblock beside a running daemon: expected an error, got %s", out)
 	}
-	if err := l.esp.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	blocked("after SIGTERM")
-	start()
-	flows("after the second start")
+	k.stop(t)
+	k.blocked(t, "after SIGTERM")
+	k.start(t)
+	k.flows(t, "after the second start")
 	l.esp.Kill()
-	flows("without a daemon, after SIGKILL")
-	start()
-	flows("after the third start")
+	k.flows(t, "without a daemon, after SIGKILL")
+	k.start(t)
+	k.flows(t, "after the third start")
 	if err := l.espalier(t.Context(), "terminate", "ike", "peer", "timeout", "30000"); err != nil {
 		t.Fatal(err)
 	}
-	flows("after a delete by us")
+	k.flows(t, "after a delete by us")
 	// It may still have an SA of the run that was killed, whose delete nobody answers.
 	if err := l.strongSwan(t.Context(), "terminate", "ike", "peer", "force", "yes", "timeout", "1000"); err != nil {
 		t.Logf("strongSwan: %.200v", err)
 	}
-	flows("after a delete by the peer")
-	if err := l.esp.Stop(); err != nil {
-		t.Fatal(err)
+	k.flows(t, "after a delete by the peer")
+	if got, err := kernelOf(l.ours); err != nil || len(got.policies) != 6+3 {
+		t.Errorf("expected 6 policies that block beside the tunnel's 3, got %v\n%s", err, got)
 	}
-	blocked("at the end")
-	total := l.counts(t)
-	t.Logf("%d datagrams sent, %d arrived, %d packets of ESP, %d in clear", client.sent.Load(), client.received.Load(), total.ESP, total.Clear)
+	k.stop(t)
+	k.blocked(t, "at the end")
+	k.sum(t)
 
 	// What comes in clear from the other site is on the wire, and stays there.
-	back := l.stream(t, l.client(l.theirs), l.client(l.ours), l.client(l.ours).Inner(s.inner))
+	back := l.stream(t, l.client(l.theirs), l.client(l.ours), l.client(l.ours).Inner(topo.IPv4))
 	l.eventually(t, "clear text from the other site", func() error {
 		if c := l.counts(t); c.Clear < 100 {
 			return fmt.Errorf("%+v", c)
@@ -175,12 +221,25 @@ func TestLeak(t *testing.T) {
 	if n := back.received.Load(); n != 0 {
 		t.Errorf("%d datagrams were let in that came in clear", n)
 	}
-	once("--unblock", "nothing is blocked any more")
-	from := client.received.Load()
+	k.once(t, "--unblock", "nothing is blocked any more")
+	from := k.stream.received.Load()
 	l.eventually(t, "clear text after --unblock, so that the test has a point", func() error {
-		if client.received.Load()-from < 100 || back.received.Load() < 100 {
+		if k.stream.received.Load()-from < 100 || back.received.Load() < 100 {
 			return errors.New("none")
 		}
 		return nil
 	})
+}
+
+// TestLeakTransport is the same between the gateways themselves, where IKE and ESP fall under the selectors, too, and so does neighbour discovery.
+func TestLeakTransport(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	k := l.leak(t, shapes[5], "start")
+	k.blocked(t, "before the first start")
+	k.start(t)
+	k.flows(t, "after the first start")
+	k.stop(t)
+	k.blocked(t, "after SIGTERM")
+	k.sum(t)
+	k.once(t, "--unblock", `"policies":8`)
 }
