@@ -36,11 +36,19 @@ type traps struct {
 	// The bounds of either.
 	maxAttempts, maxWaiting int
 
-	tries map[ChildName]context.CancelFunc // to install one that has no address yet
+	tries map[ChildName]*trapTry // to install one that has no address yet
 	wg    sync.WaitGroup
 
 	slots chan struct{} // attempts to install that resolve at the same time
 	turns turns
+}
+
+// trapTry is the installing of a trap.
+type trapTry struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wanted bool // by the configuration
+	again  bool // something changed meanwhile
 }
 
 type trap struct {
@@ -80,7 +88,7 @@ func (t *traps) begin(ctx context.Context) {
 	defer t.mu.Unlock()
 	t.ctx, t.slots = ctx, make(chan struct{}, startsAtOnce)
 	t.byName, t.byKey = map[ChildName]*trap{}, map[dataplane.PolicyKey][]*trap{}
-	t.tries = map[ChildName]context.CancelFunc{}
+	t.tries = map[ChildName]*trapTry{}
 	t.maxAttempts, t.maxWaiting = maxAcquireAttempts, maxAcquiresWaiting
 }
 
@@ -89,8 +97,8 @@ func (e *Engine) endTraps() {
 	t := &e.traps
 	t.mu.Lock()
 	t.ctx, t.waiting = nil, nil
-	for _, cancel := range t.tries {
-		cancel()
+	for _, try := range t.tries {
+		try.cancel()
 	}
 	for _, x := range t.byName {
 		if x.timer != nil && x.timer.Stop() {
@@ -140,9 +148,9 @@ func (e *Engine) applyTraps(conns []*sa.Connection) {
 			stay = append(stay, n)
 		}
 	}
-	for n, cancel := range t.tries {
-		if c := set.ByName(n.Conn); c == nil || c.Child(n.Child) == nil {
-			cancel()
+	for n, try := range t.tries {
+		if c := set.ByName(n.Conn); c == nil || c.Child(n.Child) == nil || try.wanted && !wanted[n] {
+			try.cancel()
 		}
 	}
 	t.mu.Unlock()
@@ -167,19 +175,29 @@ func (e *Engine) trap(n ChildName) {
 	t := &e.traps
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ctx == nil || t.tries[n] != nil {
+	if t.ctx == nil {
+		return
+	}
+	if try := t.tries[n]; try != nil && try.ctx.Err() == nil {
+		try.again = true
 		return
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
-	t.tries[n] = cancel
+	c := e.config.Load().set.ByName(n.Conn)
+	try := &trapTry{ctx: ctx, cancel: cancel, wanted: c != nil && c.Child(n.Child) != nil && c.Child(n.Child).Trap}
+	t.tries[n] = try
 	t.wg.Go(func() {
-		defer func() {
+		defer cancel()
+		for again := true; again; {
+			e.trapUntilInstalled(ctx, n)
 			t.mu.Lock()
-			delete(t.tries, n)
+			if again = try.again && ctx.Err() == nil; again {
+				try.again = false
+			} else if t.tries[n] == try {
+				delete(t.tries, n)
+			}
 			t.mu.Unlock()
-			cancel()
-		}()
-		e.trapUntilInstalled(ctx, n)
+		}
 	})
 }
 
@@ -230,8 +248,8 @@ func (e *Engine) Uninstall(conn, child string) error {
 	t := &e.traps
 	n := ChildName{conn, child}
 	t.mu.Lock()
-	if cancel := t.tries[n]; cancel != nil {
-		cancel()
+	if try := t.tries[n]; try != nil {
+		try.cancel()
 	}
 	t.mu.Unlock()
 	return e.uninstallTrap(n)
@@ -278,7 +296,7 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, wanted bool) error {
 	t.mu.Lock()
 	old := t.byName[n]
 	if old != nil && old.t.Ask == made.Ask && reflect.DeepEqual(old.policies, made.Policies(old.grant.ids)) {
-		old.t, old.wanted = made, wanted
+		old.wanted = wanted
 		t.mu.Unlock()
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,6 +163,7 @@ func TestTrapTriesAgain(t *testing.T) {
 		if d := time.Since(began); d < 15*time.Second || d > 17*time.Second {
 			t.Errorf("4 failed attempts took %v, expected the pauses 1 + 2 + 4 + 8 s", d)
 		}
+		synctest.Wait()
 		if dropped != 4 {
 			t.Errorf("%d records of a packet dropped, expected one after each of 4 pauses", dropped)
 		}
@@ -205,6 +207,7 @@ func TestTrapBounds(t *testing.T) {
 			t.Errorf("expected one attempt, two that wait and one dropped, got %+v", s)
 		}
 		time.Sleep(10 * time.Minute) // nobody answers
+		synctest.Wait()
 		if n := f.sent; n != 3*6 {
 			t.Errorf("%d messages, expected the 6 of each of 3 attempts", n)
 		}
@@ -270,19 +273,19 @@ func TestTrapWaitsForAnAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFabric()
 		named := func(c *sa.Connection) { c.RemoteAddrs = []sa.AddrSpec{{Host: "sun.example.org"}} }
-		addr := ""
+		var addr atomic.Pointer[string]
 		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(named, trapped)}, func(o *Options) {
 			o.Resolve = func(string) ([]netip.Addr, error) {
-				if addr == "" {
-					return nil, errBoom
+				if a := addr.Load(); a != nil {
+					return []netip.Addr{netip.MustParseAddr(*a)}, nil
 				}
-				return []netip.Addr{netip.MustParseAddr(addr)}, nil
+				return nil, errBoom
 			}
 		})
 		time.Sleep(10 * time.Second)
 		moon.holds(0, 0)
 		for _, a := range []string{"192.0.2.7", "192.0.2.8"} {
-			addr = a
+			addr.Store(&a)
 			time.Sleep(trapRefresh + time.Second)
 			moon.holds(0, 3)
 			if got := moon.outPolicy().Templates[0].Dst.String(); got != a {
