@@ -265,6 +265,9 @@ func (m *Machine) createResponse(k *IKE, ps []wire.Payload) {
 		m.nextTask()
 		return
 	}
+	if m.fatalAnswer(wire.ExchangeCreateChildSA, ps) {
+		return
+	}
 	if n, ok := wire.FindError(ps); ok {
 		m.createRefused(c, n)
 		return
@@ -342,6 +345,8 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 			m.later(c.task(), m.retryPause())
 		}
 		m.endOwn(true)
+	case wire.NotifyNoAdditionalSAs:
+		m.noAdditionalSAs(c, n)
 	case wire.NotifySinglePairRequired:
 		if c.Kind != CreateChild || c.Single {
 			m.createRefusal(c, n)

@@ -108,6 +108,9 @@ func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
 		m.fail(m.s.EndReason)
 		return
 	}
+	if m.fatalAnswer(wire.ExchangeInformational, ps) {
+		return
+	}
 	m.informed(k, purpose, ps)
 	m.deleted(purpose)
 	m.sweep()
@@ -181,6 +184,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 // the SAs that are gone.
 func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload {
 	m.readLifetime(ps)
+	m.peerReports(ps)
 	return nil
 }
 

@@ -69,3 +69,56 @@ func firstPair(local, remote []selector.TS) (l, r []selector.TS) {
 	}
 	return local, remote
 }
+
+// fatalAnswer ends the session when the peer's answer to a request of ours says
+// that the IKE SA is over: these two notifies do so without a Delete
+// (RFC 7296 2.21.2, 2.21.3). It reports whether it did.
+func (m *Machine) fatalAnswer(ex wire.ExchangeType, ps []wire.Payload) bool {
+	n, ok := wire.FindError(ps)
+	if !ok || n.NotifyType != wire.NotifyInvalidSyntax && n.NotifyType != wire.NotifyAuthenticationFailed {
+		return false
+	}
+	cause := event.InvalidSyntax
+	if n.NotifyType == wire.NotifyAuthenticationFailed {
+		cause = event.AuthenticationFailed
+	}
+	m.failed(cause, true, "", "", event.Fact{Name: "exchange", Value: ex.String()}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
+	m.followClosed()
+	m.fail("the peer answered " + n.NotifyType.String())
+	return true
+}
+
+// peerReports heeds the error notifies that a peer may send in an INFORMATIONAL
+// request about what it received from us. None of them ends anything by itself:
+// INVALID_SPI (RFC 7296 1.5) has the CHILD SA rekeyed, for a peer that lost it
+// says so then; the others are for people.
+func (m *Machine) peerReports(ps []wire.Payload) {
+	for n := range wire.All[*wire.Notify](ps) {
+		if !n.NotifyType.IsError() {
+			continue
+		}
+		name := ""
+		if n.NotifyType == wire.NotifyInvalidSPI {
+			if c := m.childByPeerSPI(n.Data); c != nil && c.canRekey() {
+				name, c.RekeyAt, m.persist = c.Name, m.env.Now, true
+			}
+		}
+		m.failed(event.PeerError, true, name, "", event.Fact{Name: "exchange", Value: wire.ExchangeInformational.String()}, event.Fact{Name: "notify", Value: n.NotifyType.String()})
+		return // one message is one report
+	}
+}
+
+// noAdditionalSAs: the peer makes no SA on this IKE SA, neither a new one nor one
+// in the place of another (RFC 7296 1.3). A further CHILD SA is given up; what
+// would have been rekeyed gets a new IKE SA, with its children.
+func (m *Machine) noAdditionalSAs(c *Create, n *wire.Notify) {
+	if c.Kind == CreateChild {
+		m.createRefusal(c, n)
+		return
+	}
+	m.publish(event.Retrying{IKE: m.eventIKE(), Cause: event.PeerError,
+		Facts: []event.Fact{{Name: "notify", Value: n.NotifyType.String()}, {Name: "instead", Value: "reauthentication"}}})
+	m.endOwn(false)
+	m.reauthAt(m.env.Now)
+	m.reauthDue(m.env.Now)
+}
