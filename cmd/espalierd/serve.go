@@ -141,6 +141,7 @@ func settingsOf(cfg *config.Config) (engine.Settings, error) {
 	s := engine.DefaultSettings()
 	s.Settings = cfg.Settings.SA
 	s.CookieThreshold, s.MaxHalfOpen = cfg.Settings.CookieThreshold, cfg.Settings.HalfOpenLimit
+	s.MaxHalfOpenPerPrefix, s.HalfOpenPrefix4, s.HalfOpenPrefix6 = cfg.Settings.HalfOpenPerPrefix, cfg.Settings.HalfOpenPrefix4, cfg.Settings.HalfOpenPrefix6
 	if s.CookieThreshold == 0 {
 		s.CookieThreshold = -1 // always; 0 would be the engine's default
 	}

@@ -50,13 +50,16 @@ type Settings struct {
 	Interfaces      []string     // network interfaces; empty: all
 	CookieThreshold int          // half-open IKE SAs from which on cookies are asked for
 	HalfOpenLimit   int          // half-open IKE SAs at most
-	RunDir          string       // folder of journal and control socket
-	BlockLeaks      bool         // leak = block
-	BypassLAN       bool
-	VirtualIP       bool   // put received virtual addresses on the box
-	VirtualIPOn     string // interface for them; empty: the one towards the peer
-	RoutingTable    uint32 // for routes into tunnels
-	RoutingPrio     uint32 // of the rule that looks it up
+	// The same for the peers of one prefix, and the prefixes' lengths.
+	HalfOpenPerPrefix, HalfOpenPrefix4, HalfOpenPrefix6 int
+
+	RunDir       string // folder of journal and control socket
+	BlockLeaks   bool   // leak = block
+	BypassLAN    bool
+	VirtualIP    bool   // put received virtual addresses on the box
+	VirtualIPOn  string // interface for them; empty: the one towards the peer
+	RoutingTable uint32 // for routes into tunnels
+	RoutingPrio  uint32 // of the rule that looks it up
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -146,11 +149,16 @@ func (c *compiler) settings(n *node) Settings {
 		Interfaces:      get[[]string](n, "interfaces"),
 		CookieThreshold: int(get[uint32](n, "cookie_threshold")),
 		HalfOpenLimit:   int(get[uint32](n, "half_open_limit")),
-		RunDir:          get[string](n, "run_dir"),
-		VirtualIP:       get[bool](n, "install_virtual_ip"),
-		VirtualIPOn:     get[string](n, "install_virtual_ip_on"),
-		RoutingTable:    get[uint32](n, "routing_table"),
-		RoutingPrio:     get[uint32](n, "routing_table_prio"),
+
+		HalfOpenPerPrefix: int(get[uint32](n, "half_open_limit_prefix")),
+		HalfOpenPrefix4:   int(get[uint32](n, "half_open_prefix_v4")),
+		HalfOpenPrefix6:   int(get[uint32](n, "half_open_prefix_v6")),
+
+		RunDir:       get[string](n, "run_dir"),
+		VirtualIP:    get[bool](n, "install_virtual_ip"),
+		VirtualIPOn:  get[string](n, "install_virtual_ip_on"),
+		RoutingTable: get[uint32](n, "routing_table"),
+		RoutingPrio:  get[uint32](n, "routing_table_prio"),
 	}
 	s.BlockLeaks, s.BypassLAN = get[string](n, "leak") == "block", get[bool](n, "bypass_lan")
 	s.SA.Port = uint16(get[uint32](n, "port"))

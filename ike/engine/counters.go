@@ -54,6 +54,7 @@ type counters struct {
 	timers       atomic.Int64
 	answers      atomic.Uint64 // INVALID_IKE_SPI and INVALID_MAJOR_VERSION sent
 	muted        atomic.Uint64 // those not sent for their rate
+	discarded    atomic.Uint64 // messages that changed nothing in their session
 	overruns     atomic.Uint64 // of the data plane's events
 	acquires     atomic.Uint64
 	softExpires  atomic.Uint64
@@ -85,6 +86,7 @@ type Stats struct {
 	SendErrors  uint64
 	Answers     uint64 // answers without a session: INVALID_IKE_SPI, INVALID_MAJOR_VERSION
 	Muted       uint64 // answers not sent for their rate
+	Discarded   uint64 // messages that a session left aside: replayed, old, not authentic
 	Drops       map[string]uint64
 
 	Acquires, SoftExpires, HardExpires, Mappings, Overruns uint64 // events of the data plane
@@ -108,7 +110,7 @@ func (e *Engine) Stats() Stats {
 		Queued: e.workers.waiting(), Timers: int(c.timers.Load()), ReqIDs: e.reg.held(),
 		Established: c.established.Load(), Received: c.received.Load(),
 		Sent: c.sent.Load(), SendErrors: c.sendErrors.Load(),
-		Answers: c.answers.Load(), Muted: c.muted.Load(), Drops: map[string]uint64{},
+		Answers: c.answers.Load(), Muted: c.muted.Load(), Discarded: c.discarded.Load(), Drops: map[string]uint64{},
 		Acquires: c.acquires.Load(), SoftExpires: c.softExpires.Load(), HardExpires: c.hardExpires.Load(),
 		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(), Displaced: c.displaced.Load(),
 	}

@@ -149,7 +149,7 @@ func (s *shard) init(m message) {
 	case e.reg.halfOpen.Load() >= int64(set.CookieThreshold) && !s.cookie(m):
 		return
 	}
-	prefix := prefixOf(key.remote)
+	prefix := set.prefixOf(key.remote)
 	if why, ok := e.reg.admit(prefix, set.MaxHalfOpen, set.MaxHalfOpenPerPrefix); !ok {
 		e.drop(why)
 		return
@@ -158,7 +158,7 @@ func (s *shard) init(m message) {
 	spi := s.newSPI(bucket)
 	x := &session{
 		m: sa.NewResponder(e.reg.ikeIDs.Add(1), spi, m.local, m.remote), bucket: bucket, spi: spi,
-		key: key, halfOpen: true,
+		key: key, halfOpen: true, prefix: uint8(prefix.Bits()),
 	}
 	s.add(x)
 	s.halfOpen[key] = x

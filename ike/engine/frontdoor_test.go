@@ -355,3 +355,78 @@ func TestInitBucket(t *testing.T) {
 		t.Errorf("%d of 200 buckets do not depend on address or key", same)
 	}
 }
+
+// TestFloodFromOnePrefix: whatever comes from one prefix, in whatever number,
+// peers of another get through, and what was dropped is counted.
+func TestFloodFromOnePrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		init := realInit(t)
+		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, func(o *Options) {
+			// No cookies, so that the flood's addresses may be real.
+			o.Settings.Shards, o.Settings.CookieThreshold = 2, 1<<20
+			o.Settings.MaxHalfOpen, o.Settings.MaxHalfOpenPerPrefix, o.Settings.HalfOpenPrefix4 = 200, 50, 24
+		})
+		to := netip.AddrPortFrom(netip.MustParseAddr(sunAddr), 500)
+		flood := func(net byte, n int) {
+			for i := range n {
+				from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, net, byte(i)}), 500)
+				sun.frontDoor(sockets.Datagram{Local: to, Remote: from, Data: withSPI(init, uint64(net)<<32|uint64(i+1))})
+				if i%100 == 0 {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+		}
+		flood(1, 2000)
+		if s := sun.Stats(); s.HalfOpen != 50 || s.Drops["prefix-limit"] != 1950 {
+			t.Errorf("one /24: %d half open, %d dropped for the prefix, expected 50 and 1950", s.HalfOpen, s.Drops["prefix-limit"])
+		}
+		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn()}, nil)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Errorf("under the flood: %v", err)
+		}
+		// The limits may change while sessions are counted by the old ones.
+		set := sun.config.Load().settings
+		set.HalfOpenPrefix4 = 8
+		if err := sun.Apply(sun.config.Load().set.All(), testCreds(), set, Changes{}); err != nil {
+			t.Fatal(err)
+		}
+		flood(2, 100)
+		time.Sleep(time.Minute)
+		if s := sun.Stats(); s.HalfOpen != 0 || len(sun.reg.prefixes) != 0 {
+			t.Errorf("after the flood: %d half open, prefixes %v", s.HalfOpen, sun.reg.prefixes)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// What a session leaves aside is counted.
+func TestDiscardedIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		var last []byte
+		f.setPass(func(from, _ netip.AddrPort, data []byte) bool {
+			if from.Addr() == netip.MustParseAddr(moonAddr) {
+				last = append([]byte(nil), data...)
+			}
+			return true
+		})
+		moon, sun := pair(t, f, nil)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		last[len(last)-1] ^= 1
+		for range 3 {
+			_ = moon.tr.Send(netip.MustParseAddrPort(moonAddr+":500"), netip.MustParseAddrPort(sunAddr+":500"), last)
+		}
+		synctest.Wait()
+		if n := sun.Stats().Discarded; n != 3 {
+			t.Errorf("counted %d, expected 3", n)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}

@@ -54,9 +54,11 @@ type Settings struct {
 	// MaxHalfOpen is how many half-open sessions of responders there may be;
 	// default 16384.
 	MaxHalfOpen int
-	// MaxHalfOpenPerPrefix is the same for one IPv4 address or IPv6 /64;
-	// default 1024.
+	// MaxHalfOpenPerPrefix is the same for the peers of one prefix; default 1024.
 	MaxHalfOpenPerPrefix int
+	// HalfOpenPrefix4 and HalfOpenPrefix6 are those prefixes' lengths; default 32
+	// and 64: one IPv4 address, and what one customer holds of IPv6 at least.
+	HalfOpenPrefix4, HalfOpenPrefix6 int
 	// MaxQueuedJobs is how many jobs may wait for workers, or for the kernel in
 	// one shard, before IKE_SA_INIT requests are dropped; default 4096.
 	MaxQueuedJobs int
@@ -89,6 +91,8 @@ func (s *Settings) complete() {
 	setDefault(&s.CookieThreshold, 30)
 	setDefault(&s.MaxHalfOpen, 16384)
 	setDefault(&s.MaxHalfOpenPerPrefix, 1024)
+	setDefault(&s.HalfOpenPrefix4, 32)
+	setDefault(&s.HalfOpenPrefix6, 64)
 	setDefault(&s.MaxQueuedJobs, 4096)
 	setDefault(&s.StopTimeout, 2*time.Second)
 	setDefault(&s.Shards, runtime.GOMAXPROCS(0))

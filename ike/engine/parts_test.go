@@ -56,7 +56,8 @@ func TestReqIDs(t *testing.T) {
 
 func TestHalfOpenCounts(t *testing.T) {
 	r := newRegistry()
-	v6a, v6b := prefixOf(netip.MustParseAddr("2001:db8::1")), prefixOf(netip.MustParseAddr("2001:db8::2"))
+	set := DefaultSettings()
+	v6a, v6b := set.prefixOf(netip.MustParseAddr("2001:db8::1")), set.prefixOf(netip.MustParseAddr("2001:db8::2"))
 	if v6a != v6b {
 		t.Error("two addresses of one /64 must count together")
 	}
@@ -66,7 +67,7 @@ func TestHalfOpenCounts(t *testing.T) {
 	if why, ok := r.admit(v6b, 10, 3); ok || why != DropPrefixLimit {
 		t.Errorf("got %v %v, expected the prefix's limit", why, ok)
 	}
-	v4 := prefixOf(netip.MustParseAddr("192.0.2.1"))
+	v4 := set.prefixOf(netip.MustParseAddr("192.0.2.1"))
 	if why, ok := r.admit(v4, 3, 3); ok || why != DropHalfOpenLimit {
 		t.Errorf("got %v %v, expected the total's limit", why, ok)
 	}

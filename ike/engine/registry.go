@@ -50,14 +50,13 @@ func newRegistry() *registry {
 	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, contacts: contacts{}, fixed: map[uint32]bool{}}
 }
 
-// prefixOf is the unit in which half-open sessions are counted: one IPv4
-// address, one IPv6 /64, which is what one customer holds at least.
-func prefixOf(a netip.Addr) netip.Prefix {
-	bits := 32
+// prefixOf is the unit in which half-open sessions are counted.
+func (s *Settings) prefixOf(a netip.Addr) netip.Prefix {
+	bits := s.HalfOpenPrefix4
 	if a.Is6() {
-		bits = 64
+		bits = s.HalfOpenPrefix6
 	}
-	p, _ := a.WithZone("").Prefix(bits) // cannot fail: bits fit the family
+	p, _ := a.WithZone("").Prefix(min(max(bits, 0), a.BitLen())) // cannot fail: bits fit the family
 	return p
 }
 

@@ -49,6 +49,7 @@ type session struct {
 	child    string      // of an initiator: the child it negotiates first
 	key      halfOpenKey // of a responder
 	halfOpen bool        // counted in the registry
+	prefix   uint8       // bits of the prefix that it is counted under
 	busy     bool        // counted in counters.busy
 	gone     bool
 	deadline time.Time
@@ -220,7 +221,8 @@ func (s *shard) forget(x *session) {
 func (s *shard) settle(x *session) {
 	if x.halfOpen {
 		x.halfOpen = false
-		s.e.reg.settle(prefixOf(x.key.remote))
+		p, _ := x.key.remote.WithZone("").Prefix(int(x.prefix)) // as it was admitted
+		s.e.reg.settle(p)
 	}
 }
 

@@ -92,6 +92,8 @@ func (s *shard) observe(x *session, ev event.Event) {
 		delete(s.children, ev.Child.SPIIn)
 		x.spis = slices.DeleteFunc(x.spis, func(spi uint32) bool { return spi == ev.Child.SPIIn })
 		x.downSeen = true
+	case event.Discarded:
+		s.e.counters.discarded.Add(1)
 	case event.Failed:
 		x.failure, x.failedChild = explain(ev), ev.ChildName
 		x.failures++
