@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"espalier/dataplane"
 	"espalier/ike/auth"
@@ -110,6 +113,38 @@ func TestInterface(t *testing.T) {
 		}
 		moon.stop()
 		sun.stop()
+	})
+}
+
+// TestLacks: what the kernel does not have is told once for each child when the
+// configuration comes, and the CHILD SA is up without.
+func TestLacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		modern := func(c *sa.Connection) { c.Children[0].Mode = dataplane.IPTFS }
+		var log bytes.Buffer
+		f := newFabric()
+		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(modern)}, func(o *Options) {
+			o.DataPlane = dataplane.NewFake(dataplane.FakeOptions{Features: &dataplane.Features{}})
+			o.Log = zerolog.New(&log).Level(zerolog.WarnLevel)
+		})
+		moon.dp = moon.opts.DataPlane.(*dataplane.Fake)
+		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn(modern)}, nil)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, b := range []*box{moon, sun} {
+			for _, s := range satest.Must(b.dp.List()).SAs {
+				if s.Mode != dataplane.Tunnel {
+					t.Errorf("mode %s", s.Mode)
+				}
+			}
+		}
+		moon.stop()
+		sun.stop()
+		if n := strings.Count(log.String(), "the kernel lacks what a child asks for"); n != 1 {
+			t.Errorf("told %d times:\n%s", n, log.String())
+		}
 	})
 }
 

@@ -367,6 +367,7 @@ func (m *Machine) establish() {
 		LocalAuth: k.LocalAuth, PeerAuth: k.RemoteAuth})
 	for i := range m.s.Children {
 		m.childUp(&m.s.Children[i])
+		m.sayFallback(&m.s.Children[i])
 	}
 	m.displace()
 	m.wipe()

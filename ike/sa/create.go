@@ -412,6 +412,9 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 	m.childUp(cand)
 	m.network()
 	old := m.child(c.Old)
+	if c.Old == 0 {
+		m.sayFallback(cand)
+	}
 	low := lower(c.Ni, c.Nr)
 	if side == OfPeer {
 		if old != nil {

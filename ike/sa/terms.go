@@ -100,7 +100,7 @@ func (m *Machine) wishCPI(cfg *ChildConfig, candidate *Child) bool {
 	return cfg != nil && cfg.IPComp && !m.env.Lacks.IPComp && (cfg.Mode == dataplane.Tunnel || cfg.Mode == dataplane.Transport)
 }
 
-// agreed puts into a new child what both sides want: of the modes the wished one
+// settleTerms puts into a new child what both sides want: of the modes the wished one
 // or tunnel (RFC 7296 1.3.1), compression, padding. t is the peer's offer or
 // answer; ok is false when an answer goes beyond our offer.
 func (m *Machine) settleTerms(c *Child, cfg *ChildConfig, t terms) (ok bool) {
@@ -139,6 +139,26 @@ func (m *Machine) settleTerms(c *Child, cfg *ChildConfig, t terms) (ok bool) {
 		c.CPIOut = t.cpi
 	}
 	return true
+}
+
+// sayFallback tells which wishes a new child, that replaces none, is without.
+func (m *Machine) sayFallback(c *Child) {
+	cfg := m.conn.Child(c.Name)
+	if cfg == nil {
+		return
+	}
+	say := func(wanted, instead string) {
+		m.publish(event.FellBack{IKE: m.eventIKE(), ChildName: c.Name, Wanted: wanted, Instead: instead})
+	}
+	if cfg.Mode != c.Mode {
+		say("mode "+cfg.Mode.String(), "mode "+c.Mode.String())
+	}
+	if cfg.IPComp && !c.compressed() {
+		say("IPComp", "no compression")
+	}
+	if cfg.TFCPad != 0 && c.Options&ChildNoTFC != 0 {
+		say("padding", "no padding")
+	}
 }
 
 // takeCPI gives a child the CPI that was reserved for it, or back when there is

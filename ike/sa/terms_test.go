@@ -11,6 +11,7 @@ import (
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
 	"espalier/ike/wire"
+	"espalier/internal/event"
 )
 
 // child is an option that changes the child of a fixture.
@@ -149,6 +150,18 @@ func TestTerms(t *testing.T) {
 				moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
 				w.Advance(time.Minute)
 				look("on a rekeyed IKE SA")
+				for i, n := range []*satest.Node{moon, sun} {
+					said := 0
+					for _, e := range n.Events {
+						if _, ok := e.(event.FellBack); ok {
+							said++
+						}
+					}
+					// Those that wished for something and did not get it say so once.
+					if want := c.want == plainTunnel && len(c.opts[i]) > 0; want != (said == 1) || !want && said != 0 {
+						t.Errorf("%s said %d times that it fell back", n.Addr, said)
+					}
+				}
 				sun.Do(0, sa.Terminate{})
 				w.Advance(time.Minute)
 				assertNothing(t, moon)

@@ -266,6 +266,21 @@ func (v Failed) MarshalZerologObject(e *zerolog.Event) {
 	}
 }
 
+// FellBack: a CHILD SA is up without something that its configuration asks for,
+// since the peer or the kernel does not have it. Rekeying does not say it again.
+type FellBack struct {
+	IKE
+	ChildName       string
+	Wanted, Instead string
+}
+
+func (FellBack) Message() string      { return "CHILD SA without what was asked for" }
+func (FellBack) Level() zerolog.Level { return zerolog.WarnLevel }
+func (v FellBack) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Str("child", v.ChildName).Str("wanted", v.Wanted).Str("instead", v.Instead)
+}
+
 // Retrying: a set-up goes on in another way than we began it.
 type Retrying struct {
 	IKE
