@@ -122,7 +122,11 @@ func TestRekeyIKE(t *testing.T) {
 // that loses, doubles and delays; afterwards both sides agree.
 func TestRekeyStorm(t *testing.T) {
 	for seed := range uint64(400) {
-		w, moon, sun := established(t, seed, seed%4 == 0, pfs)
+		opts, sas := []satest.Option{pfs}, 2
+		if seed%8 < 3 {
+			opts, sas = append(opts, ipcomp), 4
+		}
+		w, moon, sun := established(t, seed, seed%4 == 0, opts...)
 		var late []satest.Packet
 		w.Mangle = func(p satest.Packet) []satest.Packet {
 			out := []satest.Packet{p}
@@ -183,7 +187,7 @@ func TestRekeyStorm(t *testing.T) {
 		}
 		assertUp(t, moon, sun)
 		for _, n := range []*satest.Node{moon, sun} {
-			if s, r, p := n.DP.Counts(); s != 2 || r != 0 || p != 3 {
+			if s, r, p := n.DP.Counts(); s != sas || r != 0 || p != 3 {
 				t.Fatalf("seed %d: %s: %d SAs, %d reserved, %d policies", seed, n.Addr, s, r, p)
 			}
 			if o := len(n.Live()[0].TestState().Others); o != 0 {
