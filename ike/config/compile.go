@@ -57,6 +57,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 				conn.Shunts = append(conn.Shunts, child)
 			} else {
 				conn.Children = append(conn.Children, child)
+				c.guardable(ch, child, set)
 			}
 		}
 	}
@@ -334,6 +335,20 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	}
 	if ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
 		c.rep.add(n.pos, "life_bytes and life_packets below 2^63", "more", "")
+	}
+}
+
+// guardable refuses what leak = block can't guard: its policies stand before a
+// CHILD SA has its numbers, and for all network interfaces.
+func (c *compiler) guardable(n *node, ch *sa.ChildConfig, set *Settings) {
+	if !set.BlockLeaks || n.bad {
+		return
+	}
+	if max(ch.UniqueMarkIn, ch.UniqueMarkOut, ch.UniqueIfIDIn, ch.UniqueIfIDOut) != sa.NotUnique {
+		c.rep.add(n.pos, "marks and interface ids that are numbers in "+n.path+", since leak is block", "unique ones", "")
+	}
+	if ch.Interface != "" {
+		c.rep.add(n.at("interface"), "no interface, since leak is block", quote(ch.Interface), "what leaves by other interfaces would be blocked, too")
 	}
 }
 

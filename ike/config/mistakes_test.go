@@ -125,6 +125,9 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:1:35: expected addresses, prefixes, ranges, host names or %any with commas between them for remote_addrs, found "198.51.100.256"`}},
 		{"not a mark", net("mark_in = %unusual"), []string{
 			`espalier.conf:8:11: expected a mark such as 42 or 0x10/0xf0, or %unique or %unique-dir for mark_in, found "%unusual"`}},
+		{"what leak = block can't guard", net("mark_out = %unique\ninterface = lan0") + "espalier { leak = block }\n", []string{
+			`espalier.conf:7:12: expected marks and interface ids that are numbers in connections.gw.children.net, since leak is block, found unique ones`,
+			`espalier.conf:9:1: expected no interface, since leak is block, found "lan0" (what leaves by other interfaces would be blocked, too)`}},
 		{"a unique mark on the inbound SA", net("mark_in = %unique\nmark_in_sa = yes"), []string{
 			`espalier.conf:9:1: expected a mark_in that is a number, since mark_in_sa is yes, found "%unique" (the SPI is reserved before the mark is chosen)`}},
 		{"empty list element", gw("proposals = default,"), []string{
