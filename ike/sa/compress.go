@@ -1,6 +1,10 @@
 package sa
 
-import "espalier/dataplane"
+import (
+	"slices"
+
+	"espalier/dataplane"
+)
 
 // With compression (RFC 3173) a child has two more SAs: IPComp has the child's
 // mode, and ESP around it is in transport mode, for the tunnel is inside.
@@ -60,4 +64,13 @@ func (c *Child) templates(dir dataplane.Direction) []dataplane.Template {
 	comp.Proto, comp.Optional = dataplane.IPComp, dir == dataplane.In
 	t.Mode = dataplane.Transport
 	return []dataplane.Template{comp, t}
+}
+
+// orClear is the templates such that packets in clear pass, too.
+func orClear(ts []dataplane.Template) []dataplane.Template {
+	out := slices.Clone(ts)
+	for i := range out {
+		out[i].Optional = true
+	}
+	return out
 }

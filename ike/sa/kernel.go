@@ -234,10 +234,15 @@ func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 	for _, p := range pairs {
 		add(p, dataplane.Out, out, c.MarkOut, c.IfIDOut)
 		add(p.Reverse(), dataplane.In, in, c.MarkIn, c.IfIDIn)
-		if c.Mode != dataplane.Transport {
-			add(p.Reverse(), dataplane.Fwd, in, c.MarkIn, c.IfIDIn)
+		if c.Mode == dataplane.Transport {
+			continue
 		}
-		if c.Options&ChildFwdOut != 0 && c.Mode != dataplane.Transport {
+		if fwdOut := c.Options&ChildFwdOut != 0; !fwdOut {
+			add(p.Reverse(), dataplane.Fwd, in, c.MarkIn, c.IfIDIn)
+		} else if p == p.Reverse() && c.MarkIn == c.MarkOut && c.IfIDIn == c.IfIDOut {
+			add(p, dataplane.Fwd, orClear(in), c.MarkIn, c.IfIDIn) // both in one
+		} else {
+			add(p.Reverse(), dataplane.Fwd, in, c.MarkIn, c.IfIDIn)
 			// In clear, as the packets are that are about to be protected: a policy
 			// that drops what is forwarded must not catch them.
 			add(p, dataplane.Fwd, nil, c.MarkOut, c.IfIDOut)

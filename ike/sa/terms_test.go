@@ -115,6 +115,10 @@ func TestTerms(t *testing.T) {
 		{name: "IPComp of another family", opts: both(ipcomp, inner6), want: plainTunnel},
 		{name: "forward policies", opts: both(child(func(c *sa.ChildConfig) { c.PoliciesFwdOut = true })),
 			want: "[ESP/in/TUNNEL ESP/out/TUNNEL fwd fwd:ESP/TUNNEL in:ESP/TUNNEL out:ESP/TUNNEL]"},
+		{name: "forward policies of everything", opts: both(child(func(c *sa.ChildConfig) {
+			all := []selector.Spec{satest.Must(selector.Parse("0.0.0.0/0"))}
+			c.PoliciesFwdOut, c.LocalTS, c.RemoteTS = true, all, all
+		})), want: "[ESP/in/TUNNEL ESP/out/TUNNEL fwd:ESP/TUNNEL? in:ESP/TUNNEL out:ESP/TUNNEL]"},
 	} {
 		for _, moonStarts := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%v", c.name, moonStarts), func(t *testing.T) {
