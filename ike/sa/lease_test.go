@@ -223,6 +223,37 @@ func TestSuccessorKeepsAddress(t *testing.T) {
 	}
 }
 
+// TestReauthenticationKeepsAddress: the box has the address and the route at
+// every moment of a reauthentication, which loses nothing.
+func TestReauthenticationKeepsAddress(t *testing.T) {
+	for seed := range uint64(4) {
+		w := satest.New(seed)
+		w.RoundTrip = seed%2 == 0
+		moon, sun := roadwarrior(w, "0.0.0.0", pool("four", "10.3.0.1", "10.3.0.9"))
+		moon.Env.Conns.All()[0].ReauthTime = time.Hour
+		moon.Initiate("sun", "", sunAddr)
+		w.Settle(100)
+		assertUp(t, moon, sun)
+		old := moon.Live()[0].Info()
+		neverLost(t, w, moon, sun, "net")
+		check := w.Stepped
+		w.Stepped = func(n *satest.Node) {
+			check(n)
+			if fmt.Sprint(moon.Net.Addrs(), moon.Net.Routes()) != "[10.3.0.1] [10.2.0.0/16 from 10.3.0.1/32]" {
+				t.Errorf("seed %d: the box has %s and %s", seed, moon.Net.Addrs(), moon.Net.Routes())
+			}
+		}
+		w.Advance(time.Hour)
+		assertUp(t, moon, sun)
+		if now := moon.Live()[0].Info(); now.UniqueID == old.UniqueID || fmt.Sprint(now.LocalVIPs) != "[10.3.0.1]" {
+			t.Errorf("seed %d: before %+v\nafter %+v", seed, old, now)
+		}
+		if l := sun.Pools.List()[0]; l.Online != 1 || l.Offline != 0 {
+			t.Errorf("seed %d: pool %+v", seed, l)
+		}
+	}
+}
+
 // TestBoxFollowsMoves: when the way to the peer changes, the box looks its
 // addresses and routes over; when the peer moves, it learns the new address.
 func TestBoxFollowsMoves(t *testing.T) {

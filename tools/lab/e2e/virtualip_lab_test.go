@@ -33,6 +33,7 @@ func TestVirtualIP(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)
 	t.Run("served", l.virtualServed)
 	t.Run("everything", l.virtualEverything)
+	t.Run("reauthenticated", l.virtualReauthenticated)
 	t.Run("received", l.virtualReceived)
 }
 
@@ -162,6 +163,18 @@ func (l *lab) virtualEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.expectBox(t, false, false)
+}
+
+// virtualReauthenticated: our new session asks for the addresses of the old one; what strongSwan gives is on the box, and nothing of the old one is left.
+func (l *lab) virtualReauthenticated(t *testing.T) {
+	ours, theirs := l.sides(psk, suites[0], shapes[0])
+	client, server := l.virtualSides(ours, theirs)
+	client = strings.Replace(client, "  vips = ", "  reauth_time = 5s\n  vips = ", 1)
+	l.startWith(t, files{client, l.pki.files(t, ours)}, files{server, l.pki.files(t, theirs)})
+	l.mustInitiate(t, true)
+	l.event(t, "IKE SA closed")
+	l.virtualPing(t, l.ours, l.client(l.theirs), false)
+	l.expectBox(t, true, true)
 }
 
 func (l *lab) virtualReceived(t *testing.T) {
