@@ -19,8 +19,8 @@ type Ask struct {
 	Key, Identity string
 	V4, V6        bool         // which families
 	Wished        []netip.Addr // preferred addresses
-	// Takeover: the peer has forgotten its other sessions (INITIAL_CONTACT), so
-	// an address that one of them holds is its own to have.
+	// Takeover: the identity's other sessions are gone or going (INITIAL_CONTACT,
+	// unique = replace), so an address that one of them holds is its own to have.
 	Takeover bool
 }
 

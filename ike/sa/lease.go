@@ -51,9 +51,11 @@ func (m *Machine) askLease() AskLease {
 	var a AskLease
 	if m.conn != nil {
 		a.Pools = m.conn.Pools
+		// What other sessions the peer had are gone, or will be.
+		_, initial := wire.FindNotify(ps, wire.NotifyInitialContact)
+		a.Takeover = initial && m.conn.Unique != UniquenessNever || m.conn.Unique == UniquenessReplace
 	}
 	a.Key, a.Identity = string([]byte{byte(id.Type)})+string(id.Data), id.String()
-	_, a.Takeover = wire.FindNotify(ps, wire.NotifyInitialContact)
 	if cp := configOf(ps, wire.CfgRequest); cp != nil {
 		for _, x := range cp.Attributes {
 			switch x.Type {

@@ -223,6 +223,36 @@ func TestSuccessorKeepsAddress(t *testing.T) {
 	}
 }
 
+// TestReconnectKeepsAddress: a client that lost its memory while the server has
+// not noticed gets its address back where the old session gives way; where it
+// does not, another one.
+func TestReconnectKeepsAddress(t *testing.T) {
+	for _, c := range []struct {
+		unique  sa.Uniqueness
+		initial bool // the client says that it is its first contact
+		want    string
+	}{
+		{sa.UniquenessNo, true, "[10.3.0.1]"}, {sa.UniquenessNo, false, "[10.3.0.2]"},
+		{sa.UniquenessReplace, false, "[10.3.0.1]"}, {sa.UniquenessNever, true, "[10.3.0.2]"},
+	} {
+		w := satest.New(1)
+		moon, sun := roadwarrior(w, "0.0.0.0", pool("four", "10.3.0.1", "10.3.0.9"))
+		sun.Env.Conns.All()[0].Unique = c.unique
+		if !c.initial {
+			moon.Env.Conns.All()[0].Unique = sa.UniquenessNever
+		}
+		moon.Initiate("sun", "", sunAddr)
+		w.Settle(100)
+		assertUp(t, moon, sun)
+		moon.Sessions[0] = nil // the crash
+		m := moon.Initiate("sun", "", sunAddr)
+		w.Settle(100)
+		if got := fmt.Sprint(m.Info().LocalVIPs); got != c.want {
+			t.Errorf("%+v: the client got %s", c, got)
+		}
+	}
+}
+
 // TestReauthenticationKeepsAddress: the box has the address and the route at
 // every moment of a reauthentication, which loses nothing.
 func TestReauthenticationKeepsAddress(t *testing.T) {
