@@ -223,6 +223,58 @@ func TestSuccessorKeepsAddress(t *testing.T) {
 	}
 }
 
+// TestRoutesFollowChildren: each CHILD SA has the box's routes for as long as it
+// stands.
+func TestRoutesFollowChildren(t *testing.T) {
+	w := satest.New(1)
+	w.RoundTrip = true
+	moon, sun := satest.Pair(w, func(c *sa.Connection) {
+		two := *c.Children[0]
+		two.Name = "two"
+		two.LocalTS, two.RemoteTS = []selector.Spec{satest.Must(selector.Parse("10.11.0.0/16"))}, []selector.Spec{satest.Must(selector.Parse("10.12.0.0/16"))}
+		if c.Name == "moon" {
+			two.LocalTS, two.RemoteTS = two.RemoteTS, two.LocalTS
+		}
+		c.Children = append(c.Children, &two)
+	})
+	moon.Env.Settings.InstallRoutes, sun.Env.Settings.InstallRoutes = true, true
+	expect := func(when, ours, theirs string) {
+		t.Helper()
+		w.Advance(time.Minute)
+		if got := fmt.Sprint(moon.Net.Routes(), sun.Net.Routes()); got != ours+" "+theirs {
+			t.Errorf("%s: %s", when, got)
+		}
+	}
+	moon.Initiate("sun", "net", sunAddr)
+	expect("one child", "[10.2.0.0/16 from 10.1.0.0/16]", "[10.1.0.0/16 from 10.2.0.0/16]")
+	moon.Do(0, sa.NewChild{Child: "two"})
+	expect("two children", "[10.12.0.0/16 from 10.11.0.0/16 10.2.0.0/16 from 10.1.0.0/16]", "[10.1.0.0/16 from 10.2.0.0/16 10.11.0.0/16 from 10.12.0.0/16]")
+	sun.Do(0, sa.Terminate{Child: "net"})
+	expect("the other child", "[10.12.0.0/16 from 10.11.0.0/16]", "[10.11.0.0/16 from 10.12.0.0/16]")
+	moon.Do(0, sa.Terminate{})
+	expect("none", "[]", "[]")
+}
+
+// TestBoxLearnsWhereThePeerMoved: the routes' way is the one to where the peer is
+// now.
+func TestBoxLearnsWhereThePeerMoved(t *testing.T) {
+	w, moon, sun, box := natted(t)
+	sun.Env.Settings.InstallRoutes = true
+	var way netip.Addr
+	sun.Fail = func(s sa.Spec) error {
+		if n, ok := s.(sa.Network); ok {
+			way = n.Wish.Peer
+		}
+		return nil
+	}
+	box.public = netip.MustParseAddr("198.51.100.8")
+	moon.Do(0, sa.NetworkChanged{})
+	w.Settle(100)
+	if way != box.public {
+		t.Errorf("the box looks for the way to %s, the peer is at %s", way, box.public)
+	}
+}
+
 // TestReconnectKeepsAddress: a client that lost its memory while the server has
 // not noticed gets its address back where the old session gives way; where it
 // does not, another one.
