@@ -39,6 +39,15 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	if conn.ReauthTime = get[time.Duration](n, "reauth_time"); conn.ReauthTime != 0 && !n.has("rekey_time") {
 		conn.RekeyTime = 0 // as strongSwan has it: the new IKE SA comes anyway
 	}
+	// With a short rekey_time a tenth is less than one retransmission run takes.
+	conn.OverTime = max(conn.RekeyTime/10, minOverTime)
+	if n.has("over_time") {
+		conn.OverTime = get[time.Duration](n, "over_time")
+		conn.RandTime = conn.OverTime
+	}
+	if n.has("rand_time") {
+		conn.RandTime = get[time.Duration](n, "rand_time")
+	}
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
 	if n.has("local_port") {
 		conn.LocalPort = uint16(get[uint32](n, "local_port"))
@@ -215,9 +224,6 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		Trap:           strings.Contains(get[string](n, "start_action"), "trap"),
 		DPDAction:      followUp(get[string](n, "dpd_action")),
 		CloseAction:    followUp(get[string](n, "close_action")),
-		RekeyTime:      get[time.Duration](n, "rekey_time"),
-		LifeBytes:      get[uint64](n, "life_bytes"),
-		LifePackets:    get[uint64](n, "life_packets"),
 		ReqID:          get[uint32](n, "reqid"),
 		Priority:       get[uint32](n, "priority"),
 		ReplayWindow:   get[uint32](n, "replay_window"),
@@ -245,9 +251,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 	case "yes":
 		ch.CopyDSCPOut, ch.CopyDSCPIn = true, true
 	}
-	if ch.LifeTime = get[time.Duration](n, "life_time"); !n.has("life_time") {
-		ch.LifeTime = ch.RekeyTime + ch.RekeyTime/10
-	}
+	lifetimes(n, ch)
 	if ch.Shunt != sa.NoShunt {
 		ch.Mode = dataplane.Tunnel // policies for what is forwarded, too
 	}
@@ -256,6 +260,30 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		c.modeContradictions(n, ch)
 	}
 	return ch
+}
+
+// minOverTime is the least over_time that is not configured.
+const minOverTime = 3 * time.Minute
+
+// lifetimes are a child's limits; what is not configured follows from what is.
+func lifetimes(n *node, ch *sa.ChildConfig) {
+	ch.RekeyTime, ch.Inactivity = get[time.Duration](n, "rekey_time"), get[time.Duration](n, "inactivity")
+	limit(n, "time", &ch.RekeyTime, &ch.LifeTime, &ch.RandTime)
+	limit(n, "bytes", &ch.RekeyBytes, &ch.LifeBytes, &ch.RandBytes)
+	limit(n, "packets", &ch.RekeyPackets, &ch.LifePackets, &ch.RandPackets)
+}
+
+func limit[T time.Duration | uint64](n *node, what string, rekey, life, margin *T) {
+	*rekey, *life = get[T](n, "rekey_"+what), get[T](n, "life_"+what)
+	if !n.has("life_" + what) {
+		*life = *rekey + *rekey/10
+	}
+	if *margin = 0; *life > *rekey {
+		*margin = *life - *rekey
+	}
+	if n.has("rand_" + what) {
+		*margin = get[T](n, "rand_"+what)
+	}
 }
 
 // uniqueness are the values of the key unique.
@@ -333,8 +361,8 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
 		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
 	}
-	if ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
-		c.rep.add(n.pos, "life_bytes and life_packets below 2^63", "more", "")
+	if max(ch.RekeyPackets, ch.RekeyBytes) > math.MaxInt64 || ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
+		c.rep.add(n.pos, "numbers of bytes and packets below 2^63", "more", "")
 	}
 }
 
@@ -396,6 +424,18 @@ func (c *compiler) shuntContradictions(n *node, ch *sa.ChildConfig) {
 	}
 	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
 		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
+	}
+}
+
+// volumes refuses a hard limit that the soft one could not come before.
+func volumes(c *compiler, n *node, ch *sa.ChildConfig) {
+	for _, v := range []struct {
+		what        string
+		rekey, life uint64
+	}{{"bytes", ch.RekeyBytes, ch.LifeBytes}, {"packets", ch.RekeyPackets, ch.LifePackets}} {
+		if v.rekey != 0 && v.life != 0 && v.rekey >= v.life {
+			c.rep.add(n.at("rekey_"+v.what), fmt.Sprintf("a rekey_%s below life_%s (%d)", v.what, v.what, v.life), fmt.Sprint(v.rekey), "")
+		}
 	}
 }
 

@@ -28,17 +28,17 @@ func (e *Engine) watchDataPlane(ctx context.Context) {
 func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
 	switch ev := ev.(type) {
 	case dataplane.Expire:
-		if !ev.Hard {
+		if ev.Hard {
+			e.counters.hardExpires.Add(1)
+		} else {
 			e.counters.softExpires.Add(1)
-			return
 		}
-		e.counters.hardExpires.Add(1)
-		e.log.Info().Stringer("sa", ev.Key).Uint32("reqid", ev.ReqID).Msg("the kernel's SA reached its limit")
+		e.log.Info().Stringer("sa", ev.Key).Uint32("reqid", ev.ReqID).Bool("hard", ev.Hard).Msg("the kernel's SA reached a limit")
 		if ev.Key.Proto == dataplane.ESP {
 			// Inbound SPIs would name the bucket, outbound ones are the peer's
 			// choice; the key does not say which it is, so all shards look.
 			for _, s := range e.shards {
-				s.inbox.call(func(s *shard) { s.expired(ev.Key, ev.ReqID) })
+				s.inbox.call(func(s *shard) { s.expired(ev.Key, ev.ReqID, ev.Hard) })
 			}
 		}
 	case dataplane.Acquire:
@@ -85,7 +85,7 @@ func (e *Engine) reconcile() {
 				for _, c := range info.Children {
 					if c.State == sa.ChildSAInstalled && c.PlacedAt.Before(asked) &&
 						!(live[end{c.Local.Addr(), c.SPIIn}] && live[end{c.Remote.Addr(), c.SPIOut}]) {
-						s.step(x, sa.Terminate{ChildID: c.UniqueID})
+						s.step(x, sa.Expired{ChildID: c.UniqueID, Hard: true})
 					}
 				}
 			}
@@ -93,12 +93,12 @@ func (e *Engine) reconcile() {
 	}
 }
 
-// expired deletes the CHILD SA of which one direction is gone from the kernel.
-func (s *shard) expired(key dataplane.SAKey, reqid uint32) {
+// expired tells the CHILD SA of which one direction has reached a limit.
+func (s *shard) expired(key dataplane.SAKey, reqid uint32, hard bool) {
 	if ref, ok := s.children[key.SPI]; ok && hasChild(ref.sess, func(c *sa.ChildInfo) bool {
 		return c.UniqueID == ref.id && c.Local.Addr() == key.Dst
 	}) {
-		s.step(ref.sess, sa.Terminate{ChildID: ref.id})
+		s.step(ref.sess, sa.Expired{ChildID: ref.id, Hard: hard})
 		return
 	}
 	for _, ref := range s.children {
@@ -106,7 +106,7 @@ func (s *shard) expired(key dataplane.SAKey, reqid uint32) {
 		if hasChild(x, func(c *sa.ChildInfo) bool {
 			return c.UniqueID == ref.id && c.Remote.Addr() == key.Dst && c.SPIOut == key.SPI && c.ReqID == reqid
 		}) {
-			s.step(x, sa.Terminate{ChildID: ref.id})
+			s.step(x, sa.Expired{ChildID: ref.id, Hard: hard})
 			return
 		}
 	}

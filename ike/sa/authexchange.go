@@ -359,7 +359,7 @@ func (m *Machine) finishInitiator() {
 func (m *Machine) establish() {
 	m.to(Established)
 	m.s.Since, m.s.Expires = m.env.Now, noTime
-	m.s.IKE.RekeyAt = m.schedule(m.conn.RekeyTime, m.conn.RandTime)
+	m.scheduleIKE()
 	m.scheduleReauth()
 	k := &m.s.IKE
 	m.act(Authenticated{})

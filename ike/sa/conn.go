@@ -34,6 +34,8 @@ type Connection struct {
 	// RekeyTime is the age at which the IKE SA is rekeyed, less a random part of
 	// RandTime; 0: never.
 	RekeyTime, RandTime time.Duration
+	// OverTime is how much longer than RekeyTime the IKE SA may live; 0: for ever.
+	OverTime time.Duration
 
 	Fragmentation FragmentMode
 
@@ -108,12 +110,17 @@ type ChildConfig struct {
 	DPDAction, CloseAction FollowUp
 
 	// Lifetimes; zero means no limit. They apply from installation on.
-	LifeTime               time.Duration
-	LifeBytes, LifePackets uint64
-	RekeyTime              time.Duration
-	ReqID                  uint32 // fixed request id; 0: from the registry
-	Priority               uint32 // policy priority; 0: from the selector
-	ReplayWindow           uint32 // packets
+	LifeTime                 time.Duration
+	LifeBytes, LifePackets   uint64
+	RekeyTime                time.Duration
+	RekeyBytes, RekeyPackets uint64
+	// What is taken off the Rekey limits at most, at random.
+	RandTime               time.Duration
+	RandBytes, RandPackets uint64
+	Inactivity             time.Duration // without traffic for so long it is closed; 0: never
+	ReqID                  uint32        // fixed request id; 0: from the registry
+	Priority               uint32        // policy priority; 0: from the selector
+	ReplayWindow           uint32        // packets
 	MarkIn, MarkOut        dataplane.Mark
 	MarkInSA               bool // put MarkIn on the inbound SA, too
 	SetMarkIn, SetMarkOut  dataplane.Mark

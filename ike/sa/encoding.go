@@ -303,6 +303,7 @@ func (c *coder) ike(k *IKE) {
 	raw(c, &k.MinNonce)
 	if c.version >= 2 {
 		num(c, &k.Peer)
+		instant(c, &k.EndsAt)
 		boolean(c, &k.NATFake)
 	}
 }
@@ -382,6 +383,7 @@ func (c *coder) child(h *Child) {
 	raw(c, &h.EndReason)
 	if c.version >= 2 {
 		num(c, &h.Then)
+		instant(c, &h.IdleAt)
 		num(c, &h.CPIIn)
 		num(c, &h.CPIOut)
 		num(c, &h.Options)

@@ -83,6 +83,12 @@ type (
 	// Superseded says that another session has this one's children: it deletes
 	// itself.
 	Superseded struct{}
+	// Expired says that one of a CHILD SA's two SAs has reached a limit: a soft one,
+	// or the hard one, after which the kernel has it no more.
+	Expired struct {
+		ChildID uint64
+		Hard    bool
+	}
 	// Displaced ends the session in favour of another one between the same
 	// identities: without a word when the peer does not have it any more (Dead),
 	// else with a delete.
@@ -105,6 +111,7 @@ func (Abort) isEvent()             {}
 
 func (NetworkChanged) isEvent() {}
 func (Mapped) isEvent()         {}
+func (Expired) isEvent()        {}
 func (Displaced) isEvent()      {}
 
 // Action is what the shell has to do after a step, in the order given: what is

@@ -152,7 +152,7 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 	out.AEAD, out.Crypt, out.Auth = algorithms(c.Chosen, encrOut, authOut)
 	for _, s := range []*dataplane.SA{&in, &out} {
 		s.Mode, s.ReqID, s.ESN = c.Mode, c.ReqID, c.Chosen.ESN()
-		s.Limits = dataplane.Limits{HardBytes: cfg.LifeBytes, HardPackets: cfg.LifePackets, HardTime: cfg.LifeTime}
+		s.Limits = c.limits(cfg)
 		s.Flags = saFlags(c.Mode, cfg)
 	}
 	if cfg.SHA256By96 && c.Chosen.Integ() == wire.IntegHMACSHA2_256_128 {

@@ -11,11 +11,13 @@ import (
 type Live struct {
 	LastIn  time.Time // when the peer last proved that it lives
 	CheckAt time.Time // when that is looked at next
+	Asking  bool      // the use of the SAs is asked for to see whether the peer lives
 }
 
 func (c *coder) live(l *Live) {
 	instant(c, &l.LastIn)
 	instant(c, &l.CheckAt)
+	boolean(c, &l.Asking)
 }
 
 // The kinds of task and job that keep a session alive.
@@ -36,6 +38,7 @@ func (m *Machine) liveDeadline() time.Time {
 func (m *Machine) liveDue(now time.Time) {
 	if m.s.Phase == Established {
 		m.checkDue(now)
+		m.idleDue(now)
 	}
 }
 
@@ -69,9 +72,11 @@ func (m *Machine) checkDue(now time.Time) {
 	}
 	l.CheckAt = now.Add(delay)
 	switch {
-	case m.s.IKE.Request != nil || m.hasJob(jobUse): // its repetitions are a check, too
+	case m.s.IKE.Request != nil: // its repetitions are a check, too
 	case len(m.useKeys()) > 0:
-		m.job(jobUse)
+		if l.Asking = true; !m.hasJob(jobUse) {
+			m.job(jobUse)
+		}
 	default:
 		m.check()
 	}
@@ -111,10 +116,12 @@ func (m *Machine) used(uses []Use) {
 			}
 		}
 	}
+	m.closeIdle(uses)
 	delay := m.conn.DPDDelay
-	if delay <= 0 {
+	if !l.Asking || delay <= 0 {
 		return
 	}
+	l.Asking = false
 	if at := l.LastIn.Add(delay); at.After(now) {
 		l.CheckAt = at
 		return

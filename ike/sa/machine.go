@@ -76,6 +76,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.rekey(e.ChildID)
 	case NewChild:
 		m.newChildWanted(e.Child, e.Packet)
+	case Expired:
+		m.expired(e)
 	case Displaced:
 		m.displaced(e)
 	case NetworkChanged:
@@ -141,7 +143,13 @@ func (m *Machine) Deadline() time.Time {
 		}
 		sooner(k.RekeyAt)
 	}
+	if m.s.Phase == Established {
+		sooner(m.s.IKE.EndsAt)
+	}
 	for i := range m.s.Children {
+		if c := &m.s.Children[i]; c.Status == ChildInstalled && m.s.Phase == Established {
+			sooner(c.IdleAt)
+		}
 		sooner(m.s.Children[i].RekeyAt)
 		sooner(m.s.Children[i].FadeAt)
 	}
@@ -266,6 +274,7 @@ func (m *Machine) tick() {
 			return // the rest at the next tick: the list may have changed
 		}
 	}
+	m.overdue(now)
 	m.rekeyDue(now)
 	m.laterDue(now)
 	m.reauthDue(now)
@@ -322,7 +331,7 @@ func (m *Machine) fail(reason string) {
 	m.s.EndReason = reason
 	m.s.Expires, m.s.Tasks, m.s.Later, m.s.Pending = time.Time{}, nil, nil, nil
 	m.s.Fragments = nil
-	m.s.IKE.Request, m.s.IKE.RekeyAt = nil, time.Time{}
+	m.s.IKE.Request, m.s.IKE.RekeyAt, m.s.IKE.EndsAt = nil, time.Time{}, time.Time{}
 	if st := m.s.Setup; st != nil {
 		m.orphan(SPIs{st.ReservedSPI, st.ReservedCPI}, m.reserveRequest())
 		st.ReservedSPI, st.ReservedCPI = 0, 0

@@ -43,7 +43,8 @@ func (m *Machine) fraction() float64 {
 
 func (m *Machine) scheduleChild(c *Child) {
 	if cfg := m.conn.Child(c.Name); cfg != nil {
-		c.RekeyAt = m.schedule(cfg.RekeyTime, cfg.LifeTime-cfg.RekeyTime)
+		c.RekeyAt = m.schedule(cfg.RekeyTime, cfg.RandTime)
+		m.scheduleIdle(c, cfg)
 	}
 }
 
@@ -179,14 +180,14 @@ func (m *Machine) ownIKERekeyed(c *Create) {
 func (m *Machine) promote(n *IKE) {
 	old := new(IKE)
 	*old = m.s.IKE
-	old.Role = IKEReplaced
+	old.Role, old.EndsAt = IKEReplaced, time.Time{}
 	// The peer deletes it, or we do; should neither happen, it is forgotten.
 	old.RekeyAt = m.env.Now.Add(3 * time.Minute)
 	m.s.Others = slices.DeleteFunc(m.s.Others, func(k *IKE) bool { return k == n })
 	m.s.Others = append(m.s.Others, old)
 	m.s.IKE = *n
 	m.s.IKE.Role = IKECurrent
-	m.s.IKE.RekeyAt = m.schedule(m.conn.RekeyTime, m.conn.RandTime)
+	m.scheduleIKE()
 	m.s.IKE.MinNonce = nil
 	if m.s.Own != nil && m.s.Own.On == old.LocalSPI() {
 		m.dropExchange(&m.s.Own) // its request dies with the old SA

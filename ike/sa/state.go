@@ -218,9 +218,10 @@ type IKE struct {
 	Request       *Request
 	RekeyAt       time.Time // when we rekey it; a replaced one: when it is forgotten
 	Role          IKERole
-	MinNonce      []byte   // the lower nonce of the exchange that made it by rekeying
-	Answer        []byte   // our last response, its fragments one after the other; nil while one is being made
-	AnswerTo      [32]byte // SHA-256 of the request it answers, or of its fragment 1, to know a repetition
+	EndsAt        time.Time // when the current one is deleted unless it was rekeyed
+	MinNonce      []byte    // the lower nonce of the exchange that made it by rekeying
+	Answer        []byte    // our last response, its fragments one after the other; nil while one is being made
+	AnswerTo      [32]byte  // SHA-256 of the request it answers, or of its fragment 1, to know a repetition
 	// AnswerFrom and AnswerAt are our and the peer's address of that request.
 	AnswerFrom, AnswerAt netip.AddrPort
 
@@ -362,7 +363,8 @@ type Child struct {
 	// packets that are still under way.
 	FadeAt    time.Time
 	EndReason string
-	Then      FollowUp // what follows when it is gone
+	IdleAt    time.Time // when it is looked whether it had traffic
+	Then      FollowUp  // what follows when it is gone
 }
 
 // ChildOptions are facts about a CHILD SA, as a bitmask.

@@ -232,6 +232,7 @@ const (
 	CredentialMissing    Cause = "CREDENTIAL_MISSING"
 	KeyExchangeFailed    Cause = "KEY_EXCHANGE_FAILED"
 	AddressFailure       Cause = "INTERNAL_ADDRESS_FAILURE"
+	Overdue              Cause = "NOT_REKEYED_IN_TIME"
 	NotUnique            Cause = "NOT_UNIQUE" // unique = keep, and an IKE SA with the peer stands
 	Internal             Cause = "INTERNAL_ERROR"
 )
