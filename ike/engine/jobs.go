@@ -122,6 +122,12 @@ func (s *shard) job(x *session, a sa.Job) {
 		s.supersede(x, a.ID, spec)
 		return
 	}
+	if spec, ok := a.Spec.(sa.HandOver); ok {
+		s.handOver(spec.Heir, func() {
+			s.inbox.call(func(s *shard) { s.step(x, sa.JobDone{ID: a.ID}) })
+		})
+		return
+	}
 	where := place(a.Spec)
 	switch spec := a.Spec.(type) { // a few map operations in the registry
 	case sa.AskContact:
@@ -182,7 +188,7 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return g, nil
+		return e.reg.counted(g), nil
 	case sa.AskLease:
 		return e.reg.leases.take(spec), nil
 	case sa.Network:

@@ -89,3 +89,39 @@ func (e *Engine) Reauthenticate(ctx context.Context, id uint64) error {
 	}
 	return fmt.Errorf("IKE SA %d: %w", id, ErrNotFound)
 }
+
+// handOver has the heirs of a session that ends send with what they have, and
+// calls done when they do. The shards are asked in turn, none waits; done runs in
+// one of them.
+func (s *shard) handOver(heir sa.Heir, done func()) {
+	var ask func(i int)
+	ask = func(i int) {
+		if i == len(s.e.shards) {
+			done()
+			return
+		}
+		s.e.shards[i].inbox.call(func(o *shard) { o.takeOver(heir, func() { ask(i + 1) }) })
+	}
+	ask(0)
+}
+
+// takeOver is a shard's part of handOver.
+func (s *shard) takeOver(heir sa.Heir, done func()) {
+	var found []*session
+	for x := range s.byConn.of(heir.Conn) {
+		if heir.Is(x.m) {
+			found = append(found, x)
+		}
+	}
+	left := len(found) + 1
+	one := func() {
+		if left--; left == 0 {
+			done()
+		}
+	}
+	for _, x := range found {
+		x.heirs = append(x.heirs, one)
+		s.step(x, sa.TakeOver{})
+	}
+	one()
+}

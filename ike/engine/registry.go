@@ -37,6 +37,7 @@ type identity struct {
 type reqid struct {
 	id   uint32
 	refs int
+	sas  int // of them CHILD SAs
 }
 
 // grant is the registry's answer to AskChild with what it takes to give the
@@ -44,6 +45,7 @@ type reqid struct {
 type grant struct {
 	ids sa.ChildIDs
 	key identity // zero for a fixed request id
+	sa  bool     // a CHILD SA holds it
 }
 
 func newRegistry() *registry {
@@ -134,21 +136,38 @@ func (r *registry) nextReqID() uint32 {
 	return r.last
 }
 
-// release gives back a CHILD SA's request id.
-func (r *registry) release(g grant) {
+// counted notes that a CHILD SA holds the grant, not a trap, and whether it is not
+// the only one.
+func (r *registry) counted(g grant) grant {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q := r.reqids[g.key]; q != nil {
+		q.sas++
+		g.sa, g.ids.Shared = true, q.sas > 1
+	}
+	return g
+}
+
+// release gives back a CHILD SA's request id, and reports whether another CHILD SA
+// has the same identity.
+func (r *registry) release(g grant) (others bool) {
 	if g.key == (identity{}) {
-		return
+		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := r.reqids[g.key]
 	if q == nil {
-		return
+		return false
+	}
+	if g.sa {
+		q.sas--
 	}
 	if q.refs--; q.refs == 0 {
 		delete(r.reqids, g.key)
 		r.free = append(r.free, q.id)
 	}
+	return q.sas > 0
 }
 
 // held is the number of request ids in use.

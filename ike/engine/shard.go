@@ -65,7 +65,8 @@ type session struct {
 
 	failedChild string // of the last failure; empty: the IKE SA
 
-	downSeen bool // a CHILD SA may have gone in this step
+	downSeen bool     // a CHILD SA may have gone in this step
+	heirs    []func() // wait until the session holds nothing back, see handOver
 }
 
 func newShard(e *Engine, index int, in *inbox, seed uint64) *shard {
@@ -195,10 +196,14 @@ func (s *shard) forget(x *session) {
 	s.calm(x)
 	s.timers.set(x, time.Time{})
 	s.leaveContact(x)
+	others := false
 	for _, g := range x.grants {
-		s.e.reg.release(g)
+		others = s.e.reg.release(g) || others
 	}
 	x.grants = nil
+	if others {
+		s.handOver(x.m.Heir(), func() {})
+	}
 	s.releaseLease(x)
 	delete(s.sessions, x.spi)
 	delete(s.byID, x.m.ID())

@@ -121,6 +121,13 @@ func (s *shard) after(x *session) {
 	if len(x.waits) > 0 {
 		s.answerWaits(x)
 	}
+	if len(x.heirs) > 0 && (x.gone || !x.m.Holds()) {
+		done := x.heirs
+		x.heirs = nil
+		for _, f := range done {
+			f()
+		}
+	}
 }
 
 // releaseGrants gives back the request ids of CHILD SAs that the machine no
@@ -132,14 +139,17 @@ func (s *shard) releaseGrants(x *session) {
 			live[c.UniqueID] = true
 		}
 	}
-	kept := x.grants[:0]
+	kept, others := x.grants[:0], false
 	for _, g := range x.grants {
 		if live[g.ids.UniqueID] {
 			kept = append(kept, g)
 		} else {
-			s.e.reg.release(g)
+			others = s.e.reg.release(g) || others
 		}
 	}
 	clear(x.grants[len(kept):])
 	x.grants = kept
+	if others && x.m.Phase() > sa.Established {
+		s.handOver(x.m.Heir(), func() {})
+	}
 }

@@ -166,6 +166,9 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 	case jobAsk:
 		ids := e.Result.(ChildIDs)
 		m.identify(c.Candidate, ids)
+		if side == OfPeer && c.Old == 0 {
+			m.holdBack(c.Candidate, ids)
+		}
 		k := m.ikeBySPI(c.On)
 		keys, err := suite.DeriveChild(k.Chosen.PRF(), k.Keys.D, c.Candidate.Chosen, c.Shared, c.Ni, c.Nr)
 		c.Shared.Wipe()

@@ -163,6 +163,10 @@ func (m *Machine) validJob(j JobRef) error {
 		if st == nil || st.Expected == nil || m.s.Phase != Signing || m.conn.Child(m.s.ChildName) == nil {
 			return bad("an expected child")
 		}
+	case jobHandOver:
+		if m.s.Pending == nil {
+			return bad("the peer's delete")
+		}
 	case jobSupersede:
 		if m.s.Reauth == nil {
 			return bad("a session to replace")
@@ -204,6 +208,9 @@ func (c *coder) state(s *State) {
 		num(c, &p.On)
 		num(c, &p.MessageID)
 		list(c, &p.SPIs, num[uint32])
+		if c.version >= 2 {
+			boolean(c, &p.IKE)
+		}
 	})
 	instant(c, &s.Created)
 	instant(c, &s.Since)
@@ -381,6 +388,9 @@ func (c *coder) child(h *Child) {
 	boolean(c, &h.Fade)
 	instant(c, &h.FadeAt)
 	raw(c, &h.EndReason)
+	if c.version >= 2 {
+		instant(c, &h.TakeOverAt)
+	}
 	if c.version >= 2 {
 		num(c, &h.Then)
 		instant(c, &h.IdleAt)

@@ -161,6 +161,9 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 			if m.peerDeletesIKE(k, id) {
 				return
 			}
+			if m.handOver(k, id) {
+				return
+			}
 			m.respond(k, wire.ExchangeInformational, id)
 			m.followClosed()
 			m.fail("deleted by the peer")

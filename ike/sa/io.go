@@ -80,6 +80,9 @@ type (
 	}
 	// ReauthenticateNow sets up a new session in this one's place.
 	ReauthenticateNow struct{}
+	// TakeOver says that the peer leaves another session, whose children this one
+	// has, too: it sends with its own from now on.
+	TakeOver struct{}
 	// Superseded says that another session has this one's children: it deletes
 	// itself.
 	Superseded struct{}
@@ -106,6 +109,7 @@ func (Terminate) isEvent()         {}
 func (Rekey) isEvent()             {}
 func (NewChild) isEvent()          {}
 func (ReauthenticateNow) isEvent() {}
+func (TakeOver) isEvent()          {}
 func (Superseded) isEvent()        {}
 func (Abort) isEvent()             {}
 
@@ -237,6 +241,9 @@ type (
 		Owner uint64 // the session's unique id
 		Wish  dataplane.Wish
 	}
+	// HandOver gives the heirs of a session that the peer deletes the event
+	// TakeOver, and ends when they hold nothing back any more. Result: nil.
+	HandOver struct{ Heir Heir }
 	// Supersede gives the session in whose place this one came the event
 	// Superseded, unless that one has children that this one is missing.
 	// Result: []string, their names (Machine.Missing). Where the peer has done
@@ -261,6 +268,7 @@ func (QueryUse) isSpec()      {}
 func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}
 func (Network) isSpec()       {}
+func (HandOver) isSpec()      {}
 func (Supersede) isSpec()     {}
 func (Kernel) isSpec()        {}
 
@@ -309,6 +317,8 @@ type ChildIDs struct {
 	UniqueID uint64
 	ReqID    uint32
 	IfIndex  uint32
+	// Shared: another CHILD SA has the same identity.
+	Shared bool
 }
 
 // Leases are the answer to AskLease: what the pools had of what was asked for.

@@ -123,6 +123,8 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return Kernel{m.moveOps(m.child(ref.Child))}
 	case jobExpect:
 		return Kernel{m.expectOps()}
+	case jobHandOver:
+		return HandOver{m.Heir()}
 	case jobSupersede:
 		return Supersede{m.s.Reauth.Replaces, m.twin()}
 	}
@@ -219,6 +221,8 @@ func (m *Machine) jobDone(e JobDone) {
 		m.sendAuth()
 	case jobSupersede:
 		m.superseded(e.Result.([]string))
+	case jobHandOver:
+		m.handedOver()
 	}
 }
 
@@ -246,6 +250,7 @@ func (m *Machine) numbered(ids ChildIDs) {
 		m.job(jobInstall)
 		return
 	}
+	m.holdBack(c, ids)
 	m.to(Signing)
 	m.job(jobSign)
 }
@@ -255,7 +260,9 @@ func (m *Machine) numbered(ids ChildIDs) {
 func (m *Machine) installed() {
 	c := m.negotiated()
 	c.Status, c.InstalledAt = ChildInstalled, m.env.Now
-	c.Keys.Wipe()
+	if !c.InboundOnly {
+		c.Keys.Wipe()
+	}
 	m.scheduleChild(c)
 	if m.s.IKE.Initiator {
 		// Who waits for the child wants to use its addresses at once.
@@ -298,6 +305,8 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 		m.sendAuth() // the child will be installed when it is agreed
 	case jobSupersede:
 		m.superseded(nil)
+	case jobHandOver:
+		m.handedOver()
 	default:
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: keText(m.s.Setup.KE)}, detail)
 		if m.s.Phase == AnsweringMore {

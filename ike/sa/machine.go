@@ -88,6 +88,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	case ReauthenticateNow:
 		m.reauthAt(env.Now)
 		m.reauthDue(env.Now)
+	case TakeOver:
+		m.takeOver()
 	case Superseded:
 		m.supersededBy()
 	case Abort:
@@ -155,6 +157,7 @@ func (m *Machine) Deadline() time.Time {
 	}
 	sooner(m.laterDeadline())
 	sooner(m.reauthDeadline())
+	sooner(m.takeOverDeadline())
 	sooner(m.liveDeadline())
 	sooner(m.pathDeadline())
 	sooner(m.fragmentsDeadline())
@@ -278,6 +281,7 @@ func (m *Machine) tick() {
 	m.rekeyDue(now)
 	m.laterDue(now)
 	m.reauthDue(now)
+	m.takeOverDue(now)
 	m.fragmentsDue(now)
 	m.pathDue(now)
 	m.liveDue(now)

@@ -63,6 +63,9 @@ func TestReauthenticate(t *testing.T) {
 		{"the shorter one", nil, 10 * time.Hour, time.Hour, time.Hour},
 		{"pfs", []satest.Option{pfs}, time.Hour, 0, time.Hour},
 		{"transport", []satest.Option{transport}, time.Hour, 0, time.Hour},
+		// What can't be foreseen is not installed before it is asked for: then the
+		// responder waits.
+		{"unforeseen", []satest.Option{func(c *sa.Connection) { c.Children[0].IPComp = c.Name == "sun" }}, time.Hour, 0, time.Hour},
 		{"encapsulated", []satest.Option{func(c *sa.Connection) { c.Encap = true }}, time.Hour, 0, time.Hour},
 	} {
 		for seed := range uint64(4) {
@@ -229,6 +232,9 @@ func TestReauthenticateSeveralChildren(t *testing.T) {
 			moon.Do(0, sa.NewChild{Child: "two"})
 		}
 		w.Settle(100)
+		if !late {
+			neverLost(t, w, moon, sun, "net", "two")
+		}
 		moon.Do(0, sa.ReauthenticateNow{})
 		if late {
 			moon.Do(0, sa.NewChild{Child: "two"}) // on the old one
@@ -284,5 +290,24 @@ func TestReauthenticateStorm(t *testing.T) {
 	}
 	if done < 90 {
 		t.Errorf("only %d of 100 ended with one session", done)
+	}
+}
+
+// A peer that came back without its old session, and without saying so, is sent
+// to with the new one soon.
+func TestHeldBackForAMoment(t *testing.T) {
+	w, moon, sun := established(t, 45, true)
+	moon.Sessions[0] = nil // the box lost its power
+	moon.Initiate("sun", "", sunAddr)
+	w.Settle(100)
+	m := sun.Live()[1]
+	if !m.IsEstablished() || !m.Holds() {
+		t.Fatalf("phase %s, holds %v", m.Phase(), m.Holds())
+	}
+	w.Advance(1500 * time.Millisecond)
+	m = sun.Live()[1]
+	c := m.Info().Children[0]
+	if _, ok := sun.DP.SA(dataplane.SAKey{Dst: moon.Addr, Proto: dataplane.ESP, SPI: c.SPIOut}); m.Holds() || !ok {
+		t.Errorf("holds %v, outbound SA there: %v", m.Holds(), ok)
 	}
 }

@@ -354,6 +354,9 @@ type Child struct {
 	OwnNonce, PeerNonce []byte
 	// OutboundDue: the outbound SA that InboundOnly held back is to be installed.
 	OutboundDue bool
+	// TakeOverAt is when InboundOnly ends for a child that another session of ours
+	// has, too; zero: it is not held back for that.
+	TakeOverAt time.Time
 	// OutboundGoes and Goes: the jobRemove under way does that, or takes the child out.
 	OutboundGoes, Goes bool
 	Stop               StopStep
@@ -398,6 +401,7 @@ const (
 	jobNetwork     JobKind = 41 // the box's addresses and routes for the session
 	jobExpect      JobKind = 50 // the inbound SA of the child that IKE_AUTH will ask for
 	jobSupersede   JobKind = 51 // ends the session that this one replaces
+	jobHandOver    JobKind = 52 // others take over before the peer's delete is answered
 )
 
 // JobRef is an outstanding job.
@@ -510,6 +514,7 @@ type PendingAnswer struct {
 	On        wire.SPI // our SPI of the IKE SA it came on
 	MessageID uint32
 	SPIs      []uint32 // our inbound SPIs of the deleted children, for the answer
+	IKE       bool     // it deletes the IKE SA, and waits for those who take over
 }
 
 // LocalSPI is the IKE SPI that we chose.

@@ -2,6 +2,7 @@ package sa
 
 import (
 	"slices"
+	"time"
 
 	"espalier/dataplane"
 	"espalier/ike/wire"
@@ -73,7 +74,7 @@ func (m *Machine) removed() {
 	for i := range m.s.Children {
 		c := m.s.Children[i]
 		if c.OutboundGoes {
-			c.OutboundGoes, c.OutboundDue = false, false
+			c.OutboundGoes, c.OutboundDue, c.TakeOverAt = false, false, time.Time{}
 			c.Keys.Wipe()
 		}
 		if c.Stop == StopGoes {
@@ -107,7 +108,7 @@ func (m *Machine) removed() {
 // answerPending answers the peer's deletes: all that they name is gone.
 func (m *Machine) answerPending() {
 	p := m.s.Pending
-	if p == nil {
+	if p == nil || p.IKE {
 		return
 	}
 	m.s.Pending = nil

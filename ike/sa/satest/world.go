@@ -215,6 +215,22 @@ func (n *Node) replace(i int) {
 	n.step(len(n.Sessions)-1, sa.Start{})
 }
 
+// shared reports whether a session other than the i-th has a child with the
+// request id.
+func (n *Node) shared(i int, reqid uint32) bool {
+	for j, m := range n.Sessions {
+		if m == nil || j == i {
+			continue
+		}
+		for _, c := range m.Info().Children {
+			if c.ReqID == reqid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // supersede does the job of that name.
 func (n *Node) supersede(m *sa.Machine, s sa.Supersede) []string {
 	for _, o := range n.Live() {
@@ -257,7 +273,7 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 				n.reqids[id] = req
 			}
 		}
-		ids := sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req}
+		ids := sa.ChildIDs{UniqueID: n.nextUniq, ReqID: req, Shared: n.shared(i, req)}
 		if s.Interface != "" {
 			ids.IfIndex = n.Interfaces[s.Interface]
 			if ids.IfIndex == 0 {
@@ -271,6 +287,13 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return sa.Leases{Addrs: g.Addrs}, nil
 	case sa.Network:
 		return nil, n.Net.Want(s.Owner, s.Wish)
+	case sa.HandOver:
+		for j, m := range n.Sessions {
+			if m != nil && s.Heir.Is(m) {
+				n.step(j, sa.TakeOver{})
+			}
+		}
+		return nil, nil
 	case sa.Supersede:
 		return n.supersede(n.Sessions[i], s), nil
 	case sa.Kernel:

@@ -1,0 +1,66 @@
+//go:build lab
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"espalier/tools/lab/topo"
+)
+
+// TestReauthentication lets either side reauthenticate, make-before-break, under a ping every 10 ms: not one packet is lost.
+func TestReauthentication(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	s := shapes[0]
+	for _, c := range []struct {
+		name         string
+		weStart      bool
+		ours, theirs string // further lines of the connections
+	}{
+		{"ours", true, "reauth_time = 4s", ""},
+		{"strongSwan's", false, "", "reauth_time = 4s"},
+		// AUTH_LIFETIME (RFC 4478) tells strongSwan when.
+		{"strongSwan's, at our demand", false, "reauth_time = 6s", "rekey_time = 0s\n  over_time = 2s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ours, theirs := l.sides(psk, suites[0], s)
+			l.startWith(t, files{inConnection(ours.conf(), c.ours), nil}, files{inConnection(theirs.conf(), c.theirs), nil})
+			l.mustInitiate(t, c.weStart)
+			const seconds = 15
+			ping, err := l.client(l.ours).Start(nil, "ping", "-q", "-i", "0.01", "-w", fmt.Sprint(seconds), l.client(l.theirs).Inner(s.inner).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-ping.Exited():
+			case <-time.After(2*seconds*time.Second + patience):
+				t.Fatal("ping does not end")
+			}
+			out := ping.Log()
+			if !strings.Contains(out, " 0% packet loss") {
+				t.Errorf("expected no loss, got %s", out)
+			}
+			ups, byUs := 0, 0
+			for _, m := range l.lines(t) {
+				switch m["message"] {
+				case "IKE SA established":
+					ups++
+				case "IKE SA closed":
+					if m["reason"] == "reauthenticated" {
+						byUs++
+					}
+				case "negotiation failed":
+					t.Errorf("%v", m)
+				}
+			}
+			t.Logf("%d IKE SAs, %d of them replaced by us, %s", ups, byUs, strings.TrimSpace(out[strings.LastIndex(out, "statistics"):]))
+			if ups < 3 || c.weStart && byUs < 2 || !c.weStart && byUs > 0 {
+				t.Errorf("expected at least two reauthentications in %d s, by the side that has to", seconds)
+			}
+			l.states(t, 2)
+		})
+	}
+}
