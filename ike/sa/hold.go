@@ -27,7 +27,7 @@ func (m *Machine) holdBack(c *Child, ids ChildIDs) {
 // that.
 func (m *Machine) Holds() bool {
 	for i := range m.s.Children {
-		if !m.s.Children[i].TakeOverAt.IsZero() {
+		if c := &m.s.Children[i]; !c.TakeOverAt.IsZero() && c.Status <= ChildInstalled {
 			return true
 		}
 	}
@@ -40,7 +40,7 @@ func (m *Machine) takeOverDeadline() (d time.Time) {
 	}
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
-		if c.InboundOnly && !c.TakeOverAt.IsZero() && (d.IsZero() || c.TakeOverAt.Before(d)) {
+		if c.InboundOnly && c.Status == ChildInstalled && !c.TakeOverAt.IsZero() && (d.IsZero() || c.TakeOverAt.Before(d)) {
 			d = c.TakeOverAt
 		}
 	}

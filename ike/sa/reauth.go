@@ -176,12 +176,14 @@ func (m *Machine) reauthDeadline() time.Time {
 // reauthDue asks for the new session, and again until it supersedes us.
 func (m *Machine) reauthDue(now time.Time) {
 	at := m.reauthDeadline()
-	if at.IsZero() || now.Before(at) || m.hasTaskKind(taskDeleteIKE) {
+	if at.IsZero() || now.Before(at) {
 		return
 	}
 	m.s.Reauth.At = now.Add(reauthRetry + m.retryPause())
 	m.persist = true
-	m.act(Reauthenticate{})
+	if !m.hasTaskKind(taskDeleteIKE) {
+		m.act(Reauthenticate{})
+	}
 }
 
 func (m *Machine) hasTaskKind(kinds ...TaskKind) bool {

@@ -311,3 +311,19 @@ func TestHeldBackForAMoment(t *testing.T) {
 		t.Errorf("holds %v, outbound SA there: %v", m.Holds(), ok)
 	}
 }
+
+// No deadline of these stays in the past, whatever else is under way.
+func TestReauthenticationMovesItsDeadlines(t *testing.T) {
+	w, moon, _ := established(t, 46, true, reauthEvery(time.Hour))
+	w.Mangle = func(satest.Packet) []satest.Packet { return nil }
+	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID}) // the window is taken
+	moon.Do(0, sa.Terminate{})
+	moon.Live()[0].TestState().Reauth.At = w.Now
+	moon.Do(0, sa.Tick{})
+	if d := moon.Live()[0].Deadline(); !d.After(w.Now) {
+		t.Errorf("next deadline %v, now %v", d, w.Now)
+	}
+	if n := len(moon.Live()); n != 1 {
+		t.Errorf("%d sessions: one that is about to go is not replaced", n)
+	}
+}
