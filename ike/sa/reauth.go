@@ -55,6 +55,9 @@ func (c *coder) expected(x *Expected) {
 	boolean(c, &x.Installed)
 }
 
+// leastLifetime keeps a peer from having us authenticate without end.
+const leastLifetime = 5 * time.Second
+
 // reauthRetry is how long an interrupted reauthentication is left alone. The
 // shell ignores us while the new session is still being set up.
 const reauthRetry = 30 * time.Second
@@ -163,7 +166,7 @@ func (m *Machine) readLifetime(ps []wire.Payload) {
 		return
 	}
 	life := time.Duration(binary.BigEndian.Uint32(n.Data)) * time.Second
-	m.reauthAt(m.schedule(max(life-life/20, time.Second), life/20))
+	m.reauthAt(m.schedule(max(life-life/20, leastLifetime), life/20))
 }
 
 func (m *Machine) reauthDeadline() time.Time {
