@@ -172,6 +172,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.FragmentSize = int(get[uint32](n, "fragment_size"))
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
 	s.SA.InstallRoutes = get[bool](n, "install_routes")
+	s.SA.FollowRedirects = get[bool](n, "follow_redirects")
 	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
 	if s.SA.Port == s.SA.NATTPort {
 		c.rep.add(n.at("port_nat_t"), "another port than espalier.port for port_nat_t", "the same", "")

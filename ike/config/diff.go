@@ -133,6 +133,7 @@ func diffSettings(a, b Settings) []string {
 		{"retransmit_limit", a.SA.RetransmitLimit, b.SA.RetransmitLimit},
 		{"retransmit_jitter", a.SA.RetransmitJitter, b.SA.RetransmitJitter},
 		{"max_selectors", a.SA.MaxSelectors, b.SA.MaxSelectors},
+		{"follow_redirects", a.SA.FollowRedirects, b.SA.FollowRedirects},
 		{"prefer_peer_proposal", a.SA.PreferPeerProposal, b.SA.PreferPeerProposal},
 		{"install_routes", a.SA.InstallRoutes, b.SA.InstallRoutes},
 		{"install_virtual_ip", a.VirtualIP, b.VirtualIP},

@@ -142,6 +142,7 @@ func settingsSpec() *sectionSpec {
 		{name: "retransmit_limit", typ: duration(), def: "0s", doc: "Longest wait between two retransmissions; 0: an hour."},
 		{name: "retransmit_jitter", typ: number(0, 20), def: "0", doc: "Percent of a wait that is taken off at most, at random."},
 		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
+		{name: "follow_redirects", typ: yesNo(), def: "yes", doc: "Go to the gateway that a peer names in a REDIRECT (RFC 5685)."},
 		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
 		{name: "install_routes", typ: yesNo(), def: "yes", doc: "Lead the box's own traffic into its tunnels by routes, with a source address that they protect."},
 		{name: "install_virtual_ip", typ: yesNo(), def: "yes", doc: "Put received virtual addresses on the box."},

@@ -75,6 +75,8 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.e.trap(ChildName{a.Conn, a.Child})
 	case sa.Restart:
 		s.e.start(ChildName{a.Conn, a.Child}, true)
+	case sa.Redirected:
+		s.follow(x, a)
 	case sa.Reauthenticate:
 		s.reauthenticate(x)
 	case sa.Gone:

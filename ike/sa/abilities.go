@@ -25,6 +25,7 @@ func (p Abilities) has(a Abilities) bool { return p&a == a }
 // appendAbilities adds what we announce in IKE_SA_INIT.
 func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
 	ps = m.appendChildless(ps)
+	ps = m.appendRedirect(ps)
 	ps = m.appendFragmentation(ps)
 	if m.conn.wantsBEET() {
 		ps = append(ps, &wire.VendorID{Data: strongSwanID})
@@ -40,6 +41,8 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 		}
 	}
 	announced(wire.NotifyChildlessIKEv2Supported, CanChildless)
+	announced(wire.NotifyRedirectSupported, CanRedirect)
+	announced(wire.NotifyRedirectedFrom, CanRedirect)
 	m.readFragmentation(ps)
 	for v := range wire.All[*wire.VendorID](ps) {
 		if bytes.Equal(v.Data, strongSwanID) {

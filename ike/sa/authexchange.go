@@ -288,6 +288,9 @@ func (m *Machine) unique() {
 		m.authorised()
 		return
 	}
+	if m.redirectedAuth() {
+		return
+	}
 	if m.acceptChild() {
 		m.to(Asking)
 		m.job(jobAsk)

@@ -274,6 +274,7 @@ type Settings struct {
 	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
+	FollowRedirects    bool          // initiator: go to the gateway that a REDIRECT names
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
 	InstallRoutes      bool          // lead the box's own traffic into its tunnels by routes
 }
@@ -285,6 +286,7 @@ func DefaultSettings() Settings {
 		RetransmitTries: 5, RetransmitTimeout: 4 * time.Second, RetransmitBase: 1.8,
 		HalfOpenTimeout: 30 * time.Second,
 		FragmentSize:    1280,
+		FollowRedirects: true,
 		MaxSelectors:    256,
 	}
 }

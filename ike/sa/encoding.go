@@ -226,6 +226,7 @@ func (c *coder) state(s *State) {
 		num(c, &s.Network)
 		list(c, &s.Packets, (*coder).childPacket)
 		optional(c, &s.Reauth, (*coder).reauth)
+		optional(c, &s.Redirect, (*coder).redirection)
 	}
 }
 

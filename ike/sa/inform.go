@@ -77,6 +77,8 @@ func (m *Machine) beginOther(k *IKE, t Task) {
 	switch t.Kind {
 	case taskCheck:
 		m.inform(k, t)
+	case taskRedirect:
+		m.beginRedirect(k, t)
 	}
 }
 
@@ -188,6 +190,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload {
 	m.readLifetime(ps)
 	m.peerReports(ps)
+	m.redirect(ps, nil)
 	return nil
 }
 

@@ -144,6 +144,10 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 		m.sendInit()
 		return
 	}
+	if found, why := m.redirect(msg.Payloads, st.Ni); found {
+		m.fail(why)
+		return
+	}
 	if n, ok := wire.FindNotify(msg.Payloads, wire.NotifyInvalidKEPayload); ok {
 		m.otherKE(n)
 		return

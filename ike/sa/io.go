@@ -80,6 +80,8 @@ type (
 	}
 	// ReauthenticateNow sets up a new session in this one's place.
 	ReauthenticateNow struct{}
+	// SendRedirect asks the peer to go to another gateway (RFC 5685), if it can.
+	SendRedirect struct{ Gateway Gateway }
 	// TakeOver says that the peer leaves another session, whose children this one
 	// has, too: it sends with its own from now on.
 	TakeOver struct{}
@@ -109,6 +111,7 @@ func (Terminate) isEvent()         {}
 func (Rekey) isEvent()             {}
 func (NewChild) isEvent()          {}
 func (ReauthenticateNow) isEvent() {}
+func (SendRedirect) isEvent()      {}
 func (TakeOver) isEvent()          {}
 func (Superseded) isEvent()        {}
 func (Abort) isEvent()             {}
@@ -150,6 +153,16 @@ type (
 	// in the place of one that goes.
 	Restart struct{ Conn, Child string }
 	PutTrap struct{ Conn, Child string }
+	// Redirected asks for a session with another gateway: in the place of this one,
+	// when that is established (NewReplacement), or else with what it was to have.
+	// SetRedirect tells it where it comes from.
+	Redirected struct {
+		To, From    Gateway
+		Times       []time.Time
+		Established bool
+		Child       string
+		Children    []string // further ones
+	}
 	// Reauthenticate asks for a new session in this one's place (NewReplacement),
 	// unless there is one already.
 	Reauthenticate struct{}
@@ -174,6 +187,7 @@ func (Publish) isAction()        {}
 func (Authenticated) isAction()  {}
 func (Restart) isAction()        {}
 func (PutTrap) isAction()        {}
+func (Redirected) isAction()     {}
 func (Reauthenticate) isAction() {}
 func (Displace) isAction()       {}
 func (Gone) isAction()           {}

@@ -88,6 +88,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	case ReauthenticateNow:
 		m.reauthAt(env.Now)
 		m.reauthDue(env.Now)
+	case SendRedirect:
+		m.sendRedirect(e.Gateway)
 	case TakeOver:
 		m.takeOver()
 	case Superseded:

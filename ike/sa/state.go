@@ -194,8 +194,9 @@ type State struct {
 	Later     []Later     // tasks that wait for their time
 	// Network is the digest of what the box was last asked to have for the
 	// session, see hostWish; 0: nothing.
-	Network uint64
-	Reauth  *Reauth // reauthentication; nil: never
+	Network  uint64
+	Reauth   *Reauth      // reauthentication; nil: never
+	Redirect *Redirection // who sent us here; nil: nobody
 }
 
 // IKE is one IKE SA.
@@ -499,6 +500,7 @@ const (
 	taskDeleteOther TaskKind = 7 // Task.Child is the own SPI of an IKE SA in Others
 	taskDeleteSPI   TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
 
+	taskRedirect     TaskKind = 51 // Task.Name is the gateway
 	taskCreateSingle TaskKind = 50 // taskCreateChild with one selector a side: SINGLE_PAIR_REQUIRED
 )
 

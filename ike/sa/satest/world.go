@@ -57,6 +57,8 @@ type Node struct {
 	NoCPI bool
 	// Sealed counts Gone actions, Up Authenticated ones.
 	Gone, Up int
+	// Redirects are what a test follows by hand.
+	Redirects []sa.Redirected
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
 	Restarts, Traps []string
 
@@ -146,6 +148,8 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Restarts = append(n.Restarts, a.Conn+"/"+a.Child)
 			case sa.PutTrap:
 				n.Traps = append(n.Traps, a.Conn+"/"+a.Child)
+			case sa.Redirected:
+				n.Redirects = append(n.Redirects, a)
 			case sa.Reauthenticate:
 				n.replace(i)
 			case sa.Gone:
