@@ -87,14 +87,18 @@ func benchmarkSetup(b *testing.B, moonCreds, sunCreds *auth.Credentials, opts ..
 	m.report(b)
 }
 
-func benchEngine(b *testing.B, f *fabric, addr string, conns []*sa.Connection, creds *auth.Credentials) *Engine {
+func benchEngine(b *testing.B, f *fabric, addr string, conns []*sa.Connection, creds *auth.Credentials, change ...func(*Options)) *Engine {
 	tr := f.join(addr)
 	tr.ch = make(chan sockets.Datagram, 16) // tests have a queue of megabytes, which the collector would scan
-	e, err := New(Options{
+	o := Options{
 		DataPlane: dataplane.NewFake(dataplane.FakeOptions{}), Conns: conns, Creds: creds,
 		Settings: DefaultSettings(), Log: zerolog.New(io.Discard), Sockets: tr, Inline: true,
 		Route: func(netip.Addr) (netip.Addr, error) { return netip.MustParseAddr(addr), nil },
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	e, err := New(o)
 	if err != nil {
 		b.Fatal(err)
 	}
