@@ -128,10 +128,16 @@ func (m *Machine) deleted(t Task) {
 		if c.Status != ChildDeleting || t.Kind != 0 && t != (Task{Kind: taskDeleteChild, Child: c.UniqueID}) || m.hasTask(c.UniqueID) || c.Stop == StopDue || c.Stop == StopGoes {
 			continue
 		}
-		c.Fade = c.OwnNew != 0 || c.PeerNew != 0
+		c.Fade = c.replaced()
 		c.Status = ChildRemoving
 		m.finishReplaced(c)
 	}
+}
+
+// replaced reports whether another CHILD SA has taken over, or one stays in
+// whose favour this one lost a collision: the peer may have sent on it to the last.
+func (c *Child) replaced() bool {
+	return c.OwnNew != 0 || c.PeerNew != 0 || c.InboundOnly || c.Stop != StopNot
 }
 
 func (m *Machine) hasTask(child uint64) bool {
@@ -213,7 +219,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			m.followChild(c, func(cfg *ChildConfig) FollowUp { return cfg.CloseAction })
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
-				c.Fade = c.PeerNew != 0 || c.OwnNew != 0
+				c.Fade = c.replaced()
 				m.finishReplaced(c)
 				if own := m.s.Own; own != nil && own.Old == c.UniqueID && c.PeerNew != 0 {
 					own.Lost = true
