@@ -90,6 +90,7 @@ func (m *Machine) removed() {
 				continue
 			}
 			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
+			c.RekeyAt = noTime
 		}
 		kept = append(kept, c)
 	}
