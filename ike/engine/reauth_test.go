@@ -68,7 +68,8 @@ func TestReauthenticationFromBothSides(t *testing.T) {
 		}
 		for range 20 {
 			for _, b := range []*box{moon, sun} {
-				if err := b.Reauthenticate(t.Context(), b.infos()[0].UniqueID); err != nil {
+				// The other side may have been as fast as to have replaced it.
+				if err := b.Reauthenticate(t.Context(), b.infos()[0].UniqueID); err != nil && !errors.Is(err, ErrNotFound) {
 					t.Error(err)
 				}
 			}
