@@ -124,7 +124,9 @@ func (r *Route) netlink() (*netlink.Route, error) {
 		n.Src = r.Src.AsSlice()
 	}
 	if r.Gateway.IsValid() {
-		n.Gw = r.Gateway.AsSlice()
+		// The kernel would look the gateway up in the very table that may lead
+		// everything elsewhere.
+		n.Gw, n.Flags = r.Gateway.AsSlice(), int(netlink.FLAG_ONLINK)
 	} else if r.Dst.Addr().Is4() {
 		n.Scope = netlink.SCOPE_LINK
 	}
