@@ -147,7 +147,7 @@ func (m *Machine) hasTask(child uint64) bool {
 // informationalRequest handles the peer's INFORMATIONAL (RFC 7296 1.4): deletes,
 // error notifies, or nothing, which asks whether we live.
 func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
-	if k.Role == IKENext { // the peer speaks on it, so it has moved to it
+	if k.Role == IKENext && !deletesIKE(ps) { // the peer speaks on it, so it has moved to it
 		spi := k.LocalSPI()
 		m.promote(k)
 		k = m.ikeBySPI(spi)
@@ -189,6 +189,17 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 	// The answer says that the SAs are gone, so it waits until they are.
 	m.s.Pending = &PendingAnswer{On: k.LocalSPI(), MessageID: id, SPIs: spis}
 	m.sweep()
+}
+
+// deletesIKE: with this the peer gives up an IKE SA, be it one that has lost a
+// collision and never was in use (RFC 7296 2.8.2).
+func deletesIKE(ps []wire.Payload) bool {
+	for d := range wire.All[*wire.Delete](ps) {
+		if d.Protocol == wire.ProtoIKE {
+			return true
+		}
+	}
+	return false
 }
 
 // informationalAnswer is what the answer to the peer's INFORMATIONAL says beside
