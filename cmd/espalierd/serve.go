@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"espalier/dataplane/host"
 	"espalier/dataplane/route"
 	"espalier/ike/config"
 	"espalier/ike/engine"
@@ -70,7 +71,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	bus := new(event.Bus)
 	eng, err := engine.New(engine.Options{
 		DataPlane: dp, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
-		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(),
+		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
 	})
 	if err != nil {
 		return err
@@ -134,6 +135,12 @@ func load(path string, log zerolog.Logger) (*config.Config, error) {
 			Str("expected", w.Expected).Str("found", w.Found).Msg("odd in the configuration")
 	}
 	return cfg, nil
+}
+
+// linkMTU is the MTU of the link by which the box reaches a peer.
+func linkMTU(local, remote netip.Addr) (int, error) {
+	way, err := host.WayTo(local, remote)
+	return way.MTU, err
 }
 
 // settingsOf are the configuration's settings as the engine has them.

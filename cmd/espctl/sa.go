@@ -51,6 +51,7 @@ type ikeSA struct {
 	InitiatorSPI string    `json:"initiator_spi"` // 16 hexadecimal digits
 	ResponderSPI string    `json:"responder_spi"`
 	NAT          nat       `json:"nat"`
+	PathMTU      *uint64   `json:"path_mtu,omitempty"`
 	Proposal     proposal  `json:"proposal"`
 	PPK          bool      `json:"ppk"`
 	Established  *int64    `json:"established_s,omitempty"`

@@ -58,6 +58,10 @@ func (d *decoder) ikeSA(name string, m vici.Message) ikeSA {
 		LocalVIPs: m.List("local-vips"), RemoteVIPs: m.List("remote-vips"),
 		Children: []childSA{},
 	}
+	if m.Text("path-mtu") != "" {
+		n := d.number(m, "path-mtu")
+		s.PathMTU = &n
+	}
 	for _, c := range m.Section("child-sas").Sections() {
 		d.where = "list-sa " + name + "/" + c.Name
 		s.Children = append(s.Children, d.childSA(c.Body))

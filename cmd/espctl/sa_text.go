@@ -29,6 +29,9 @@ func (s *ikeSA) text() []byte {
 	ike = until(ike, "reauthentication", s.Reauth)
 	line(&b, 2, "ike", strings.Join(ike, ", "))
 	line(&b, 2, "spi", "initiator "+printable(s.InitiatorSPI)+", responder "+printable(s.ResponderSPI))
+	if s.PathMTU != nil {
+		line(&b, 2, "path mtu", strconv.FormatUint(*s.PathMTU, 10))
+	}
 	if len(s.LocalVIPs)+len(s.RemoteVIPs) > 0 {
 		line(&b, 2, "virtual", "local "+words(s.LocalVIPs)+", remote "+words(s.RemoteVIPs))
 	}

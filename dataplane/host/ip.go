@@ -38,6 +38,7 @@ type Rule struct {
 type Way struct {
 	Link    string
 	Gateway netip.Addr // invalid: none
+	MTU     int        // of the link, octets of an IP packet
 }
 
 // protoStatic marks routes as an administrator's, as other IKE daemons do: the
@@ -183,7 +184,7 @@ func WayTo(local, to netip.Addr) (Way, error) {
 		if err != nil {
 			return Way{}, fmt.Errorf("route to %s: %w", to, err)
 		}
-		w := Way{Link: link.Attrs().Name}
+		w := Way{Link: link.Attrs().Name, MTU: link.Attrs().MTU}
 		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
 			w.Gateway = gw.Unmap()
 		}

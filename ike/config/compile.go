@@ -49,6 +49,9 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		conn.RandTime = get[time.Duration](n, "rand_time")
 	}
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
+	if conn.PathMTU = set.PathMTU; n.has("path_mtu") {
+		conn.PathMTU = get[bool](n, "path_mtu")
+	}
 	if n.has("local_port") {
 		conn.LocalPort = uint16(get[uint32](n, "local_port"))
 		if conn.LocalPort != set.SA.Port && conn.LocalPort != set.SA.NATTPort {

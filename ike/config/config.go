@@ -60,6 +60,7 @@ type Settings struct {
 	VirtualIPOn  string // interface for them; empty: the one towards the peer
 	RoutingTable uint32 // for routes into tunnels
 	RoutingPrio  uint32 // of the rule that looks it up
+	PathMTU      bool   // of connections that don't say
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -170,6 +171,8 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.RetransmitJitter = int(get[uint32](n, "retransmit_jitter"))
 	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")
 	s.SA.FragmentSize = int(get[uint32](n, "fragment_size"))
+	s.SA.PathMTUInterval = get[time.Duration](n, "path_mtu_interval")
+	s.PathMTU = get[bool](n, "path_mtu")
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
 	s.SA.InstallRoutes = get[bool](n, "install_routes")
 	s.SA.FollowRedirects = get[bool](n, "follow_redirects")

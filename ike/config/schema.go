@@ -123,6 +123,7 @@ func connectionSpec() *sectionSpec {
 		{name: "dpd_delay", typ: duration(), def: "0s", doc: "Silence, without an IKE message or an ESP packet, after which the peer is asked whether it lives; 0: never."},
 		{name: "dpd_timeout", typ: duration(), def: "0s", sup: ikev1, doc: "Time limit of peer checks."},
 		{name: "fragmentation", typ: oneOf("yes", "accept", "force", "no"), def: "yes", doc: "IKE fragmentation (RFC 7383): announced and used, only announced (accept), or neither; force is yes. Fragments of a peer are always taken."},
+		{name: "path_mtu", typ: yesNo(), derived: "espalier.path_mtu", doc: "Look for the path MTU to the peer."},
 		{name: "childless", typ: oneOf("allow", "prefer", "force", "never"), def: "allow", doc: "IKE SAs whose first CHILD SA has an exchange, and a key exchange, of its own (RFC 6023): allow as responder, prefer as initiator, too, force, or never."},
 		{name: "send_certreq", typ: yesNo(), def: "yes", doc: "Tell the peer which CAs are trusted."},
 		{name: "send_cert", typ: oneOf("always", "never", "ifasked"), def: "ifasked", doc: "When to send certificates."},

@@ -136,6 +136,8 @@ func settingsSpec() *sectionSpec {
 		{name: "half_open_prefix_v6", typ: number(16, 128), def: "64", doc: "Length of that prefix for IPv6 peers."},
 		{name: "half_open_timeout", typ: duration(), def: "30s", doc: "Time from IKE_SA_INIT to a complete IKE_AUTH as responder."},
 		{name: "fragment_size", typ: number(576, 65535), def: "1280", doc: "IKE messages that make a longer IP packet are sent in fragments of at most this size."},
+		{name: "path_mtu", typ: yesNo(), def: "no", doc: "Look for the path MTU to each peer with padded IKE messages, without ICMP."},
+		{name: "path_mtu_interval", typ: duration(), def: "10m", doc: "Time between two searches for it, less a random part of a tenth; 0: only when addresses or routes change."},
 		{name: "retransmit_tries", typ: number(0, 20), def: "5", doc: "Retransmissions before giving up."},
 		{name: "retransmit_timeout", typ: duration(), def: "4s", doc: "Time before the first retransmission."},
 		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},

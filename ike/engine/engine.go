@@ -283,6 +283,11 @@ func (e *Engine) sendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8)
 	} else {
 		err = e.transport.Send(local, remote, data)
 	}
+	e.sent(local, remote, err)
+}
+
+// sent counts a transmission.
+func (e *Engine) sent(local, remote netip.AddrPort, err error) {
 	if err != nil {
 		// Not an event a message: retransmission takes care, the counter tells.
 		e.counters.sendErrors.Add(1)

@@ -69,6 +69,10 @@ func (t *memTransport) Receive(fn func(sockets.Datagram)) error {
 	}
 }
 
+func (t *memTransport) SendWhole(local, remote netip.AddrPort, data []byte, _ uint8) error {
+	return t.Send(local, remote, data)
+}
+
 func (t *memTransport) Send(local, remote netip.AddrPort, data []byte) error {
 	t.f.mu.Lock()
 	defer t.f.mu.Unlock()

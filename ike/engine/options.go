@@ -26,6 +26,8 @@ type Transport interface {
 	Receive(fn func(sockets.Datagram)) error
 	// Send transmits or fails, it never waits. It does not keep data.
 	Send(local, remote netip.AddrPort, data []byte) error
+	// SendWhole is Send, with a DSCP, in one IP packet that nobody may fragment.
+	SendWhole(local, remote netip.AddrPort, data []byte, dscp uint8) error
 	// Close ends Receive.
 	Close() error
 }
@@ -147,6 +149,10 @@ type Options struct {
 	Resolve func(host string) ([]netip.Addr, error)
 	// Interface finds a network interface by its name; nil: net.InterfaceByName.
 	Interface func(name string) (*net.Interface, error)
+
+	// LinkMTU asks for the MTU of the link by which packets leave from one address
+	// to another; nil: not known, and no path MTU is looked for. It may wait.
+	LinkMTU func(local, remote netip.Addr) (int, error)
 
 	// NetworkChanges is readable after the box has got or lost an address or a default
 	// route (sockets.Network); nil: nobody tells.

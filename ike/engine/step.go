@@ -53,6 +53,10 @@ func (s *shard) perform(x *session, a sa.Action) {
 			st.Save(x.m.ID(), s.encoded)
 		}
 	case sa.Send:
+		if a.DF {
+			s.e.sent(a.Local, a.Remote, s.e.transport.SendWhole(a.Local, a.Remote, a.Data, x.m.DSCP()))
+			return
+		}
 		s.e.sendDSCP(a.Local, a.Remote, a.Data, x.m.DSCP())
 	case sa.Job:
 		s.job(x, a)

@@ -38,6 +38,7 @@ type Connection struct {
 	OverTime time.Duration
 
 	Fragmentation FragmentMode
+	PathMTU       bool // look for the path MTU
 
 	// Unique is what becomes of several IKE SAs with the same peer.
 	Unique Uniqueness
@@ -275,6 +276,7 @@ type Settings struct {
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
 	FollowRedirects    bool          // initiator: go to the gateway that a REDIRECT names
+	PathMTUInterval    time.Duration // between searches for the path MTU; 0: only when something changes
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
 	InstallRoutes      bool          // lead the box's own traffic into its tunnels by routes
 }
@@ -287,6 +289,7 @@ func DefaultSettings() Settings {
 		HalfOpenTimeout: 30 * time.Second,
 		FragmentSize:    1280,
 		FollowRedirects: true,
+		PathMTUInterval: 10 * time.Minute,
 		MaxSelectors:    256,
 	}
 }

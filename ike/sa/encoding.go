@@ -155,6 +155,7 @@ func (m *Machine) validJob(j JobRef) error {
 		if st == nil || m.conn == nil || len(m.conn.Remote) == 0 || m.s.Phase == Verifying && len(st.Inner) == 0 || m.s.IKE.Initiator && st.OwnAuth == nil {
 			return bad("set-up")
 		}
+	case jobLink:
 	case jobUse:
 		if m.conn == nil {
 			return bad("a connection")

@@ -74,22 +74,31 @@ func (k *IKE) header(ex wire.ExchangeType, id uint32, response bool) wire.Header
 // request seals and sends our next request. The window is one: the caller made
 // sure that none is outstanding.
 func (m *Machine) request(k *IKE, ex wire.ExchangeType, payloads ...wire.Payload) []byte {
+	return m.requestFor(k, Task{}, ex, payloads...)
+}
+
+// requestFor is request with what an INFORMATIONAL is for.
+func (m *Machine) requestFor(k *IKE, t Task, ex wire.ExchangeType, payloads ...wire.Payload) []byte {
 	if m.s.Phase >= Cleaning {
 		return nil // the step failed on its way here
 	}
 	h := k.header(ex, k.NextOut, false)
 	var data []byte
-	if ex == wire.ExchangeIKESAInit {
+	var err error
+	switch {
+	case ex == wire.ExchangeIKESAInit:
 		data = wire.AppendMessage(nil, h, payloads)
-	} else {
-		var err error
-		if data, err = m.seal(k, h, payloads); err != nil {
-			m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
-			m.fail("our message could not be built")
-			return nil
-		}
+	case t.Kind == taskProbe:
+		data, err = k.sealWhole(h, payloads)
+	default:
+		data, err = m.seal(k, h, payloads)
 	}
-	k.Request = &Request{Exchange: ex, MessageID: k.NextOut, Data: data}
+	if err != nil {
+		m.failed(event.InvalidSyntax, false, "", "", event.Fact{Name: "detail", Value: err.Error()})
+		m.fail("our message could not be built")
+		return nil
+	}
+	k.Request = &Request{Exchange: ex, MessageID: k.NextOut, Data: data, For: t}
 	k.NextOut++
 	m.transmit(k)
 	return data
@@ -102,11 +111,18 @@ const maxWait = time.Hour
 // (RFC 7296 2.1): each wait grows by the configured base.
 func (m *Machine) transmit(k *IKE) {
 	r := k.Request
-	wait := m.retransmitWait(int(r.Sent))
+	wait := m.retransmitWait(max(int(r.Sent)-r.trials(), 0))
+	if r.For.Kind == taskProbe {
+		if r.Sent < probeWhole {
+			wait = min(wait, probeWait)
+		}
+		m.sendProbe(k, k.Local, k.Remote)
+	} else {
+		m.send(k.Local, k.Remote, r.Data)
+	}
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
 	m.persist = true
-	m.send(k.Local, k.Remote, r.Data)
 }
 
 // retransmitWait is the time between a transmission and the next; sent counts
@@ -127,7 +143,7 @@ func (m *Machine) retransmitWait(sent int) time.Duration {
 // retransmit repeats the outstanding request, the same bytes, or gives up.
 func (m *Machine) retransmit(k *IKE) {
 	r := k.Request
-	if int(r.Sent) <= m.env.Settings.RetransmitTries {
+	if int(r.Sent) <= m.env.Settings.RetransmitTries+r.trials() {
 		m.transmit(k)
 		return
 	}
@@ -395,7 +411,7 @@ func (m *Machine) unparsable(ev Received, err error) {
 	h, bad := wire.ParseHeader(ev.Data)
 	if errors.As(err, &crit) && bad == nil && h.Exchange == wire.ExchangeIKESAInit && !h.IsResponse() {
 		n := &wire.Notify{NotifyType: wire.NotifyUnsupportedCriticalPayload, Data: []byte{byte(crit.PayloadType)}}
-		m.act(Send{ev.Local, ev.Remote, initReply(&wire.Message{Header: h}, 0, n)})
+		m.act(Send{Local: ev.Local, Remote: ev.Remote, Data: initReply(&wire.Message{Header: h}, 0, n)})
 	}
 	m.end()
 }

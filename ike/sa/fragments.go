@@ -213,26 +213,40 @@ func (m *Machine) maxMessage(k *IKE) int {
 	if m.s.Path != nil && m.s.Path.MTU != 0 {
 		size = min(size, int(m.s.Path.MTU))
 	}
+	return size - m.headers(k)
+}
+
+// headers are the octets of an IP packet before the IKE header.
+func (m *Machine) headers(k *IKE) int {
+	n := ipv6UDPHeaders
 	if k.Remote.Addr().Is4() {
-		size -= ipv4UDPHeaders
-	} else {
-		size -= ipv6UDPHeaders
+		n = ipv4UDPHeaders
 	}
 	if k.Local.Port() == m.env.Settings.NATTPort {
-		size -= nonESPMarkerLen
+		n += nonESPMarkerLen
 	}
-	return size
+	return n
+}
+
+// fragments reports whether we send fragments to the peer.
+func (m *Machine) fragments(k *IKE) bool {
+	return m.conn != nil && m.conn.Fragmentation == FragmentYes && k.Peer.has(CanFragment)
 }
 
 // seal makes the datagrams of a protected message: one, or its fragments one
 // after the other.
 func (m *Machine) seal(k *IKE, h wire.Header, payloads []wire.Payload) ([]byte, error) {
-	if m.conn != nil && m.conn.Fragmentation == FragmentYes && k.Peer.has(CanFragment) {
+	if m.fragments(k) {
 		if limit := m.maxMessage(k); wire.EncryptedLen(payloads, k.ciphers.sealer) > limit {
 			fragments, err := wire.AppendFragments(h, payloads, k.ciphers.sealer, limit)
 			return slices.Concat(fragments...), err
 		}
 	}
+	return k.sealWhole(h, payloads)
+}
+
+// sealWhole makes one datagram, however long.
+func (k *IKE) sealWhole(h wire.Header, payloads []wire.Payload) ([]byte, error) {
 	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, k.ciphers.sealer)
 }
 

@@ -28,6 +28,8 @@ type Info struct {
 	NATRemote bool // a NAT stands before the peer
 	NATFake   bool // we pretend one, to get UDP encapsulation
 
+	PathMTU uint16 // octets of an IP packet to the peer, as it was found; 0: not known
+
 	IfIDIn, IfIDOut uint32 // XFRM interface ids of the connection; 0: none
 
 	Algorithms Algorithms

@@ -66,10 +66,7 @@ func (m *Machine) deleteOthers() {
 
 // inform sends an INFORMATIONAL request that remembers what it is for.
 func (m *Machine) inform(k *IKE, t Task, ps ...wire.Payload) {
-	m.request(k, wire.ExchangeInformational, ps...)
-	if k.Request != nil {
-		k.Request.For = t
-	}
+	m.requestFor(k, t, wire.ExchangeInformational, ps...)
 }
 
 // beginOther begins the tasks that are neither deletes nor CREATE_CHILD_SA.
@@ -79,6 +76,8 @@ func (m *Machine) beginOther(k *IKE, t Task) {
 		m.inform(k, t)
 	case taskRedirect:
 		m.beginRedirect(k, t)
+	case taskProbe:
+		m.beginProbe(k, t)
 	}
 }
 
@@ -98,7 +97,7 @@ func (m *Machine) child(id uint64) *Child {
 
 // informationalResponse ends our INFORMATIONAL exchange.
 func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
-	purpose := k.Request.For
+	request, purpose := k.Request, k.Request.For
 	k.Request = nil
 	m.persist = true
 	if k != &m.s.IKE {
@@ -114,6 +113,9 @@ func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
 		return
 	}
 	m.informed(k, purpose, ps)
+	if purpose.Kind == taskProbe {
+		m.probed(request)
+	}
 	m.deleted(purpose)
 	m.sweep()
 	m.nextTask()

@@ -134,6 +134,7 @@ type (
 	Send struct {
 		Local, Remote netip.AddrPort
 		Data          []byte
+		DF            bool // in one IP packet that routers must not fragment
 	}
 	// Job asks for work that takes time or that others must agree to. Its Spec
 	// is one of the Spec types; the answer is JobDone with the same ID.
@@ -215,6 +216,9 @@ type (
 	SignAuth struct{ auth.SignJob }
 	// VerifyAuth checks the peer's. Result: auth.VerifyResult.
 	VerifyAuth struct{ auth.VerifyJob }
+	// LinkMTU asks for the MTU of the link by which packets leave from one address
+	// to another. Result: int, octets of an IP packet.
+	LinkMTU struct{ Local, Remote netip.Addr }
 	// QueryUse asks the data plane when SAs last carried a packet. Result: []Use,
 	// one for each that is there.
 	QueryUse struct{ Keys []dataplane.SAKey }
@@ -278,6 +282,7 @@ func (VerifyAuth) isSpec()    {}
 func (ReserveSPI) isSpec()    {}
 func (AskContact) isSpec()    {}
 func (AskUnique) isSpec()     {}
+func (LinkMTU) isSpec()       {}
 func (QueryUse) isSpec()      {}
 func (AskChild) isSpec()      {}
 func (AskLease) isSpec()      {}

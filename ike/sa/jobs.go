@@ -119,6 +119,8 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return AskUnique{m.contact(), m.conn.Unique}
 	case jobUse:
 		return QueryUse{m.useKeys()}
+	case jobLink:
+		return LinkMTU{k.Local.Addr(), k.Remote.Addr()}
 	case jobMove:
 		return Kernel{m.moveOps(m.child(ref.Child))}
 	case jobExpect:
@@ -223,6 +225,8 @@ func (m *Machine) jobDone(e JobDone) {
 		m.superseded(e.Result.([]string))
 	case jobHandOver:
 		m.handedOver()
+	case jobLink:
+		m.linked(e.Result.(int))
 	}
 }
 
@@ -307,6 +311,8 @@ func (m *Machine) jobFailed(kind JobKind, err error) {
 		m.superseded(nil)
 	case jobHandOver:
 		m.handedOver()
+	case jobLink:
+		m.linked(0)
 	default:
 		m.failed(event.KeyExchangeFailed, false, "", "", event.Fact{Name: "method", Value: keText(m.s.Setup.KE)}, detail)
 		if m.s.Phase == AnsweringMore {

@@ -139,6 +139,7 @@ func (m *Machine) networkChanged() {
 	if m.s.Phase >= Cleaning {
 		return
 	}
+	m.pathChanged()
 	waits := false
 	for k := range m.ikes() {
 		if k.Request != nil {

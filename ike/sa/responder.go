@@ -108,7 +108,7 @@ func (m *Machine) chooseIKE(msg *wire.Message, sa *wire.SA, ke *wire.KE) bool {
 // refuseInit answers in clear and forgets the peer.
 func (m *Machine) refuseInit(msg *wire.Message, n *wire.Notify) {
 	k := &m.s.IKE
-	m.act(Send{k.Local, k.Remote, initReply(msg, 0, n)})
+	m.act(Send{Local: k.Local, Remote: k.Remote, Data: initReply(msg, 0, n)})
 	m.end()
 }
 

@@ -17,6 +17,9 @@ func (m *Machine) Info() Info {
 		NATLocal: k.NATLocal, NATRemote: k.NATRemote, NATFake: k.NATFake,
 		Algorithms: algorithmsOf(k.Chosen), Established: m.s.Since,
 	}
+	if m.s.Path != nil {
+		i.PathMTU = m.s.Path.MTU
+	}
 	if !k.LocalID.IsAny() {
 		i.LocalID = k.LocalID.String()
 	}
@@ -87,8 +90,11 @@ func childState(s ChildStatus) ChildState {
 }
 
 func taskName(k TaskKind) string {
-	if k == taskDeleteIKE {
+	switch k {
+	case taskDeleteIKE:
 		return "IKE_DELETE"
+	case taskProbe:
+		return "IKE_PROBE" // strongSwan has none such
 	}
 	return "CHILD_DELETE"
 }

@@ -59,6 +59,9 @@ func ikeSection(info *sa.Info, now time.Time) Message {
 	m.PutFlag("nat-remote", info.NATRemote)
 	m.PutFlag("nat-fake", info.NATFake)
 	m.PutFlag("nat-any", info.NATLocal || info.NATRemote || info.NATFake)
+	if info.PathMTU != 0 {
+		m.PutUint("path-mtu", uint64(info.PathMTU)) // ours, swanctl passes it over
+	}
 	m.putIfIDs(info.IfIDIn, info.IfIDOut)
 	m.putAlgorithms(&info.Algorithms)
 	m.PutFlag("ppk", info.PPK)

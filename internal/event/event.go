@@ -213,6 +213,19 @@ func texts(addrs []netip.Addr) []string {
 	return out
 }
 
+// PathMTU: the path MTU to the peer was found, or has changed.
+type PathMTU struct {
+	IKE
+	MTU uint16 // octets of the outer IP packet; 0: not known any more
+}
+
+func (PathMTU) Message() string      { return "path MTU" }
+func (PathMTU) Level() zerolog.Level { return zerolog.InfoLevel }
+func (v PathMTU) MarshalZerologObject(e *zerolog.Event) {
+	v.fields(e)
+	e.Uint16("mtu", v.MTU)
+}
+
 // Cause classifies a failure; its text is the notify's IANA name where there is one.
 type Cause string
 

@@ -74,6 +74,9 @@ type socket struct {
 	conn  *net.UDPConn
 	local netip.AddrPort // unspecified address when it listens on all
 	natt  bool
+	// how is held for reading by those who send as usual, for writing by one who
+	// has changed the socket's options for a moment.
+	how sync.RWMutex
 }
 
 // Open opens the sockets that o asks for, all or none.
@@ -272,11 +275,21 @@ var marker = [4]byte{}
 // local is the NAT traversal port. It never waits: a full buffer of the kernel
 // is an error like any other.
 func (s *Set) Send(local, remote netip.AddrPort, data []byte) error {
-	return s.SendDSCP(local, remote, data, 0)
+	return s.transmit(local, remote, data, 0, false)
 }
 
 // SendDSCP is Send with a DSCP (RFC 2474), 0 to 63, in the message's IP header.
 func (s *Set) SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) error {
+	return s.transmit(local, remote, data, dscp, false)
+}
+
+// SendWhole is SendDSCP in one IP packet that nobody may fragment, neither we
+// nor, of IPv4, a router. What is longer than the MTU of the link is an error.
+func (s *Set) SendWhole(local, remote netip.AddrPort, data []byte, dscp uint8) error {
+	return s.transmit(local, remote, data, dscp, true)
+}
+
+func (s *Set) transmit(local, remote netip.AddrPort, data []byte, dscp uint8, whole bool) error {
 	var found *socket
 	for _, sock := range s.socks {
 		if sock.local.Port() != local.Port() || sock.local.Addr().Is4() != remote.Addr().Is4() {
@@ -294,7 +307,7 @@ func (s *Set) SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) er
 		s.sendErrors.Add(1)
 		return fmt.Errorf("send to %s: expected a local address with a socket, got %s", remote, local)
 	}
-	err := found.send(local.Addr(), remote, data, dscp)
+	err := found.send(local.Addr(), remote, data, dscp, whole)
 	switch {
 	case err == nil:
 		s.sent.Add(1)

@@ -145,6 +145,54 @@ func TestBigMessagesPass(t *testing.T) {
 	}
 }
 
+// TestSendWhole: a packet that nobody may fragment is refused when it is too
+// long for the link, and the next one may be fragmented again.
+func TestSendWhole(t *testing.T) {
+	s, got := open(t, Options{})
+	addrs := []string{"127.0.0.1"}
+	if !strings.Contains(strings.Join(s.Missing(), " "), "IPv6") {
+		addrs = append(addrs, "::1")
+	}
+	ike, natt := s.Ports()
+	for _, a := range addrs {
+		for _, port := range []uint16{ike, natt} {
+			end := netip.AddrPortFrom(netip.MustParseAddr(a), port)
+			mtu := 65536 // of lo
+			if ifi, err := net.InterfaceByName("lo"); err == nil {
+				mtu = ifi.MTU
+			}
+			for _, n := range []int{100, 1400, min(mtu, 65535) - 100} {
+				for _, send := range []func(local, remote netip.AddrPort, data []byte, dscp uint8) error{s.SendWhole, s.SendDSCP} {
+					if err := send(end, end, make([]byte, n), 0); err != nil {
+						t.Errorf("%s, %d octets: %v", end, n, err)
+						continue
+					}
+					if d := <-got; len(d.Data) != n {
+						t.Errorf("%s: %d octets became %d", end, n, len(d.Data))
+					}
+				}
+			}
+		}
+	}
+	for _, sock := range s.socks {
+		level, opt, want := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT
+		if sock.local.Addr().Is6() {
+			level, opt, want = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT
+		}
+		raw, err := sock.conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) {
+			if v, err := unix.GetsockoptInt(int(fd), level, opt); err != nil || v != want {
+				t.Errorf("%s: path MTU discovery %d after a whole packet, want %d: %v", sock.local, v, want, err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestNotIKE(t *testing.T) {
 	s, got := open(t, Options{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	ike, natt := s.Ports()

@@ -35,18 +35,17 @@ func configure(sock *socket, o *Options) (missing []string, err error) {
 }
 
 func setOptions(fd int, sock *socket, o *Options) (missing []string, err error) {
-	level, pktinfo, mtu, policy := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_MTU_DISCOVER, unix.IP_XFRM_POLICY
+	level, pktinfo, policy := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_XFRM_POLICY
 	family := uint16(unix.AF_INET)
 	if sock.local.Addr().Is6() {
-		level, pktinfo, mtu, policy = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.IPV6_MTU_DISCOVER, unix.IPV6_XFRM_POLICY
+		level, pktinfo, policy = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.IPV6_XFRM_POLICY
 		family = unix.AF_INET6
 	}
 	if err := unix.SetsockoptInt(fd, level, pktinfo, 1); err != nil {
 		return nil, fmt.Errorf("ask for the local address of datagrams: %w", err)
 	}
-	// Big messages (certificates) must fragment rather than vanish.
-	if err := unix.SetsockoptInt(fd, level, mtu, unix.IP_PMTUDISC_DONT); err != nil {
-		return nil, fmt.Errorf("switch path MTU discovery off: %w", err)
+	if err := mayFragment(fd, sock.local.Addr().Is4()); err != nil {
+		return nil, err
 	}
 	// The forced variant needs CAP_NET_ADMIN; the plain one is cut at the sysctl's limit.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, o.ReceiveBuffer) != nil {
@@ -143,7 +142,7 @@ func localOf(oob []byte) netip.Addr {
 
 // send is one non-blocking sendmsg. The address the message leaves from is
 // given as packet information, so that an answer comes from where it was asked.
-func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte, dscp uint8) error {
+func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte, dscp uint8, whole bool) error {
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
 		return err
@@ -162,10 +161,70 @@ func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte, dscp
 	var serr error
 	// Write's callback says "done" at once: a full buffer must not park a shard.
 	err = raw.Write(func(fd uintptr) bool {
-		_, serr = unix.SendmsgBuffers(int(fd), bufs, oob, to, unix.MSG_DONTWAIT)
+		serr = s.sendmsg(int(fd), bufs, oob, to, whole)
 		return true
 	})
 	return errors.Join(err, serr)
+}
+
+// sendmsg sends as the socket is set, or, for one packet, otherwise: there is no
+// control message for it in IPv4. The locks are held for a system call or three.
+func (s *socket) sendmsg(fd int, bufs [][]byte, oob []byte, to unix.Sockaddr, whole bool) error {
+	if !whole {
+		s.how.RLock()
+		defer s.how.RUnlock()
+		_, err := unix.SendmsgBuffers(fd, bufs, oob, to, unix.MSG_DONTWAIT)
+		return err
+	}
+	s.how.Lock()
+	defer s.how.Unlock()
+	is4 := s.local.Addr().Is4()
+	err := mustNotFragment(fd, is4)
+	if err == nil {
+		_, err = unix.SendmsgBuffers(fd, bufs, oob, to, unix.MSG_DONTWAIT)
+	}
+	return errors.Join(err, mayFragment(fd, is4))
+}
+
+// minMTU is what every link of IPv6 takes (RFC 8200 5).
+const minMTU = 1280
+
+// mayFragment is how a socket usually sends: big messages (certificates) must
+// fragment rather than vanish. Routers do that in IPv4. In IPv6 they don't: the
+// kernel sends what the link takes in one packet, and anything longer in
+// fragments that fit everywhere.
+func mayFragment(fd int, is4 bool) error {
+	if is4 {
+		return failing("switch path MTU discovery off", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT))
+	}
+	for _, o := range [][2]int{{unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT}, {unix.IPV6_DONTFRAG, 0}, {unix.IPV6_MTU, minMTU}} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, o[0], o[1]); err != nil {
+			return failing("switch path MTU discovery off", err)
+		}
+	}
+	return nil
+}
+
+// mustNotFragment has the socket send whole packets, whatever ICMP has said of
+// the path.
+func mustNotFragment(fd int, is4 bool) error {
+	if is4 {
+		return failing("forbid fragments", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE))
+	}
+	for _, o := range [][2]int{{unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE}, {unix.IPV6_DONTFRAG, 1}, {unix.IPV6_MTU, 0}} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, o[0], o[1]); err != nil {
+			return failing("forbid fragments", err)
+		}
+	}
+	return nil
+}
+
+// failing says what an option was for; nil stays nil.
+func failing(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
 }
 
 // pktinfo is the control message that sets the source address; none for an

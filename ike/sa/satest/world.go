@@ -39,6 +39,7 @@ type World struct {
 type Packet struct {
 	From, To netip.AddrPort
 	Data     []byte
+	DF       bool // must not be fragmented on its way
 }
 
 // Node is one gateway with its sessions.
@@ -46,6 +47,7 @@ type Node struct {
 	Addr     netip.Addr
 	Env      sa.Env
 	DP       *dataplane.Fake
+	Link     int // MTU of its link, for those who ask
 	Net      dataplane.FakeNetwork
 	Pools    lease.Pools // see ServePools
 	Sessions []*sa.Machine
@@ -134,7 +136,7 @@ func (n *Node) step(i int, ev sa.Event) {
 		for _, a := range m.Handle(&n.Env, ev) {
 			switch a := a.(type) {
 			case sa.Send:
-				n.w.queue = append(n.w.queue, Packet{a.Local, a.Remote, append([]byte(nil), a.Data...)})
+				n.w.queue = append(n.w.queue, Packet{From: a.Local, To: a.Remote, Data: append([]byte(nil), a.Data...), DF: a.DF})
 			case sa.Job:
 				r, err := n.perform(i, a.Spec)
 				events = append(events, sa.JobDone{ID: a.ID, Result: r, Err: err})
@@ -306,6 +308,8 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return n.contact(s.Contact, false), nil
 	case sa.AskUnique:
 		return s.Policy != sa.UniquenessKeep || s.Replacement || !n.contact(s.Contact, true), nil
+	case sa.LinkMTU:
+		return n.Link, nil
 	case sa.QueryUse:
 		var uses []sa.Use
 		for _, k := range s.Keys {
