@@ -289,7 +289,13 @@ type Op interface{ isOp() }
 type (
 	// InstallSA adds an SA, taking over a reserved SPI with the same key.
 	// Errors: ErrExists.
-	InstallSA struct{ SA SA }
+	InstallSA struct {
+		SA SA
+		// Again: it may be installed already, for nobody knows whether this was
+		// done; then it stays as it is, for a fresh one would repeat sequence
+		// numbers.
+		Again bool
+	}
 	// UpdateSA changes limits, flags and encapsulation ports of an installed SA.
 	UpdateSA struct{ SA SA }
 	// MoveSA gives an SA new outer addresses or ports without losing or

@@ -184,7 +184,7 @@ func (f *Fake) apply(op Op) error {
 	}
 	switch o := op.(type) {
 	case InstallSA:
-		return f.install(&o.SA)
+		return f.install(&o.SA, o.Again)
 	case UpdateSA:
 		return f.update(&o.SA)
 	case MoveSA:
@@ -223,13 +223,16 @@ func (f *Fake) undoOne(u *fakeUndo) {
 	}
 }
 
-func (f *Fake) install(sa *SA) error {
+func (f *Fake) install(sa *SA, again bool) error {
 	if err := CheckSA(sa); err != nil {
 		return err
 	}
 	id := saIDOf(&sa.SAKey)
 	old := f.sas[id]
 	if old != nil && !old.reserved {
+		if again {
+			return nil
+		}
 		return ErrExists
 	}
 	s := &fakeSA{

@@ -92,6 +92,14 @@ func installExists(t *testing.T, dp dataplane.DataPlane) {
 		t.Errorf("the error names %T, expected the InstallSA", op.Op)
 	}
 	wantCounts(t, dp, 1, 0)
+	// Done again on purpose it stays as it is.
+	if err := dp.AdvanceReplay(sa.SAKey, dataplane.Replay{In: 7}); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, dp, dataplane.InstallSA{SA: sa, Again: true})
+	if st, err := dp.QuerySA(sa.SAKey); err != nil || st.Replay.In != 7 {
+		t.Errorf("installed again: %+v, %v, expected the sequence number 7 as before", st.Replay, err)
+	}
 	// Same SPI and protocol toward another address is another SA.
 	far := sa
 	far.Dst = other4

@@ -45,7 +45,7 @@ func (x *XFRM) Apply(ops []dataplane.Op) error {
 func (x *XFRM) apply(op dataplane.Op, more bool) (undo, error) {
 	switch o := op.(type) {
 	case dataplane.InstallSA:
-		return x.installSA(&o.SA)
+		return x.installSA(&o.SA, o.Again)
 	case dataplane.UpdateSA:
 		return x.updateSA(&o.SA)
 	case dataplane.MoveSA:
@@ -64,13 +64,16 @@ func (x *XFRM) apply(op dataplane.Op, more bool) (undo, error) {
 }
 
 // installSA adds an SA, or turns a reserved SPI into one.
-func (x *XFRM) installSA(sa *dataplane.SA) (undo, error) {
+func (x *XFRM) installSA(sa *dataplane.SA, again bool) (undo, error) {
 	if err := dataplane.CheckSA(sa); err != nil {
 		return nil, err
 	}
 	key := canonical(sa.SAKey)
 	old, ours := x.own[key]
 	if ours && !old.reserved {
+		if again {
+			return nil, nil
+		}
 		return nil, dataplane.ErrExists
 	}
 	if x.left.sas[key] { // a former run's, and this one needs its place

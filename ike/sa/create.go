@@ -63,13 +63,16 @@ func (m *Machine) dropExchange(p **Create) {
 			m.s.Children = append(m.s.Children, *h)
 		} else {
 			m.orphan(SPIs{h.SPIIn, h.CPIIn}, dataplane.SPIRequest{Dst: h.Local, Mark: h.keyIn().Mark})
+			h.Keys.Wipe() // else the job still needs them
 		}
-		h.Keys.Wipe()
 	}
 	c.Private.Wipe()
 	c.Shared.Wipe()
 	*p = nil
 	m.persist = true
+	if old := m.child(c.Old); side == OfPeer && old != nil && old.OwnNew != 0 {
+		m.settleRekey(old) // ours is done and has waited for this
+	}
 }
 
 // beginCreate starts our exchange; its task said what for.
@@ -177,6 +180,9 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 			return
 		}
 		c.Candidate.Keys = keys
+		if side == OfOwn && m.loses(c) {
+			c.Candidate.InboundOnly = true // nothing is sent on what goes at once
+		}
 		m.jobOf(jobInstall, side)
 	case jobInstall:
 		m.createInstalled(c, side)
@@ -394,7 +400,7 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 func (m *Machine) hasOther(c *Child) bool {
 	for i := range m.s.Children {
 		o := &m.s.Children[i]
-		if o.UniqueID != c.UniqueID && o.Name == c.Name && o.Status == ChildInstalled && sameTS(o.LocalTS, c.LocalTS) && sameTS(o.PeerTS, c.PeerTS) {
+		if o.UniqueID != c.UniqueID && o.Status == ChildInstalled && sameIdentity(o, c) {
 			return true
 		}
 	}
@@ -423,6 +429,7 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 		if old != nil {
 			old.PeerNew, old.PeerNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
 		}
+		m.dropTwin(m.child(cand.UniqueID))
 		m.answerChild(c, m.child(cand.UniqueID))
 		return
 	}
@@ -433,8 +440,11 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 		m.deleteRekeyed(cand.UniqueID)
 	case old != nil:
 		old.OwnNew, old.OwnNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
-		m.settleRekey(old)
+		if p := m.s.Peer; p == nil || p.Old != old.UniqueID { // else when the peer's is done
+			m.settleRekey(old)
+		}
 	}
+	m.dropTwin(m.child(cand.UniqueID))
 	m.nextTask()
 }
 
@@ -445,8 +455,27 @@ func (m *Machine) settleRekey(old *Child) {
 	gone := old.UniqueID
 	if old.PeerNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) < 0 {
 		gone = old.OwnNew
+	} else if n := m.child(old.OwnNew); n != nil && n.Status == ChildInstalled && n.InboundOnly {
+		n.InboundOnly, n.OutboundDue = false, true // it had been held back for the peer's, which did not come
+		m.sweep()
 	}
 	m.deleteRekeyed(gone)
+}
+
+// loses reports whether our new child is already known to be the one that goes.
+func (m *Machine) loses(c *Create) bool {
+	old, low := m.child(c.Old), lower(c.Ni, c.Nr)
+	switch p := m.s.Peer; {
+	case c.Lost:
+		return true
+	case old == nil:
+		return false
+	case old.PeerNew != 0:
+		return bytes.Compare(low, old.PeerNonce) < 0
+	case p != nil && p.Old == old.UniqueID:
+		return bytes.Compare(low, lower(p.Ni, p.Nr)) < 0
+	}
+	return false
 }
 
 func (m *Machine) deleteRekeyed(id uint64) {

@@ -82,6 +82,9 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 		}
 		c.Old = old.UniqueID
 	}
+	if old == nil {
+		m.collided(event.CreateChild, nil)
+	}
 	if own := m.s.Own; own != nil && own.Kind == RekeyIKESA {
 		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
 		return
@@ -146,6 +149,7 @@ func (m *Machine) answerChild(c *Create, h *Child) {
 	}
 	ps = append(ps, wireTS(true, h.PeerTS), wireTS(false, h.LocalTS))
 	id := c.MessageID
+	m.tell(k, h)
 	m.dropExchange(&m.s.Peer)
 	m.respond(k, wire.ExchangeCreateChildSA, id, ps...)
 	m.nextTask()
@@ -189,7 +193,10 @@ func (m *Machine) answerIKERekey(c *Create) {
 		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyNoProposalChosen})
 		return
 	}
-	n.Role = IKENext
+	n.Role, n.RekeyAt = IKENext, m.env.Now.Add(replacedTime)
+	if k.Role == IKEReplaced {
+		n.Role = IKEReplaced // ours has won meanwhile; the peer deletes this one
+	}
 	m.s.Others = append(m.s.Others, n)
 	m.act(Own{n.LocalSPI()})
 	ps := []wire.Payload{c.Chosen.Answer(binary.BigEndian.AppendUint64(nil, uint64(c.NewSPI))), &wire.Nonce{Data: c.Nr}, &wire.KE{Method: c.KE, Data: c.Public}}

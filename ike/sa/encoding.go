@@ -121,7 +121,8 @@ func (m *Machine) validJob(j JobRef) error {
 		return nil
 	}
 	switch j.Kind {
-	case jobGenerate, jobEncapsulate, jobDecapsulate, jobReserve:
+	case jobReserve: // be it of an exchange that was dropped
+	case jobGenerate, jobEncapsulate, jobDecapsulate:
 		if st == nil && m.s.Phase != Cleaning {
 			return bad("set-up")
 		}
@@ -139,6 +140,9 @@ func (m *Machine) validJob(j JobRef) error {
 			return bad("the peer's ID and AUTH")
 		}
 	case jobAsk, jobInstall:
+		if h := m.child(j.Child); j.Kind == jobInstall && h != nil && h.Status == ChildInstalling && m.conn != nil && m.conn.Child(h.Name) != nil {
+			break // its exchange was dropped
+		}
 		if st == nil || m.negotiated() == nil {
 			return bad("a negotiated child")
 		}
@@ -314,6 +318,7 @@ func (c *coder) ike(k *IKE) {
 		num(c, &k.Peer)
 		instant(c, &k.EndsAt)
 		boolean(c, &k.NATFake)
+		optional(c, &k.News, (*coder).news)
 	}
 }
 

@@ -147,7 +147,12 @@ func (m *Machine) retransmit(k *IKE) {
 		m.transmit(k)
 		return
 	}
-	if m.s.Phase == Closing {
+	switch {
+	case k != &m.s.IKE:
+		m.dropIKE(k) // the peer has forgotten it before us
+		m.nextTask()
+		return
+	case m.s.Phase == Closing:
 		m.fail(m.s.EndReason)
 		return
 	}
@@ -258,6 +263,7 @@ func (m *Machine) peerRequest(k *IKE, msg *wire.Message, ev Received) {
 		// have moved on since (RFC 9370), and the peer cannot tell us apart.
 		if k.Answer != nil && digest == k.AnswerTo || m.repeatedFragment(k, msg, ev.Data) {
 			m.send(ev.Local, ev.Remote, k.Answer)
+			m.retell(k)
 			return
 		}
 		m.discard("repeated request, its answer not ready or its bytes not the same")
@@ -305,7 +311,7 @@ func (m *Machine) expects(k *IKE, ex wire.ExchangeType) bool {
 // until the session is established the peer's address is where it came from.
 func (m *Machine) take(k *IKE, ev Received, digest [32]byte) {
 	k.NextIn++
-	k.Answer = nil
+	k.Answer, k.News = nil, nil
 	k.AnswerTo, k.AnswerFrom, k.AnswerAt = digest, ev.Local, ev.Remote
 	if m.s.Phase < Established {
 		k.Local, k.Remote = ev.Local, ev.Remote

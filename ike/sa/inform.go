@@ -20,7 +20,12 @@ func (m *Machine) nextTask() {
 		case taskRekeyIKE:
 			m.beginCreate(&Create{Kind: RekeyIKESA})
 		case taskRekeyChild:
-			if c := m.child(t.Child); c != nil && c.canRekey() && m.conn.Child(c.Name) != nil {
+			c := m.child(t.Child)
+			switch {
+			case c == nil || m.conn.Child(c.Name) == nil:
+			case c.Status == ChildInstalled && (c.InboundOnly || m.isNews(c)):
+				c.RekeyAt = m.env.Now.Add(m.retryPause())
+			case c.canRekey():
 				m.beginCreate(&Create{Kind: RekeyChildSA, Child: c.Name, Old: c.UniqueID})
 			}
 		case taskCreateChild, taskCreateSingle:
@@ -101,7 +106,9 @@ func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
 	k.Request = nil
 	m.persist = true
 	if k != &m.s.IKE {
-		m.dropIKE(k) // the only thing we say on a replaced one is its delete
+		if purpose.Kind == 0 || purpose.Kind == taskDeleteOther { // what else there was is asked once more on the new one
+			m.dropIKE(k)
+		}
 		m.nextTask()
 		return
 	}
@@ -232,7 +239,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			m.followChild(c, func(cfg *ChildConfig) FollowUp { return cfg.CloseAction })
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
-				c.Fade = c.replaced()
+				c.Fade = c.replaced() || m.hasOther(c)
 				m.finishReplaced(c)
 				if own := m.s.Own; own != nil && own.Old == c.UniqueID && c.PeerNew != 0 {
 					own.Lost = true

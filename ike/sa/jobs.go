@@ -104,6 +104,9 @@ func (m *Machine) spec(ref JobRef) Spec {
 	case jobAsk:
 		return m.askChild(m.negotiated(), k)
 	case jobInstall:
+		if c := m.child(ref.Child); c != nil && c.Status == ChildInstalling {
+			return Kernel{m.installOps(c)} // what was dropped meanwhile is done, then undone
+		}
 		return Kernel{m.installOps(m.negotiated())}
 	case jobLease:
 		return m.askLease()

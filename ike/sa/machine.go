@@ -108,29 +108,23 @@ func (m *Machine) Resume(env *Env) []Action {
 	m.acts, m.env, m.persist = m.acts[:0], env, false
 	defer func() { m.env = nil }()
 	for _, j := range m.s.Jobs {
-		if j.Kind == jobInstall && j.Of == OfSession && m.s.Setup != nil && m.s.Setup.Expected != nil {
-			m.s.Setup.Expected.Installed = false // what stands there goes, too
-		}
 		spec := m.spec(j)
-		if k, ok := spec.(Kernel); ok && j.Kind == jobExpect {
-			if c := m.expectedChild(); c != nil {
-				spec = Kernel{append([]dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}, k.Ops...)}
-			}
-		}
-		if k, ok := spec.(Kernel); ok && j.Kind == jobInstall {
-			// It may have been done before the crash: what is ours goes first, so
-			// that the second time ends like the first.
-			c := m.negotiated()
-			if x := m.exchange(j.Of); x != nil {
-				c = x.Candidate
-			}
-			undo := policyOps(c, nil, false)
-			undo = append(append(undo, c.deleteOut()...), c.deleteIn()...)
-			spec = Kernel{append(undo, k.Ops...)}
+		if k, ok := spec.(Kernel); ok {
+			again(k.Ops)
 		}
 		m.act(Job{ID: j.ID, Spec: spec})
 	}
 	return m.ordered()
+}
+
+// again marks operations that may have been done before a crash.
+func again(ops []dataplane.Op) {
+	for i, op := range ops {
+		if in, ok := op.(dataplane.InstallSA); ok {
+			in.Again = true
+			ops[i] = in
+		}
+	}
 }
 
 // Deadline is when Tick is due; zero when never.
@@ -145,17 +139,22 @@ func (m *Machine) Deadline() time.Time {
 		if k.Request != nil {
 			sooner(k.Request.Again)
 		}
-		sooner(k.RekeyAt)
+		if m.s.Phase == Established { // rekeyDue looks at them in no other
+			sooner(k.RekeyAt)
+		}
 	}
 	if m.s.Phase == Established {
 		sooner(m.s.IKE.EndsAt)
 	}
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; c.Status == ChildInstalled && m.s.Phase == Established {
+		c := &m.s.Children[i]
+		if m.s.Phase == Established && c.Status == ChildInstalled {
+			sooner(c.RekeyAt)
 			sooner(c.IdleAt)
 		}
-		sooner(m.s.Children[i].RekeyAt)
-		sooner(m.s.Children[i].FadeAt)
+		if m.s.Phase == Established && c.Status == ChildFading {
+			sooner(c.FadeAt)
+		}
 	}
 	sooner(m.laterDeadline())
 	sooner(m.reauthDeadline())
@@ -345,6 +344,9 @@ func (m *Machine) fail(reason string) {
 	m.dropOthers()
 	m.dropExchange(&m.s.Own)
 	m.dropExchange(&m.s.Peer)
+	for i := range m.s.Children {
+		m.s.Children[i].Fade = false // everything goes now
+	}
 	// Results of the old jobs no longer count, but an SPI that is being reserved
 	// must come back to be released, of a child that is being installed one must
 	// know whether it was, and of one that moves, where it is.

@@ -170,7 +170,7 @@ func (m *Machine) readLifetime(ps []wire.Payload) {
 }
 
 func (m *Machine) reauthDeadline() time.Time {
-	if m.s.Reauth == nil || m.s.Phase != Established {
+	if m.s.Reauth == nil || m.s.Phase != Established || m.hasTaskKind(taskDeleteIKE) {
 		return time.Time{}
 	}
 	return m.s.Reauth.At

@@ -81,14 +81,20 @@ func (m *Machine) rekeyDue(now time.Time) {
 		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskRekeyIKE})
 	}
 	for _, k := range slices.Clone(m.s.Others) {
-		if k.Role == IKEReplaced && due(&k.RekeyAt) {
+		switch {
+		case k.Role == IKEReplaced && due(&k.RekeyAt):
 			m.dropIKE(k)
+		case k.Role == IKENext && due(&k.RekeyAt):
+			// The peer made it and has not come: whether it is there, it is asked on
+			// the new one, for it may have forgotten the old one.
+			m.promote(k)
+			m.check()
 		}
 	}
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.Status == ChildInstalled && due(&c.RekeyAt) {
-			if c.InboundOnly {
+			if c.InboundOnly || m.isNews(c) {
 				c.RekeyAt = now.Add(m.retryPause())
 				continue
 			}
@@ -157,18 +163,28 @@ func (m *Machine) ownIKERekeyed(c *Create) {
 		m.endOwn(true)
 		return
 	}
+	on := c.On
 	m.dropExchange(&m.s.Own)
 	m.s.Others = append(m.s.Others, n)
 	m.act(Own{n.LocalSPI()})
-	if theirs := m.next(); theirs != nil {
-		if bytes.Compare(n.MinNonce, theirs.MinNonce) < 0 {
-			n.Role = IKEReplaced
-			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteOther, Child: uint64(n.LocalSPI())})
-			m.nextTask()
-			return
-		}
+	theirs := m.next()
+	var nonce []byte
+	switch p := m.s.Peer; {
+	case theirs != nil:
+		nonce = theirs.MinNonce
+	case p != nil && p.Kind == RekeyIKESA && p.On == on: // being answered
+		nonce = lower(p.Ni, p.Nr)
+	}
+	// The peer that has deleted the old one already has seen that theirs wins.
+	if on != m.s.IKE.LocalSPI() || nonce != nil && bytes.Compare(n.MinNonce, nonce) < 0 {
+		n.Role = IKEReplaced
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteOther, Child: uint64(n.LocalSPI())})
+		m.nextTask()
+		return
+	}
+	if theirs != nil {
 		theirs.Role = IKEReplaced // the peer deletes it
-		theirs.RekeyAt = m.env.Now.Add(3 * time.Minute)
+		theirs.RekeyAt = m.env.Now.Add(replacedTime)
 	}
 	old := m.s.IKE.LocalSPI()
 	m.promote(n)
@@ -176,24 +192,44 @@ func (m *Machine) ownIKERekeyed(c *Create) {
 	m.nextTask()
 }
 
+// replacedTime is how long an IKE SA waits for the peer to delete it, or to move
+// to it: longer than a request is repeated.
+const replacedTime = 3 * time.Minute
+
 // promote makes n, one of Others, the current IKE SA; the children are its now.
 func (m *Machine) promote(n *IKE) {
 	old := new(IKE)
 	*old = m.s.IKE
 	old.Role, old.EndsAt = IKEReplaced, time.Time{}
 	// The peer deletes it, or we do; should neither happen, it is forgotten.
-	old.RekeyAt = m.env.Now.Add(3 * time.Minute)
+	old.RekeyAt = m.env.Now.Add(replacedTime)
 	m.s.Others = slices.DeleteFunc(m.s.Others, func(k *IKE) bool { return k == n })
 	m.s.Others = append(m.s.Others, old)
 	m.s.IKE = *n
 	m.s.IKE.Role = IKECurrent
 	m.scheduleIKE()
 	m.s.IKE.MinNonce = nil
-	if m.s.Own != nil && m.s.Own.On == old.LocalSPI() {
-		m.dropExchange(&m.s.Own) // its request dies with the old SA
+	if c := m.s.Own; c != nil && c.On == old.LocalSPI() && c.Nr == nil {
+		m.dropOwn(c) // its request dies with the old SA
+	}
+	if r := old.Request; r != nil && r.Exchange == wire.ExchangeInformational && r.For.Kind != 0 && r.For.Kind != taskDeleteIKE {
+		// The answer may not come any more, and a second time does no harm.
+		m.s.Tasks = append([]Task{r.For}, m.s.Tasks...)
 	}
 	m.persist = true
 	m.publish(event.IKERekeyed{IKE: m.eventIKE(), OldSPIi: uint64(old.SPIi), OldSPIr: uint64(old.SPIr), Proposal: m.s.IKE.Chosen.String()})
+}
+
+// dropOwn forgets our exchange, with the IKE SA that it runs on, and plans what
+// it was for once more.
+func (m *Machine) dropOwn(c *Create) {
+	if cand := c.Candidate; cand != nil && cand.SPIIn != 0 {
+		m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteSPI, Child: uint64(cand.SPIIn)})
+	}
+	if c.Kind != RekeyIKESA {
+		m.later(c.task(), m.retryPause())
+	}
+	m.dropExchange(&m.s.Own)
 }
 
 // dropIKE forgets one of Others.
@@ -201,6 +237,10 @@ func (m *Machine) dropIKE(k *IKE) {
 	m.s.Others = slices.DeleteFunc(m.s.Others, func(o *IKE) bool { return o == k })
 	if m.s.Peer != nil && m.s.Peer.On == k.LocalSPI() {
 		m.dropExchange(&m.s.Peer) // nobody is left to be answered
+		m.sweep()
+	}
+	if c := m.s.Own; c != nil && c.On == k.LocalSPI() && m.s.Phase == Established {
+		m.dropOwn(c)
 		m.sweep()
 	}
 	m.dropFragments(k.LocalSPI(), false)
@@ -241,6 +281,9 @@ func (m *Machine) finishReplaced(old *Child) {
 	n := m.child(old.PeerNew)
 	if n == nil || !n.InboundOnly || n.Status != ChildInstalled {
 		return
+	}
+	if old.OwnNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) >= 0 {
+		return // ours has won, theirs goes
 	}
 	n.InboundOnly, n.OutboundDue = false, true
 }

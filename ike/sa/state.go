@@ -227,6 +227,7 @@ type IKE struct {
 	AnswerFrom, AnswerAt netip.AddrPort
 
 	Peer Abilities // what the peer said it can do
+	News *News     // what the last answer told; nil: nothing that matters
 
 	*ciphers // from Keys; never encoded
 }

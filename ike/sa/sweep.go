@@ -70,6 +70,7 @@ func (m *Machine) sweepOps() []dataplane.Op {
 // removed follows when the kernel has done a jobRemove.
 func (m *Machine) removed() {
 	m.s.Orphans = slices.DeleteFunc(m.s.Orphans, func(o Orphan) bool { return o.Goes })
+	var heirs []uint64
 	kept := m.s.Children[:0]
 	for i := range m.s.Children {
 		c := m.s.Children[i]
@@ -86,7 +87,9 @@ func (m *Machine) removed() {
 		if c.Goes {
 			c.Goes = false
 			if !c.Fade {
+				c.Keys.Wipe()
 				m.childDown(&c, c.EndReason)
+				heirs = append(heirs, c.OwnNew, c.PeerNew)
 				continue
 			}
 			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
@@ -97,6 +100,11 @@ func (m *Machine) removed() {
 	clear(m.s.Children[len(kept):])
 	m.s.Children = kept
 	m.persist = true
+	for _, id := range heirs {
+		if c := m.child(id); c != nil {
+			m.dropTwin(c)
+		}
+	}
 	m.sweep()
 	if !m.hasJob(jobRemove) {
 		m.moveChildren() // those that waited

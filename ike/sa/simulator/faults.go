@@ -1,0 +1,122 @@
+package simulator
+
+import (
+	"slices"
+
+	"espalier/dataplane"
+	"espalier/ike/sa"
+	"espalier/ike/wire"
+)
+
+// taskDelete is the kind of task that deletes a CHILD SA; its number is part of
+// the encoding.
+const taskDelete sa.TaskKind = 1
+
+// Faults are defects that the simulator must find.
+var Faults = []Fault{
+	{Name: "the delete of a child is lost", After: func(st *sa.State, _ sa.Event) {
+		st.Tasks = slices.DeleteFunc(st.Tasks, func(t sa.Task) bool { return t.Kind == taskDelete })
+	}},
+	{Name: "the wrong winner of a collision of CHILD SAs", Before: func(st *sa.State, _ sa.Event) {
+		for i := range st.Children {
+			clear(st.Children[i].PeerNonce) // ours is never the lower one
+		}
+	}},
+	{Name: "the wrong winner of a collision of IKE SAs", Before: func(st *sa.State, _ sa.Event) {
+		for _, k := range st.Others {
+			if k.Role == sa.IKENext {
+				clear(k.MinNonce)
+			}
+		}
+	}},
+	{Name: "the window is off by one: a repeated request is a new one", Before: func(st *sa.State, ev sa.Event) {
+		if h, ok := requestOf(ev); ok && st.Phase == sa.Established {
+			if k := &st.IKE; k.SPIi == h.SPIi && k.SPIr == h.SPIr && h.MessageID+1 == k.NextIn && k.Answer != nil {
+				k.NextIn--
+			}
+		}
+	}},
+	{Name: "an answer is not kept for a repeated request", After: func(st *sa.State, _ sa.Event) {
+		if st.Phase == sa.Established {
+			st.IKE.Answer = nil
+		}
+	}},
+	{Name: "the old child is not deleted after a rekeying", After: func(st *sa.State, _ sa.Event) {
+		for i := range st.Children {
+			if c := &st.Children[i]; c.Status == sa.ChildDeleting && c.EndReason == "rekeyed" && c.Stop == sa.StopDone {
+				c.Status, c.Stop = sa.ChildInstalled, sa.StopNot
+				st.Tasks = slices.DeleteFunc(st.Tasks, func(t sa.Task) bool { return t == sa.Task{Kind: taskDelete, Child: c.UniqueID} })
+			}
+		}
+	}},
+	{Name: "a reserved SPI is not released", Ops: func(st *sa.State, ops []dataplane.Op) []dataplane.Op {
+		return slices.DeleteFunc(ops, func(op dataplane.Op) bool {
+			d, ok := op.(dataplane.DeleteSA)
+			return ok && slices.ContainsFunc(st.Orphans, func(o sa.Orphan) bool { return o.SPI == d.Key.SPI })
+		})
+	}},
+	{Name: "the rekeying of a child that is being deleted is accepted", Before: func(st *sa.State, ev sa.Event) {
+		if h, ok := requestOf(ev); ok && h.Exchange == wire.ExchangeCreateChildSA && h.SPIi == st.IKE.SPIi && h.MessageID == st.IKE.NextIn {
+			for i := range st.Children {
+				if c := &st.Children[i]; c.Status == sa.ChildDeleting {
+					c.Status = sa.ChildInstalled
+				}
+			}
+		}
+	}},
+	{Name: "a message is sent before the state is stored", Actions: func(_ *sa.State, acts []sa.Action) []sa.Action {
+		slices.SortStableFunc(acts, func(a, b sa.Action) int { return rank(a) - rank(b) })
+		return acts
+	}},
+	{Name: "the inbound SA goes before the peer sends on the new one", Ops: func(st *sa.State, ops []dataplane.Op) []dataplane.Op {
+		for i := range st.Children {
+			if c := &st.Children[i]; c.Stop == sa.StopGoes {
+				ops = append(ops, dataplane.DeleteSA{Key: dataplane.SAKey{Dst: c.Local, Proto: dataplane.ESP, SPI: c.SPIIn}})
+			}
+		}
+		return ops
+	}},
+	{Name: "the new SA is sent on before the peer has it", After: func(st *sa.State, _ sa.Event) {
+		if p := st.Peer; p != nil && p.Candidate != nil {
+			p.Candidate.InboundOnly = false
+		}
+	}},
+	{Name: "the policies of a child stay", Ops: func(_ *sa.State, ops []dataplane.Op) []dataplane.Op {
+		return slices.DeleteFunc(ops, func(op dataplane.Op) bool { _, ok := op.(dataplane.DeletePolicy); return ok })
+	}},
+	{Name: "IVs begin again after a restart", After: func(st *sa.State, _ sa.Event) { st.IKE.SealCounter = 0 }},
+	{Name: "a message id is left out after a restart", Decoded: func(st *sa.State) {
+		if st.Phase == sa.Established && st.IKE.Request == nil {
+			st.IKE.NextOut++
+		}
+	}},
+	{Name: "a second request while one is outstanding", Before: func(st *sa.State, _ sa.Event) {
+		if r := st.IKE.Request; r != nil && r.Exchange == wire.ExchangeInformational && len(st.Tasks) > 0 && st.Phase == sa.Established {
+			st.IKE.Request = nil
+		}
+	}},
+	{Name: "the SPI of a replaced IKE SA stays", Actions: func(_ *sa.State, acts []sa.Action) []sa.Action {
+		return slices.DeleteFunc(acts, func(a sa.Action) bool { _, ok := a.(sa.Disown); return ok })
+	}},
+}
+
+// rank puts what is stored last.
+func rank(a sa.Action) int {
+	switch a.(type) {
+	case sa.Persist:
+		return 1
+	case sa.Gone:
+		return 2
+	}
+	return 0
+}
+
+// requestOf is the header of a request that an event brings.
+func requestOf(ev sa.Event) (wire.Header, bool) {
+	r, ok := ev.(sa.Received)
+	if !ok {
+		return wire.Header{}, false
+	}
+	h, err := wire.ParseHeader(r.Data)
+	return h, err == nil && !h.IsResponse()
+}
