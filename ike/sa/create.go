@@ -444,6 +444,10 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 			m.settleRekey(old)
 		}
 	}
+	if h := m.child(cand.UniqueID); slices.Contains(c.Deleted, h.SPIOut) {
+		h.Status, h.EndReason = ChildRemoving, "deleted by the peer"
+		m.sweep()
+	}
 	m.dropTwin(m.child(cand.UniqueID))
 	m.nextTask()
 }

@@ -269,6 +269,7 @@ func (c *coder) create(x *Create) {
 	boolean(c, &x.Lost)
 	if c.version >= 2 {
 		boolean(c, &x.Single)
+		list(c, &x.Deleted, num[uint32])
 		num(c, &x.CPI)
 		c.place(&x.At)
 	}

@@ -227,6 +227,7 @@ func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload 
 func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 	for n := range d.Count() {
 		spi := binary.BigEndian.Uint32(d.SPI(n))
+		m.deletedEarly(spi)
 		for i := range m.s.Children {
 			c := &m.s.Children[i]
 			if c.SPIOut != spi || c.Status == ChildFading {

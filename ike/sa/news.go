@@ -50,3 +50,19 @@ func (m *Machine) retell(k *IKE) {
 		m.queue(t)
 	}
 }
+
+// maxDeleted bounds the SPIs that are kept for what comes late.
+const maxDeleted = 8
+
+// deletedEarly notes a delete that may be about the CHILD SA which we are making:
+// the peer has it from its answer on, we only when that is here and installed.
+func (m *Machine) deletedEarly(spi uint32) {
+	c := m.s.Own
+	if c == nil || c.Kind == RekeyIKESA || len(c.Deleted) >= maxDeleted {
+		return
+	}
+	if !slices.ContainsFunc(m.s.Children, func(h Child) bool { return h.SPIOut == spi }) {
+		c.Deleted = append(c.Deleted, spi)
+		m.persist = true
+	}
+}

@@ -216,6 +216,9 @@ func (m *Machine) promote(n *IKE) {
 		// The answer may not come any more, and a second time does no harm.
 		m.s.Tasks = append([]Task{r.For}, m.s.Tasks...)
 	}
+	if m.s.Phase == Closing {
+		m.inform(&m.s.IKE, Task{Kind: taskDeleteIKE}, wire.NewDelete(wire.ProtoIKE)) // what has the children now goes
+	}
 	m.persist = true
 	m.publish(event.IKERekeyed{IKE: m.eventIKE(), OldSPIi: uint64(old.SPIi), OldSPIr: uint64(old.SPIr), Proposal: m.s.IKE.Chosen.String()})
 }

@@ -481,6 +481,9 @@ type Create struct {
 	// Lost: the peer has rekeyed the same child and deleted the old one, so its
 	// new one stands and ours, when the answer comes, is deleted.
 	Lost bool
+	// Deleted are SPIs that the peer has deleted meanwhile and that nobody knows:
+	// its new one may be among them.
+	Deleted []uint32
 	// At is where the SPI was reserved, and the candidate is installed; the session
 	// may have moved on by then.
 	At Place
