@@ -225,6 +225,28 @@ func TestFragmentsRetransmission(t *testing.T) {
 	assertUp(t, moon, sun)
 }
 
+// TestFragmentsRetransmissionAfterKeys: a fragmented request is known again when
+// the keys that it came with have gone (RFC 9370 2.2.2).
+func TestFragmentsRetransmissionAfterKeys(t *testing.T) {
+	w := satest.New(307)
+	moon, sun := satest.Pair(w, satest.IKE("aes128-sha256-x25519-ke1_modp4096"))
+	small(moon, sun)
+	lost := 0
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		if msg, skf, ok := fragmentOf(p); ok && msg.Exchange == wire.ExchangeIKEIntermediate && msg.IsResponse() && lost < int(skf.TotalFragments) {
+			lost++
+			return nil
+		}
+		return []satest.Packet{p}
+	}
+	moon.Initiate("sun", "", sunAddr)
+	w.Advance(20 * time.Second)
+	if lost < 2 {
+		t.Fatalf("%d fragments of an answer lost", lost)
+	}
+	assertUp(t, moon, sun)
+}
+
 // peerOf seals messages as moon would, with the session's own keys.
 type peerOf struct {
 	t    *testing.T
