@@ -61,6 +61,7 @@ type counters struct {
 	hardExpires  atomic.Uint64
 	mappings     atomic.Uint64
 	established  atomic.Uint64
+	keepalives   atomic.Uint64
 	netChanges   atomic.Uint64
 	displaced    atomic.Uint64 // sessions ended in favour of another one with the peer
 	lateReserved atomic.Uint64 // SPIs that came back after their session's end
@@ -96,6 +97,7 @@ type Stats struct {
 	Traps           int    // installed
 
 	Displaced      uint64 // sessions ended in favour of another one with the peer
+	Keepalives     uint64 // NAT keepalives sent
 	NetworkChanges uint64 // of addresses and default routes, as Options.NetworkChanges tells
 
 	Sockets sockets.Stats // zero with another transport
@@ -112,7 +114,7 @@ func (e *Engine) Stats() Stats {
 		Sent: c.sent.Load(), SendErrors: c.sendErrors.Load(),
 		Answers: c.answers.Load(), Muted: c.muted.Load(), Discarded: c.discarded.Load(), Drops: map[string]uint64{},
 		Acquires: c.acquires.Load(), SoftExpires: c.softExpires.Load(), HardExpires: c.hardExpires.Load(),
-		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(), Displaced: c.displaced.Load(),
+		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(), Keepalives: c.keepalives.Load(), Displaced: c.displaced.Load(),
 	}
 	s.AcquiresIgnored, s.AcquiresDropped, s.Traps = e.traps.ignored.Load(), e.traps.dropped.Load(), e.traps.count()
 	if t := e.started.Load(); t != nil {

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"net/netip"
+
 	"espalier/dataplane"
 	"espalier/ike/sa"
 )
@@ -14,6 +16,19 @@ func queryUse(dp dataplane.DataPlane, keys []dataplane.SAKey) []sa.Use {
 		}
 	}
 	return uses
+}
+
+// keepalive sends a NAT keepalive where the transport has them.
+func (e *Engine) keepalive(a sa.Keepalive) {
+	if t, ok := e.transport.(interface {
+		Keepalive(local, remote netip.AddrPort) error
+	}); ok {
+		if err := t.Keepalive(a.Local, a.Remote); err != nil {
+			e.counters.sendErrors.Add(1)
+			return
+		}
+		e.counters.keepalives.Add(1)
+	}
 }
 
 // unwanted ends the tries for what somebody terminates: a child, or with 0 all

@@ -73,6 +73,8 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.sessions[a.SPI] = x
 	case sa.Disown:
 		delete(s.sessions, a.SPI)
+	case sa.Keepalive:
+		s.e.keepalive(a)
 	case sa.Displace:
 		s.displace(x, a)
 	case sa.PutTrap:

@@ -272,6 +272,7 @@ type Settings struct {
 	RetransmitBase     float64       // growth of each further wait
 	RetransmitLimit    time.Duration // longest wait; 0: an hour
 	RetransmitJitter   int           // percent of a wait that is taken off at most, at random
+	KeepAlive          time.Duration // silence of ours after which a NAT before us gets a keepalive; 0: never
 	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
@@ -286,6 +287,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		Port: 500, NATTPort: 4500,
 		RetransmitTries: 5, RetransmitTimeout: 4 * time.Second, RetransmitBase: 1.8,
+		KeepAlive:       20 * time.Second,
 		HalfOpenTimeout: 30 * time.Second,
 		FragmentSize:    1280,
 		FollowRedirects: true,

@@ -167,6 +167,9 @@ type (
 	// Reauthenticate asks for a new session in this one's place (NewReplacement),
 	// unless there is one already.
 	Reauthenticate struct{}
+	// Keepalive sends one octet 0xff without marker, which keeps the mapping of a
+	// NAT before us (RFC 3948 2.3).
+	Keepalive struct{ Local, Remote netip.AddrPort }
 	// Displace says that the IKE SA is established; the shell decides with Against
 	// what becomes of each other one, established, between the same identities.
 	Displace struct {
@@ -190,6 +193,7 @@ func (Restart) isAction()        {}
 func (PutTrap) isAction()        {}
 func (Redirected) isAction()     {}
 func (Reauthenticate) isAction() {}
+func (Keepalive) isAction()      {}
 func (Displace) isAction()       {}
 func (Gone) isAction()           {}
 

@@ -10,12 +10,16 @@ import (
 // Live is what a session knows about its peer being there (RFC 7296 2.4).
 type Live struct {
 	LastIn  time.Time // when the peer last proved that it lives
+	LastOut time.Time // when we last sent it a message
+	KeepAt  time.Time // when a NAT keepalive is due
 	CheckAt time.Time // when that is looked at next
 	Asking  bool      // the use of the SAs is asked for to see whether the peer lives
 }
 
 func (c *coder) live(l *Live) {
 	instant(c, &l.LastIn)
+	instant(c, &l.LastOut)
+	instant(c, &l.KeepAt)
 	instant(c, &l.CheckAt)
 	boolean(c, &l.Asking)
 }
@@ -31,13 +35,18 @@ func (m *Machine) liveDeadline() time.Time {
 	if m.s.Phase != Established {
 		return time.Time{}
 	}
-	return m.checkDeadline()
+	check, keep := m.checkDeadline(), m.keepaliveDeadline()
+	if check.IsZero() || !keep.IsZero() && keep.Before(check) {
+		return keep
+	}
+	return check
 }
 
 // liveDue does what liveness asks for by now.
 func (m *Machine) liveDue(now time.Time) {
 	if m.s.Phase == Established {
 		m.checkDue(now)
+		m.keepaliveDue(now)
 		m.idleDue(now)
 	}
 }

@@ -278,6 +278,14 @@ func (s *Set) Send(local, remote netip.AddrPort, data []byte) error {
 	return s.transmit(local, remote, data, 0, false)
 }
 
+// keepalive is a NAT keepalive (RFC 3948 2.3).
+var keepalive = [...]byte{0xff}
+
+// Keepalive sends a NAT keepalive.
+func (s *Set) Keepalive(local, remote netip.AddrPort) error {
+	return s.Send(local, remote, keepalive[:])
+}
+
 // SendDSCP is Send with a DSCP (RFC 2474), 0 to 63, in the message's IP header.
 func (s *Set) SendDSCP(local, remote netip.AddrPort, data []byte, dscp uint8) error {
 	return s.transmit(local, remote, data, dscp, false)

@@ -339,3 +339,19 @@ func TestRoute(t *testing.T) {
 		t.Error("Unreachable must tell a missing route from other errors")
 	}
 }
+
+// TestKeepaliveIsBare: a NAT keepalive is one octet, on the NAT traversal port
+// too, where all else of IKE has a marker.
+func TestKeepaliveIsBare(t *testing.T) {
+	s, _ := open(t, Options{})
+	_, natt := s.Ports()
+	c := peer(t, "127.0.0.1", natt)
+	to := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	if err := s.Keepalive(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), natt), to); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 64)
+	if n, err := c.Read(b); err != nil || n != 1 || b[0] != 0xff {
+		t.Errorf("got % x, %v", b[:n], err)
+	}
+}

@@ -148,7 +148,7 @@ func (s *socket) send(local netip.Addr, remote netip.AddrPort, data []byte, dscp
 		return err
 	}
 	bufs := [][]byte{data}
-	if s.natt {
+	if s.natt && len(data) > len(keepalive) { // a keepalive has no marker
 		bufs = [][]byte{marker[:], data}
 	}
 	var to unix.Sockaddr

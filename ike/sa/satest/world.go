@@ -63,6 +63,7 @@ type Node struct {
 	Redirects []sa.Redirected
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
 	Restarts, Traps []string
+	Keepalives      int // actions of this kind
 
 	known map[uint64]sa.Contact // sessions by id, see contact
 
@@ -144,6 +145,8 @@ func (n *Node) step(i int, ev sa.Event) {
 				n.Events = append(n.Events, a.Event)
 			case sa.Authenticated:
 				n.Up++
+			case sa.Keepalive:
+				n.Keepalives++
 			case sa.Displace:
 				n.displace(a)
 			case sa.Restart:
