@@ -3,6 +3,7 @@ package engine
 import (
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -109,14 +110,14 @@ func TestKeyingTries(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFabric()
 			n := initsTo(f, func(netip.AddrPort) bool { return false })
-			lookups := 0
+			var lookups atomic.Int64
 			tries := func(conn *sa.Connection) {
 				conn.KeyingTries = c.tries
 				conn.RemoteAddrs = []sa.AddrSpec{{Host: "sun.example.org"}}
 			}
 			moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(started, tries)}, func(o *Options) {
 				o.Resolve = func(string) ([]netip.Addr, error) {
-					lookups++
+					lookups.Add(1)
 					return []netip.Addr{netip.MustParseAddr(sunAddr)}, nil
 				}
 			})
@@ -125,8 +126,8 @@ func TestKeyingTries(t *testing.T) {
 			if n[sunAddr] != c.want {
 				t.Errorf("keyingtries %d: %d requests in 11 minutes, expected %d", c.tries, n[sunAddr], c.want)
 			}
-			if rounds := (c.want + 5) / 6; lookups < rounds {
-				t.Errorf("keyingtries %d: %d lookups in %d rounds", c.tries, lookups, rounds)
+			if rounds := int64(c.want+5) / 6; lookups.Load() < rounds {
+				t.Errorf("keyingtries %d: %d lookups in %d rounds", c.tries, lookups.Load(), rounds)
 			}
 			moon.stop()
 		})
@@ -139,11 +140,11 @@ func TestNetworkChangeHurries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := make(chan struct{}, 1)
 		f := newFabric()
-		there := false
+		var there atomic.Bool
 		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(started)}, func(o *Options) {
 			o.NetworkChanges = network
 			o.Route = func(netip.Addr) (netip.Addr, error) {
-				if !there {
+				if !there.Load() {
 					return netip.Addr{}, syscall.ENETUNREACH
 				}
 				return netip.MustParseAddr(moonAddr), nil
@@ -151,7 +152,7 @@ func TestNetworkChangeHurries(t *testing.T) {
 		})
 		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, nil)
 		time.Sleep(10*time.Minute + 30*time.Second)
-		there = true
+		there.Store(true)
 		network <- struct{}{}
 		synctest.Wait()
 		if n := moon.Stats().Established; n != 1 {

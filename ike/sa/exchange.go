@@ -123,6 +123,7 @@ func (m *Machine) transmit(k *IKE) {
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
 	m.persist = true
+	m.s.Live.LastOut = m.env.Now
 }
 
 // retransmitWait is the time between a transmission and the next; sent counts
@@ -182,6 +183,7 @@ func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...w
 func (m *Machine) answer(k *IKE, data []byte) {
 	k.Answer = data
 	m.persist = true
+	m.s.Live.LastOut = m.env.Now
 	m.send(k.AnswerFrom, k.AnswerAt, data) // where the request came from (RFC 7296 2.11)
 }
 

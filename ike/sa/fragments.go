@@ -252,9 +252,6 @@ func (k *IKE) sealWhole(h wire.Header, payloads []wire.Payload) ([]byte, error) 
 
 // send transmits a message of ours: each of its datagrams.
 func (m *Machine) send(local, remote netip.AddrPort, data []byte) {
-	if remote == m.s.IKE.Remote {
-		m.s.Live.LastOut = m.env.Now
-	}
 	for d := range datagrams(data) {
 		m.act(Send{Local: local, Remote: remote, Data: d})
 	}

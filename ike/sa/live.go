@@ -10,7 +10,7 @@ import (
 // Live is what a session knows about its peer being there (RFC 7296 2.4).
 type Live struct {
 	LastIn  time.Time // when the peer last proved that it lives
-	LastOut time.Time // when we last sent it a message
+	LastOut time.Time // when we last sent it a message, repetitions of answers aside
 	KeepAt  time.Time // when a NAT keepalive is due
 	CheckAt time.Time // when that is looked at next
 	Asking  bool      // the use of the SAs is asked for to see whether the peer lives
