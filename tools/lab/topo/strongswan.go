@@ -169,3 +169,16 @@ func (s *StrongSwan) Log() string {
 }
 
 func (s *StrongSwan) title() string { return "strongSwan in " + s.host.Name }
+
+// Restart starts strongSwan again after it was stopped or killed, with the configuration that stands in its folder.
+func (s *StrongSwan) Restart(ctx context.Context) error {
+	var err error
+	if s.Process, err = s.host.Start(s.env, "/usr/sbin/charon-systemd"); err != nil {
+		return err
+	}
+	if err := s.ready(ctx, strings.TrimPrefix(s.URI, "unix://")); err != nil {
+		return err
+	}
+	s.host.net.replaceLast(s)
+	return s.Load(ctx)
+}
