@@ -102,3 +102,37 @@ func heal(t *testing.T, h *topo.Host) {
 		t.Fatal(err)
 	}
 }
+
+// TestVolumes: CHILD SAs are rekeyed by what went through them, under traffic, and nothing of it is lost.
+func TestVolumes(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	s := shapes[0]
+	ours, theirs := l.sides(psk, suites[0], s)
+	ours.child = "rekey_bytes = 200000\n    life_bytes = 10000000"
+	l.start(t, ours, theirs)
+	l.mustInitiate(t, true)
+	to := l.client(l.theirs).Inner(s.inner)
+	for range 8 {
+		if _, err := l.client(l.ours).Transfer(t.Context(), l.client(l.theirs), to, 150_000); err != nil {
+			t.Fatal(err)
+		}
+		out, err := l.client(l.ours).Run(t.Context(), "ping", "-q", "-i", "0.02", "-c", "25", to.String())
+		if err != nil || !strings.Contains(out, " 0% packet loss") {
+			t.Errorf("expected no loss, got %v %s", err, out)
+		}
+	}
+	children := 0
+	for _, m := range l.lines(t) {
+		switch m["message"] {
+		case "CHILD SA installed":
+			children++
+		case "negotiation failed":
+			t.Errorf("%v", m)
+		}
+	}
+	if children < 5 {
+		t.Errorf("expected at least 4 rekeyings by volume, got %d CHILD SAs", children)
+	}
+	t.Logf("%d CHILD SAs", children)
+	l.end(t, "SIGTERM")
+}
