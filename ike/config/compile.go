@@ -25,6 +25,7 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		RemoteAddrs:   anyIsEmpty(get[[]sa.AddrSpec](n, "remote_addrs")),
 		RemotePort:    uint16(get[uint32](n, "remote_port")),
 		Proposals:     get[[]suite.Proposal](n, "proposals"),
+		MOBIKE:        get[bool](n, "mobike"),
 		Encap:         get[bool](n, "encap"),
 		SendCertReq:   get[bool](n, "send_certreq"),
 		DSCP:          get[uint8](n, "dscp"),

@@ -134,9 +134,8 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:7:13: expected proposals with commas between them for proposals, found "default,"`}},
 
 		// known, not supported
-		{"not supported yet", gw("mobike = no\nppk_id = me"), []string{
-			`espalier.conf:7:1: expected mobike = yes, since other values are not supported yet, found "no"`,
-			`espalier.conf:8:1: expected no ppk_id, since it is not supported yet, found "me"`}},
+		{"not supported yet", gw("ppk_id = me"), []string{
+			`espalier.conf:7:1: expected no ppk_id, since it is not supported yet, found "me"`}},
 		{"wrong value of a key not supported yet", gw("unique = perhaps"), []string{
 			`espalier.conf:7:10: expected no, never, keep or replace for unique, found "perhaps"`}},
 		{"section not supported yet", gw("") + "secrets { eap-carol { secret = x } }\n", []string{

@@ -119,7 +119,7 @@ func connectionSpec() *sectionSpec {
 		{name: "pull", typ: yesNo(), def: "yes", sup: ikev1, doc: "Mode Config by pull."},
 		{name: "dscp", typ: bits6(), def: "000000", doc: "DSCP of IKE packets."},
 		{name: "encap", typ: yesNo(), def: "no", doc: "Force UDP encapsulation by pretending a NAT."},
-		{name: "mobike", typ: yesNo(), def: "yes", sup: later, doc: "MOBIKE (RFC 4555)."},
+		{name: "mobike", typ: yesNo(), def: "yes", doc: "MOBIKE (RFC 4555): tunnels survive changes of addresses. IKE_AUTH then goes to port 4500."},
 		{name: "dpd_delay", typ: duration(), def: "0s", doc: "Silence, without an IKE message or an ESP packet, after which the peer is asked whether it lives; 0: never."},
 		{name: "dpd_timeout", typ: duration(), def: "0s", sup: ikev1, doc: "Time limit of peer checks."},
 		{name: "fragmentation", typ: oneOf("yes", "accept", "force", "no"), def: "yes", doc: "IKE fragmentation (RFC 7383): announced and used, only announced (accept), or neither; force is yes. Fragments of a peer are always taken."},

@@ -35,7 +35,8 @@ type Engine struct {
 	reg       *registry
 	workers   *queue
 	shards    []*shard
-	lacks     sa.Lacks // what the data plane can't do
+	lacks     sa.Lacks                     // what the data plane can't do
+	addrs     atomic.Pointer[[]netip.Addr] // the box's; nil: not known
 	cookies   *cookieJar
 	versions  *limiter // answers INVALID_MAJOR_VERSION
 	hosts     *hostCache
@@ -175,6 +176,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	helpers.Go(func() { received <- e.transport.Receive(e.frontDoor) })
 	helpers.Go(func() { e.watchDataPlane(helperCtx) })
 	helpers.Go(func() { e.hosts.run(helperCtx) })
+	e.lookAround()
 	helpers.Go(func() { e.watchNetwork(helperCtx) })
 	helpers.Go(func() { e.followAddresses(helperCtx) })
 	e.hosts.want(e.config.Load().set.All())

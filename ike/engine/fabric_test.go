@@ -134,6 +134,7 @@ func newBox(t *testing.T, f *fabric, addr string, conns []*sa.Connection, change
 		DataPlane: b.dp, Conns: conns, Creds: testCreds(), Settings: DefaultSettings(),
 		Bus: new(event.Bus), Log: zerolog.New(io.Discard), Sockets: b.tr,
 		Route: func(netip.Addr) (netip.Addr, error) { return netip.MustParseAddr(addr), nil },
+		Addrs: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(addr)}, nil },
 	}
 	if change != nil {
 		change(&o)

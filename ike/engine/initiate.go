@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"espalier/ike/engine/sockets"
 	"espalier/ike/sa"
 )
 
@@ -166,15 +165,11 @@ func (e *Engine) ways(ctx context.Context, c *sa.Connection) ([]way, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connection %s: local_addrs: %w", c.Name, err)
 	}
-	route := e.opts.Route
-	if route == nil {
-		route = sockets.Route
-	}
 	var out []way
 	for _, r := range remotes[:min(len(remotes), maxWays)] {
 		var l netip.Addr
 		if len(locals) == 0 {
-			if l, err = route(r); err != nil {
+			if l, err = e.route(r); err != nil {
 				continue
 			}
 		} else if i := slices.IndexFunc(locals, func(l netip.Addr) bool { return l.Is4() == r.Is4() }); i >= 0 {

@@ -143,6 +143,10 @@ type Options struct {
 	// the kernel.
 	Networks func() ([]netip.Prefix, error)
 
+	// Addrs are the box's addresses that peers could reach; nil: the kernel's. It
+	// may wait.
+	Addrs func() ([]netip.Addr, error)
+
 	// Route asks for the local address towards a peer; nil: the kernel. Resolve
 	// looks a host name up; nil: the system's resolver. Both may wait.
 	Route   func(remote netip.Addr) (netip.Addr, error)

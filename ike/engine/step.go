@@ -39,6 +39,9 @@ func (s *shard) handle(x *session, ev sa.Event) {
 	c := s.e.config.Load()
 	s.env.Now, s.env.Conns, s.env.Creds, s.env.Settings = s.e.now(), c.set, c.creds, &c.settings.Settings
 	s.env.Lacks = s.e.lacks
+	if addrs := s.e.addrs.Load(); addrs != nil {
+		s.env.Addrs = *addrs
+	}
 	for _, a := range x.m.Handle(&s.env, ev) {
 		s.perform(x, a)
 	}

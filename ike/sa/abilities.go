@@ -55,6 +55,7 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 // CHILD SA: notifies and the configuration payload. It stands after AUTH.
 func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 	ps = m.appendLifetime(ps)
+	ps = m.appendMOBIKE(ps)
 	if m.s.IKE.Initiator {
 		return m.appendConfigRequest(m.appendInitialContact(ps))
 	}
@@ -64,6 +65,7 @@ func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 // readAuthExtras notes the same of the peer's IKE_AUTH, which is verified by now.
 func (m *Machine) readAuthExtras(ps []wire.Payload) {
 	m.readLifetime(ps)
+	m.readMOBIKE(ps)
 	if m.s.IKE.Initiator {
 		m.readConfigReply(ps)
 	}

@@ -51,6 +51,7 @@ type Connection struct {
 	// never.
 	DPDDelay time.Duration
 
+	MOBIKE      bool  // RFC 4555
 	Encap       bool  // force UDP encapsulation by faking a NAT
 	DSCP        uint8 // of IKE messages, 0 to 63
 	SendCertReq bool  // ask for certificates of our CAs (default yes)

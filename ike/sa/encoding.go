@@ -47,6 +47,7 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 		}
 	}
 	if c.version < 2 {
+		m.s.Began = m.s.IKE.Initiator
 		m.placeChildren()
 		if m.hasJob(jobRemove) {
 			m.markDue() // what a job covers had no mark
@@ -232,6 +233,8 @@ func (c *coder) state(s *State) {
 		list(c, &s.Packets, (*coder).childPacket)
 		optional(c, &s.Reauth, (*coder).reauth)
 		optional(c, &s.Redirect, (*coder).redirection)
+		boolean(c, &s.Began)
+		optional(c, &s.Mobile, (*coder).mobility)
 	}
 }
 
@@ -320,6 +323,7 @@ func (c *coder) ike(k *IKE) {
 		instant(c, &k.EndsAt)
 		boolean(c, &k.NATFake)
 		optional(c, &k.News, (*coder).news)
+		boolean(c, &k.NATT)
 	}
 }
 

@@ -111,14 +111,16 @@ const maxWait = time.Hour
 // (RFC 7296 2.1): each wait grows by the configured base.
 func (m *Machine) transmit(k *IKE) {
 	r := k.Request
-	wait := m.retransmitWait(max(int(r.Sent)-r.trials(), 0))
+	n := max(int(r.Sent)-r.trials(), 0)
+	wait := m.retransmitWait(n)
+	local, remote := m.tryPath(k, n)
 	if r.For.Kind == taskProbe {
 		if r.Sent < probeWhole {
 			wait = min(wait, probeWait)
 		}
-		m.sendProbe(k, k.Local, k.Remote)
+		m.sendProbe(k, local, remote)
 	} else {
-		m.send(k.Local, k.Remote, r.Data)
+		m.send(local, remote, r.Data)
 	}
 	r.Sent++
 	r.Again = m.env.Now.Add(wait)
@@ -189,6 +191,7 @@ func (m *Machine) answer(k *IKE, data []byte) {
 
 // received is the front door of every datagram.
 func (m *Machine) received(ev Received) {
+	m.at = Received{Local: ev.Local, Remote: ev.Remote}
 	msg, err := wire.ParseMessage(ev.Data)
 	if err != nil {
 		m.discard("cannot be parsed: " + err.Error())
@@ -244,6 +247,7 @@ func (m *Machine) response(k *IKE, msg *wire.Message, ev Received) {
 	if !ok {
 		return
 	}
+	m.answeredBy(k, r.For.Kind)
 	switch r.Exchange {
 	case wire.ExchangeIKEIntermediate:
 		m.moreResponse(payloads, w)

@@ -83,12 +83,27 @@ func (m *Machine) beginOther(k *IKE, t Task) {
 		m.beginRedirect(k, t)
 	case taskProbe:
 		m.beginProbe(k, t)
+		m.inform(k, t, m.appendPathCheck(nil)...)
+	case taskUpdate:
+		m.sendUpdate(k, t)
+	case taskReachable:
+		m.inform(k, t, m.cookie2())
+	case taskAddresses:
+		m.inform(k, t, m.appendAddrs(nil)...)
 	}
 }
 
 // informed ends what an INFORMATIONAL of ours was for, with the payloads of its
 // answer; deletes have their own way.
 func (m *Machine) informed(k *IKE, t Task, ps []wire.Payload) {
+	switch t.Kind {
+	case taskCheck:
+		m.pathChecked(k, ps)
+	case taskUpdate:
+		m.updated(ps)
+	case taskReachable:
+		m.reachable(ps)
+	}
 }
 
 func (m *Machine) child(id uint64) *Child {
@@ -193,6 +208,7 @@ func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
 	}
 	if !remove {
 		m.respond(k, wire.ExchangeInformational, id, m.informationalAnswer(k, ps)...)
+		m.nextTask()
 		return
 	}
 	// The answer says that the SAs are gone, so it waits until they are.
@@ -218,6 +234,7 @@ func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload 
 	m.peerReports(ps)
 	m.redirect(ps, nil)
 	return nil
+	return m.appendMobileAnswer(k, ps, nil)
 }
 
 // peerDeletes marks the children that a Delete payload names by the SPIs the

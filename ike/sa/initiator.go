@@ -89,7 +89,10 @@ func (m *Machine) sendInit() {
 // appendNATDetection adds the two notifies of RFC 7296 2.23. Forced
 // encapsulation is a source hash that cannot match, as if a NAT stood before us.
 func (m *Machine) appendNATDetection(ps []wire.Payload) []wire.Payload {
-	k := &m.s.IKE
+	return m.appendNATHashes(ps, &m.s.IKE)
+}
+
+func (m *Machine) appendNATHashes(ps []wire.Payload, k *IKE) []wire.Payload {
 	src := natHash(k.SPIi, k.SPIr, k.Local)
 	if m.conn != nil && m.conn.Encap {
 		src[0] ^= 0xff
@@ -101,25 +104,7 @@ func (m *Machine) appendNATDetection(ps []wire.Payload) []wire.Payload {
 
 // detectNAT evaluates the peer's NAT detection notifies.
 func (m *Machine) detectNAT(msg *wire.Message, ev Received) {
-	k := &m.s.IKE
-	var sources, matched, dest, destMatched bool
-	src, dst := natHash(msg.SPIi, msg.SPIr, ev.Remote), natHash(msg.SPIi, msg.SPIr, ev.Local)
-	for n := range wire.All[*wire.Notify](msg.Payloads) {
-		switch n.NotifyType {
-		case wire.NotifyNATDetectionSourceIP:
-			sources, matched = true, matched || bytes.Equal(n.Data, src)
-		case wire.NotifyNATDetectionDestinationIP:
-			dest, destMatched = true, destMatched || bytes.Equal(n.Data, dst)
-		}
-	}
-	if !sources || !dest {
-		return // the peer does not do NAT traversal
-	}
-	k.NATRemote = !matched
-	k.NATLocal, k.NATFake = !destMatched, false
-	if destMatched && m.conn != nil && m.conn.Encap {
-		k.NATLocal, k.NATFake = true, true
-	}
+	m.setNAT(natOf(msg.Payloads, msg.SPIi, msg.SPIr, ev.Local, ev.Remote))
 }
 
 // initResponse handles the answer to IKE_SA_INIT. It is not authenticated: what
@@ -181,7 +166,7 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 	if !m.decideChildless() {
 		return
 	}
-	if k.encap() {
+	if k.encap() || k.NATT && m.conn.MOBIKE { // RFC 4555 3.3
 		m.floatPorts()
 	}
 	m.to(Agreeing)

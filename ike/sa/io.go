@@ -23,6 +23,8 @@ type Env struct {
 	Settings *Settings
 	// Lacks is what the data plane can't do; such wishes fall back.
 	Lacks Lacks
+	// Addrs are the box's addresses that a peer could use; empty: not known.
+	Addrs []netip.Addr
 }
 
 // Lacks are features that a kernel may be without.
@@ -70,8 +72,9 @@ type (
 		Packet *Packet // that asked for it; nil: none did
 	}
 	// NetworkChanged says that the box has got or lost an address or a default
-	// route: the path to the peer is checked at once.
-	NetworkChanged struct{}
+	// route: the path to the peer is checked at once. Paths are where PeerAddrs can
+	// be reached now, the best first.
+	NetworkChanged struct{ Paths []Ends }
 	// Mapped says that the peer's packets for a CHILD SA, authentic ones, come from
 	// another address or port: a NAT has changed its mapping.
 	Mapped struct {

@@ -144,8 +144,14 @@ func (m *Machine) hasJob(kind JobKind) bool {
 
 // networkChanged checks the path to the peer at once: what we wait for is sent
 // once more, or the peer is asked whether it hears us.
-func (m *Machine) networkChanged() {
+func (m *Machine) networkChanged(paths []Ends) {
+	m.pathsChanged(paths)
 	if m.s.Phase >= Cleaning {
+		return
+	}
+	if m.hasTaskKind(taskUpdate) { // what says more than a check
+		m.nextTask()
+		m.pathChanged()
 		return
 	}
 	m.pathChanged()

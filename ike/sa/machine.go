@@ -24,6 +24,7 @@ type Machine struct {
 	conn       *Connection
 	inner      []wire.Payload  // Setup.Inner parsed
 	expectKeys suite.ChildKeys // of the SA that jobExpect installs
+	at         Received        // of the message that is handled, without its data
 	acts       []Action
 	env        *Env
 	onStep     func(Transition) // tests count coverage
@@ -35,7 +36,7 @@ type Machine struct {
 // empty for the connection's first.
 func NewInitiator(id uint64, spi wire.SPI, conn *Connection, child string, local, remote netip.AddrPort) *Machine {
 	return &Machine{conn: conn, s: State{
-		ID: id, Conn: conn.Name, ChildName: child, Setup: &Setup{},
+		ID: id, Conn: conn.Name, ChildName: child, Setup: &Setup{}, Began: true,
 		IKE: IKE{Initiator: true, SPIi: spi, Local: local, Remote: remote},
 	}}
 }
@@ -82,7 +83,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.displaced(e)
 	case NetworkChanged:
 		m.renetwork()
-		m.networkChanged()
+		m.networkChanged(e.Paths)
 	case Mapped:
 		m.mapped(e)
 	case ReauthenticateNow:

@@ -126,7 +126,7 @@ func (m *Machine) moveTo(local, remote netip.AddrPort) {
 // moveChildren begins to move the CHILD SAs that are not where the session is.
 // One that is being moved or changed otherwise is looked at again afterwards.
 func (m *Machine) moveChildren() {
-	if m.s.Phase != Established || m.hasJob(jobRemove) {
+	if m.s.Phase != Established || m.hasJob(jobRemove) || m.childrenWait() {
 		return
 	}
 	to := m.s.IKE.place()
@@ -144,20 +144,18 @@ func (m *Machine) moveChildren() {
 	}
 }
 
-// moveOps move a child in the kernel. Policies go first: a packet that meets a
-// policy before its SA is there asks for one with the new addresses, and that
-// wish ends when the SA comes. Done twice, they end like the first time.
+// moveOps move a child in the kernel. Meanwhile its outbound policies drop: a
+// packet that met one without its SA would have the kernel ask for another. Done
+// twice, they end like the first time.
 func (m *Machine) moveOps(c *Child) []dataplane.Op {
 	to := *c.Moving
 	n := *c
 	n.put(to)
 	cfg := m.conn.Child(c.Name)
+	policies := cfg == nil || cfg.Policies
 	var ops []dataplane.Op
-	if cfg == nil || cfg.Policies {
-		if c.Mode == dataplane.Transport && (c.Local != n.Local || c.Remote != n.Remote) {
-			ops = policyOps(c, nil, false)
-		}
-		ops = append(ops, policyOps(&n, cfg, true)...)
+	if policies {
+		ops = blockOps(c, cfg)
 	}
 	in, out := to.encaps(c.Orig)
 	move := func(key dataplane.SAKey, dir dataplane.Direction, cpi uint16, src, dst netip.AddrPort, encap *dataplane.Encap) {
@@ -169,6 +167,24 @@ func (m *Machine) moveOps(c *Child) []dataplane.Op {
 	move(c.keyIn(), dataplane.In, c.CPIIn, to.Remote, to.Local, in)
 	if !c.InboundOnly {
 		move(c.keyOut(), dataplane.Out, c.CPIOut, to.Local, to.Remote, out)
+	}
+	if !policies {
+		return ops
+	}
+	if c.Mode == dataplane.Transport && (c.Local != n.Local || c.Remote != n.Remote) {
+		ops = append(ops, policyOps(c, nil, false)...)
+	}
+	return append(ops, policyOps(&n, cfg, true)...)
+}
+
+// blockOps have a child's outbound policies drop.
+func blockOps(c *Child, cfg *ChildConfig) []dataplane.Op {
+	var ops []dataplane.Op
+	for _, op := range policyOps(c, cfg, true) {
+		if p, ok := op.(dataplane.InstallPolicy); ok && p.Policy.Dir == dataplane.Out {
+			p.Policy.Verdict, p.Policy.Templates = dataplane.Block, nil
+			ops = append(ops, p)
+		}
 	}
 	return ops
 }
@@ -228,6 +244,3 @@ func (m *Machine) mapped(e Mapped) {
 		}
 	}
 }
-
-// mobike reports whether both sides do MOBIKE.
-func (m *Machine) mobike() bool { return false }

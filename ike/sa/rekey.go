@@ -132,7 +132,7 @@ func (m *Machine) newIKE(c *Create, old *IKE, initiator bool) *IKE {
 	n := &IKE{
 		Initiator: initiator, SPIi: c.NewSPI, SPIr: c.PeerNewSPI, Local: old.Local, Remote: old.Remote, Chosen: c.Chosen,
 		LocalID: old.LocalID, RemoteID: old.RemoteID, LocalAuth: old.LocalAuth, RemoteAuth: old.RemoteAuth,
-		NATLocal: old.NATLocal, NATRemote: old.NATRemote, NATFake: old.NATFake, MinNonce: bytes.Clone(lower(c.Ni, c.Nr)), Peer: old.Peer,
+		NATLocal: old.NATLocal, NATRemote: old.NATRemote, NATFake: old.NATFake, NATT: old.NATT, MinNonce: bytes.Clone(lower(c.Ni, c.Nr)), Peer: old.Peer,
 	}
 	if !initiator {
 		n.SPIi, n.SPIr = c.PeerNewSPI, c.NewSPI

@@ -192,6 +192,8 @@ type State struct {
 	Fragments []Fragments // IKE fragments that wait for the rest
 	Lease     *Lease      // virtual addresses, given or received; nil: none
 	Later     []Later     // tasks that wait for their time
+	Began     bool        // we began the first IKE SA, of which this may be a successor
+	Mobile    *Mobility   // MOBIKE; nil: nothing beside the addresses in use
 	// Network is the digest of what the box was last asked to have for the
 	// session, see hostWish; 0: nothing.
 	Network  uint64
@@ -214,6 +216,7 @@ type IKE struct {
 	NATLocal      bool // a NAT stands before us, or we pretend so
 	NATRemote     bool
 	NATFake       bool   // NATLocal is only pretended
+	NATT          bool   // the peer does NAT traversal, so that port 4500 reaches it
 	NextOut       uint32 // message id of our next request
 	NextIn        uint32 // message id that the peer's next request must have
 	Request       *Request

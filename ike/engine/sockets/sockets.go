@@ -359,6 +359,21 @@ func Route(remote netip.Addr) (netip.Addr, error) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
 }
 
+// Addrs are the box's addresses that another host could reach it at.
+func Addrs() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("the box's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+			out = append(out, p.Addr().Unmap())
+		}
+	}
+	return out, nil
+}
+
 // FromSystemd returns the sockets that systemd passed to the process pid
 // (sd_listen_fds(3)), named by LISTEN_FDNAMES; none when there are none. It
 // refuses a count that is no number from 0 to 64.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"espalier/dataplane"
@@ -45,6 +46,7 @@ type Packet struct {
 // Node is one gateway with its sessions.
 type Node struct {
 	Addr     netip.Addr
+	Also     []netip.Addr // further addresses it receives at
 	Env      sa.Env
 	DP       *dataplane.Fake
 	Link     int // MTU of its link, for those who ask
@@ -338,7 +340,7 @@ func (w *World) Deliver() bool {
 	}
 	for _, q := range arrive {
 		for _, n := range w.nodes {
-			if n.Addr == q.To.Addr() {
+			if n.Addr == q.To.Addr() || slices.Contains(n.Also, q.To.Addr()) {
 				n.receive(q)
 			}
 		}

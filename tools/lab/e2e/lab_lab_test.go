@@ -429,7 +429,9 @@ func (l *lab) traffic(t *testing.T, s shape, encap bool) {
 	to, back := b.Inner(s.inner), a.Inner(s.inner)
 	switch {
 	case s.transport:
-		a, b = l.ours, l.theirs
+		if a, b = l.ours, l.theirs; l.Router != nil {
+			a, b = l.GW1, l.GW2 // nobody can listen at the router's address
+		}
 		to, back = b.PublicAddr(s.outer), a.PublicAddr(s.outer)
 	case s.any: // the peer would protect what it forwards a second time, on its way to the client
 		a, b = l.ours, l.theirs

@@ -22,8 +22,8 @@ func TestPeerBehindNAT(t *testing.T) {
 }
 
 func (l *lab) throughNAT(t *testing.T, weStart bool) {
-	for i, auth := range []string{psk, string(topo.ECDSA)} {
-		s := shapes[i*2] // 4in4 and 6in4
+	for i, auth := range []string{psk, string(topo.ECDSA), psk} {
+		s := shapes[i*2] // 4in4, 6in4 and transport4
 		t.Run(s.name+" "+auth, func(t *testing.T) {
 			ours, theirs := l.sides(auth, suites[i], s)
 			if weStart {
@@ -38,7 +38,7 @@ func (l *lab) throughNAT(t *testing.T, weStart bool) {
 				t.Errorf("expected to find the NAT on one side, got %v", line)
 			}
 			l.traffic(t, s, true)
-			l.end(t, ends[i*2])
+			l.end(t, ends[i*2%len(ends)])
 		})
 	}
 }

@@ -16,6 +16,10 @@ import (
 type Counts struct {
 	// ESP counts bare ESP packets, UDPESP such in UDP port 4500.
 	ESP, UDPESP int
+	// Repeated counts ESP packets with an SPI and a sequence number that were on the wire before: with one key that must never be.
+	Repeated int
+	// RepeatedSPIs are those of the first of them.
+	RepeatedSPIs []uint32
 	// IKE counts IKE messages on ports 500 and 4500, Keepalive NAT keepalives.
 	IKE, Keepalive int
 	// Clear counts everything else of IP that carries or answers traffic: TCP, other UDP, echo requests and replies ...
@@ -30,6 +34,8 @@ type Counts struct {
 	Lost int
 	// ClearSamples describes the first packets of Clear.
 	ClearSamples []string
+
+	sequences map[uint64]bool
 }
 
 // Protected is the number of ESP packets, in UDP or not.
@@ -133,6 +139,8 @@ func (c *Capture) Counts() (Counts, error) {
 	defer c.mu.Unlock()
 	c.counts.Lost += int(lost.Drops) // reading resets it
 	out := c.counts
+	out.sequences = nil // it goes on being written
+	out.RepeatedSPIs = append([]uint32(nil), out.RepeatedSPIs...)
 	out.ClearSamples = append([]string(nil), out.ClearSamples...)
 	return out, nil
 }

@@ -28,6 +28,24 @@ func (c *Counts) add(frame []byte) {
 	}
 }
 
+// sequence notes the SPI and the sequence number of an ESP packet.
+func (c *Counts) sequence(esp []byte) {
+	if len(esp) < 8 {
+		return
+	}
+	if c.sequences == nil {
+		c.sequences = map[uint64]bool{}
+	}
+	id := binary.BigEndian.Uint64(esp)
+	if c.sequences[id] {
+		c.Repeated++
+		if len(c.RepeatedSPIs) < maxSamples {
+			c.RepeatedSPIs = append(c.RepeatedSPIs, uint32(id>>32))
+		}
+	}
+	c.sequences[id] = true
+}
+
 // packet is what the headers of an IP packet say.
 type packet struct {
 	src, dst netip.Addr
@@ -81,6 +99,9 @@ func (c *Counts) count(p packet) {
 	switch {
 	case p.proto == protoESP:
 		c.ESP++
+		if !p.later {
+			c.sequence(p.payload)
+		}
 		c.Bytes += int64(p.length)
 	case p.later:
 		c.Fragments++
@@ -121,6 +142,7 @@ func (c *Counts) countUDP(p packet) bool {
 		c.IKE++
 	case len(body) >= 4:
 		c.UDPESP++
+		c.sequence(body)
 		c.Bytes += int64(p.length)
 	default:
 		return false
