@@ -335,7 +335,7 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 	if !ok {
 		return false
 	}
-	c.Candidate = m.candidate(cfg, c.at(k), choice, local, remote, true)
+	c.Candidate = m.candidate(cfg, m.createAt(c), choice, local, remote, true)
 	c.Candidate.inherit(cfg, m.child(c.Old))
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
 	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {

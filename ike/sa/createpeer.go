@@ -115,7 +115,7 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 	if !m.peerKE(c, ke) {
 		return
 	}
-	c.Candidate = m.candidate(cfg, k.place(), choice, local, remote, false)
+	c.Candidate = m.candidate(cfg, m.childPlace(k), choice, local, remote, false)
 	c.Candidate.inherit(cfg, old)
 	m.settleTerms(c.Candidate, cfg, m.terms(ps))
 	c.Candidate.InboundOnly = old != nil

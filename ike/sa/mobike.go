@@ -48,8 +48,10 @@ type Mobility struct {
 	// request which carries it is about.
 	Cookie        []byte
 	Local, Remote netip.AddrPort
-	// Check: the peer's new address is not proven yet, and CHILD SAs wait.
-	Check bool
+	// Check: the peer's new address is not proven yet, and CHILD SAs wait, new
+	// ones, too, where they are: at Proven.
+	Check  bool
+	Proven Place
 	// Seen is how the peer sees our address behind a NAT, hashed.
 	Seen []byte
 }
@@ -63,6 +65,7 @@ func (c *coder) mobility(p *Mobility) {
 	addrPort(c, &p.Local)
 	addrPort(c, &p.Remote)
 	boolean(c, &p.Check)
+	c.place(&p.Proven)
 	raw(c, &p.Seen)
 }
 

@@ -87,8 +87,8 @@ func TestReturnRoutability(t *testing.T) {
 	moon.Env.Addrs = []netip.Addr{victim}
 	moon.Do(0, sa.NetworkChanged{Paths: []sa.Ends{{Local: victim, Remote: sunAddr}}})
 	w.Mangle = func(p satest.Packet) []satest.Packet {
-		if p.To.Addr() == victim {
-			return nil
+		if p.To.Addr() == victim && !satest.Must(wire.ParseHeader(p.Data)).IsResponse() {
+			return nil // answers alone show nothing
 		}
 		return []satest.Packet{p}
 	}
@@ -97,11 +97,38 @@ func TestReturnRoutability(t *testing.T) {
 	if info.Remote.Addr() != victim || info.Children[0].Remote.Addr() != netip.MustParseAddr("192.0.2.1") {
 		t.Errorf("IKE SA at %s, its child at %s, expected only the first to have moved", info.Remote, info.Children[0].Remote)
 	}
+	// Nor does a new CHILD SA go there.
+	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+	w.Advance(time.Second)
+	snap := satest.Must(sun.DP.List())
+	for _, s := range snap.SAs {
+		if s.Dst == victim {
+			t.Errorf("SA %s, to an address that is not proven", s.SAKey)
+		}
+	}
+	if len(snap.SAs) < 3 {
+		t.Errorf("%d SAs, expected the old two and the new inbound one", len(snap.SAs))
+	}
 	// It comes home before the check has ended: nothing is proven by an answer
 	// from elsewhere, so there is another check.
-	w.Mangle = nil
+	checks := map[string]bool{}
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		if h := satest.Must(wire.ParseHeader(p.Data)); p.From.Addr() == sunAddr && !h.IsResponse() {
+			(&forger{}).rewrite(sun, p.Data, func(ps []wire.Payload) []wire.Payload {
+				if n, ok := wire.FindNotify(ps, wire.NotifyCookie2); ok {
+					checks[string(n.Data)] = true
+				}
+				return ps
+			})
+		}
+		return []satest.Packet{p}
+	}
 	goTo(moon, "192.0.2.1", sunAddr)
+	w.Settle(100)
 	w.Advance(time.Minute)
+	if len(checks) < 2 {
+		t.Errorf("%d checks, expected the old one and one of the address that the peer has now", len(checks))
+	}
 	standsAt(t, sun, "192.0.2.2:4500", "192.0.2.1:4500", false)
 	standsAt(t, moon, "192.0.2.1:4500", "192.0.2.2:4500", false)
 }
@@ -313,6 +340,24 @@ func TestNoNATsAllowed(t *testing.T) {
 		}
 	}
 	standsAt(t, sun, "192.0.2.2:4500", "192.0.2.1:4500", false)
+}
+
+// TestOnlyTheInitiatorUpdates: UPDATE_SA_ADDRESSES of the other side moves nobody.
+func TestOnlyTheInitiatorUpdates(t *testing.T) {
+	w, moon, sun := mobile(t)
+	f := &forger{}
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		if p.From.Addr() == sun.Addr {
+			p.Data = f.rewrite(sun, p.Data, func(ps []wire.Payload) []wire.Payload {
+				return append(ps, notify(wire.NotifyUpdateSAAddresses))
+			})
+			p.From = netip.MustParseAddrPort("192.0.2.66:4500")
+		}
+		return []satest.Packet{p}
+	}
+	sun.Do(0, sa.NetworkChanged{})
+	w.Settle(100)
+	standsAt(t, moon, "192.0.2.1:4500", "192.0.2.2:4500", false)
 }
 
 // TestCookie2: an answer that does not bring our COOKIE2 back was not made from

@@ -50,14 +50,18 @@ func noNATs(src, dst netip.AddrPort) []byte {
 // follow when the peer has shown that it receives there, for else it could have
 // us flood somebody else.
 func (m *Machine) peerUpdates(f natFacts) {
-	proven := m.s.IKE.Remote.Addr()
+	proven := m.s.IKE.place()
+	if p := m.s.Mobile; p != nil && p.Check {
+		proven = p.Proven
+	}
 	m.setNAT(f)
 	m.moveTo(m.at.Local, m.at.Remote)
 	if p := m.s.Mobile; p != nil {
 		p.Due = false // if we moved, the peer has followed
 	}
-	if m.at.Remote.Addr() != proven || m.s.Mobile != nil && m.s.Mobile.Check {
-		m.mobility().Check = true
+	if m.at.Remote.Addr() != proven.Remote.Addr() || m.s.Mobile != nil && m.s.Mobile.Check {
+		p := m.mobility()
+		p.Check, p.Proven = true, proven
 		m.wait(taskReachable)
 		return
 	}

@@ -27,6 +27,14 @@ func (c *coder) place(p *Place) {
 // place is where CHILD SAs of the IKE SA belong now.
 func (k *IKE) place() Place { return placeOf(k.Local, k.Remote, k.encap()) }
 
+// childPlace is where a new CHILD SA is installed.
+func (m *Machine) childPlace(k *IKE) Place {
+	if p := m.s.Mobile; p != nil && p.Check {
+		return p.Proven
+	}
+	return k.place()
+}
+
 func placeOf(local, remote netip.AddrPort, encap bool) Place {
 	if !encap {
 		local, remote = withPort(local, 0), withPort(remote, 0)
@@ -87,10 +95,10 @@ func (m *Machine) placeChildren() {
 	}
 }
 
-// at is where the SPI of our exchange is reserved.
-func (c *Create) at(k *IKE) Place {
+// createAt is where the SPI of our exchange is reserved.
+func (m *Machine) createAt(c *Create) Place {
 	if !c.At.Local.IsValid() {
-		c.At = k.place()
+		c.At = m.childPlace(&m.s.IKE)
 	}
 	return c.At
 }
@@ -103,7 +111,7 @@ func (m *Machine) reservePlace(c *Create) Place {
 	case c.Candidate != nil:
 		return c.Candidate.place()
 	}
-	return c.at(&m.s.IKE)
+	return m.createAt(c)
 }
 
 func (m *Machine) reserveDst(c *Create) netip.Addr { return m.reservePlace(c).Local.Addr() }

@@ -9,6 +9,7 @@ import (
 	"espalier/dataplane"
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
+	"espalier/ike/wire"
 	"espalier/internal/event"
 )
 
@@ -178,6 +179,83 @@ func TestKernelSeesMapping(t *testing.T) {
 	noErrors(t, moon, sun)
 }
 
+// TestBothBehindNAT: a tunnel comes up, and who is behind a NAT follows nobody;
+// who only pretends to be does.
+func TestBothBehindNAT(t *testing.T) {
+	for _, pretends := range []bool{false, true} {
+		w := satest.New(1)
+		w.RoundTrip = true
+		moon, sun := satest.Pair(w, func(c *sa.Connection) { c.Encap = pretends && c.Name == "moon" })
+		public := netip.MustParseAddr("203.0.113.2")
+		mine, theirs := &natBox{moon.Addr, publicAddr, 1000}, &natBox{sun.Addr, public, 0}
+		peer := public
+		w.Mangle = func(p satest.Packet) []satest.Packet {
+			var out []satest.Packet
+			for _, q := range mine.through(p) {
+				out = append(out, theirs.through(q)...)
+			}
+			return out
+		}
+		if pretends {
+			w.Mangle, peer = mine.through, sun.Addr
+		}
+		moon.Initiate("sun", "", peer)
+		w.Settle(100)
+		standsAt(t, sun, "192.0.2.2:4500", "198.51.100.7:5500", true)
+		standsAt(t, moon, "192.0.2.1:4500", peer.String()+":4500", true)
+		if i := sun.Live()[0].Info(); !i.NATLocal || !i.NATRemote || i.NATFake != pretends {
+			t.Errorf("sun finds %+v", i)
+		}
+		mine.shift = 2000
+		moon.Do(0, sa.NetworkChanged{})
+		w.Settle(100)
+		sun.Do(0, mapping(sun, "198.51.100.7:6500"))
+		want := "198.51.100.7:5500"
+		if pretends {
+			want = "198.51.100.7:6500"
+		}
+		standsAt(t, sun, "192.0.2.2:4500", want, true)
+	}
+}
+
+// TestMoveWaitsForRemoval: while the kernel takes something out, nothing moves;
+// afterwards what is left does.
+func TestMoveWaitsForRemoval(t *testing.T) {
+	w, moon, sun, _ := natted(t)
+	id := moon.Live()[0].Info().Children[0].UniqueID
+	var held []sa.Job
+	box := &natBox{moon.Addr, publicAddr, 1000}
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		for _, q := range box.through(p) {
+			if h := satest.Must(wire.ParseHeader(q.Data)); q.To.Addr() == sunAddr && h.Exchange == wire.ExchangeInformational && !h.IsResponse() && held == nil {
+				held = jobsOf(sun.Live()[0].Handle(&sun.Env, sa.Received{Local: q.To, Remote: q.From, Data: q.Data}))
+				continue
+			}
+			return []satest.Packet{q}
+		}
+		return nil
+	}
+	moon.Do(0, sa.Rekey{ChildID: id})
+	w.Settle(100)
+	if len(held) != 1 {
+		t.Fatalf("%d jobs at the delete of the rekeyed child, expected one", len(held))
+	}
+	m := sun.Live()[0]
+	for _, c := range m.Info().Children {
+		if jobs := jobsOf(m.Handle(&sun.Env, sa.Mapped{SPI: c.SPIIn, Remote: netip.MustParseAddrPort("198.51.100.7:6500")})); len(jobs) != 0 {
+			t.Errorf("%+v while the kernel takes a child out", jobs)
+		}
+	}
+	if err := sun.DP.Apply(held[0].Spec.(sa.Kernel).Ops); err != nil {
+		t.Fatal(err)
+	}
+	box.shift = 2000
+	sun.Do(0, sa.JobDone{ID: held[0].ID})
+	w.Advance(time.Minute)
+	standsAt(t, sun, "192.0.2.2:4500", "198.51.100.7:6500", true)
+	noErrors(t, moon, sun)
+}
+
 // jobsOf are the jobs that a machine asks for.
 func jobsOf(acts []sa.Action) (jobs []sa.Job) {
 	for _, a := range acts {
@@ -198,6 +276,9 @@ func TestCrashWhileMoving(t *testing.T) {
 			jobs := jobsOf(m.Handle(&sun.Env, mapping(sun, "198.51.100.8:6001")))
 			if len(jobs) != 1 {
 				t.Fatalf("%d jobs, expected the move", len(jobs))
+			}
+			if p, ok := jobs[0].Spec.(sa.Kernel).Ops[0].(dataplane.InstallPolicy); !ok || p.Policy.Dir != dataplane.Out || p.Policy.Verdict != dataplane.Block {
+				t.Errorf("the move begins with %+v, expected that the outbound policy drops meanwhile", jobs[0].Spec.(sa.Kernel).Ops[0])
 			}
 			if done {
 				if err := sun.DP.Apply(jobs[0].Spec.(sa.Kernel).Ops); err != nil {
