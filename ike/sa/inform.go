@@ -233,7 +233,6 @@ func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload 
 	m.readLifetime(ps)
 	m.peerReports(ps)
 	m.redirect(ps, nil)
-	return nil
 	return m.appendMobileAnswer(k, ps, nil)
 }
 
