@@ -78,12 +78,11 @@ func (m *Machine) inform(k *IKE, t Task, ps ...wire.Payload) {
 func (m *Machine) beginOther(k *IKE, t Task) {
 	switch t.Kind {
 	case taskCheck:
-		m.inform(k, t)
+		m.inform(k, t, m.appendPathCheck(nil)...)
 	case taskRedirect:
 		m.beginRedirect(k, t)
 	case taskProbe:
 		m.beginProbe(k, t)
-		m.inform(k, t, m.appendPathCheck(nil)...)
 	case taskUpdate:
 		m.sendUpdate(k, t)
 	case taskReachable:

@@ -19,9 +19,9 @@ import (
 
 // The kinds of task of MOBIKE.
 const (
-	taskUpdate    TaskKind = 30 // UPDATE_SA_ADDRESSES
-	taskReachable TaskKind = 31 // return routability check (RFC 4555 3.7)
-	taskAddresses TaskKind = 32 // our further addresses have changed
+	taskUpdate    TaskKind = 33 // UPDATE_SA_ADDRESSES
+	taskReachable TaskKind = 34 // return routability check (RFC 4555 3.7)
+	taskAddresses TaskKind = 35 // our further addresses have changed
 )
 
 // Bounds of MOBIKE: addresses of a peer that are kept, of ours that are told, and
