@@ -429,6 +429,10 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 		if old != nil {
 			old.PeerNew, old.PeerNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
 		}
+		if h := m.child(cand.UniqueID); h.InboundOnly && c.Old != 0 && (old == nil || old.Status == ChildRemoving || old.Status == ChildFading) {
+			h.InboundOnly, h.OutboundDue = false, true // the old one went meanwhile: no delete of it comes any more
+			m.sweep()
+		}
 		m.dropTwin(m.child(cand.UniqueID))
 		m.answerChild(c, m.child(cand.UniqueID))
 		return

@@ -200,7 +200,7 @@ func (x *session) watchDuplicates() {
 	for id, since := range x.twice {
 		if !slices.Contains(twice, id) {
 			delete(x.twice, id)
-		} else if x.g.s.now.Sub(since) > maxTwice {
+		} else if x.g.s.now.Sub(since) > maxTwice && x.hasPeer() {
 			x.g.s.failf("%s#%d has child %s twice since %s", x.g.name, x.m.ID(), id, since.Sub(x.g.s.begin))
 		}
 	}
@@ -212,6 +212,20 @@ func (x *session) watchDuplicates() {
 			x.twice[id] = x.g.s.now
 		}
 	}
+}
+
+// hasPeer reports whether the other gateway still has the IKE SA; if not, what
+// is here is dead, and goes when that is noticed.
+func (x *session) hasPeer() bool {
+	k := &x.m.State().IKE
+	for _, y := range x.g.s.gws[1-x.g.index].sessions {
+		for _, spi := range ownSPIs(y.m) {
+			if spi == k.PeerSPI() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func tsKey(ts []selector.TS) string {

@@ -85,7 +85,7 @@ func TestRegressions(t *testing.T) {
 // failedOnce are the seeds that showed a defect when it was there.
 var failedOnce = []uint64{
 	1, 2, 3, 4, 13, 20, 23, 25, 31, 38, 48, 59, 72, 84, 131, 133, 200, 202, 209, 228, 242, 273, 282, 304, 323, 367, 417, 464,
-	532, 544, 827, 903, 1028, 1217, 1270, 1639, 1848, 1995, 2132, 2937, 6049, 8128, 8439, 9549, 9552, 170, 1295,
+	532, 544, 827, 903, 1028, 1217, 1270, 1639, 1848, 1995, 2132, 2937, 6049, 8128, 8439, 9549, 9552, 170, 1295, 7348, 7482,
 }
 
 // TestFaults: each planted fault is found within the seeds of TestSeeds.
