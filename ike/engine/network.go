@@ -103,6 +103,8 @@ func (e *Engine) lookAround() {
 		e.log.Warn().Err(err).Msg("the box's addresses are not known")
 		return
 	}
+	// What a peer gave us is no place where another one reaches us.
+	addrs = slices.DeleteFunc(addrs, e.isVirtual)
 	if listen := e.opts.Settings.Listen; len(listen) > 0 {
 		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool {
 			return !slices.Contains(listen, a) && !slices.ContainsFunc(listen, func(l netip.Addr) bool { return l.IsUnspecified() && l.Is4() == a.Is4() })

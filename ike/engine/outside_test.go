@@ -31,4 +31,9 @@ func TestNoTunnelFromAVirtualAddress(t *testing.T) {
 	if a, err := e.outside(loopback); err != nil || a.String() != "192.0.2.77" {
 		t.Errorf("got %s, %v, expected the way outside", a, err)
 	}
+	own := netip.MustParseAddr("192.0.2.1")
+	e.opts.Addrs = func() ([]netip.Addr, error) { return []netip.Addr{own, loopback}, nil }
+	if e.lookAround(); len(*e.addrs.Load()) != 1 || (*e.addrs.Load())[0] != own {
+		t.Errorf("the machines are told of %s, expected %s alone", *e.addrs.Load(), own)
+	}
 }
