@@ -1,0 +1,202 @@
+//go:build lab
+
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"espalier/tools/lab/topo"
+)
+
+// wireDelay is what a packet takes from gateway to gateway, so that requests that both begin at about the same time cross.
+const wireDelay = 60 * time.Millisecond
+
+// meeting is what the two sides begin at once; met is how the log names it.
+type meeting struct {
+	ours, theirs       []string
+	metOurs, metTheirs string
+}
+
+const (
+	rekeyIKE, rekeyChild, deleteChild = "rekey IKE SA", "rekey CHILD SA", "delete CHILD SA"
+)
+
+func rekeying(what, name string) []string { return []string{"rekey", what, name} }
+
+var (
+	endSpare = []string{"terminate", "child", "spare", "timeout", "10000"}
+	meetings = []meeting{
+		{rekeying("child", "net"), rekeying("child", "net"), rekeyChild, rekeyChild},
+		{rekeying("ike", "peer"), rekeying("ike", "peer"), rekeyIKE, rekeyIKE},
+		{rekeying("child", "net"), rekeying("ike", "peer"), rekeyChild, rekeyIKE},
+		{rekeying("ike", "peer"), rekeying("child", "net"), rekeyIKE, rekeyChild},
+		{rekeying("child", "spare"), endSpare, rekeyChild, deleteChild},
+		{endSpare, rekeying("child", "spare"), deleteChild, rekeyChild},
+	}
+)
+
+// TestCollisions has both sides rekey and delete at once, in every combination, under a stream and a ping each 10 ms: not one answer is missing.
+func TestCollisions(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	for _, h := range []*topo.Host{l.ours, l.theirs} {
+		if out, err := h.Run(t.Context(), "tc", "qdisc", "add", "dev", "out0", "root", "netem", "delay", wireDelay.String(), "limit", "100000"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for i, who := range initiators {
+		t.Run(who, func(t *testing.T) { l.collide(t, i == 0) })
+	}
+}
+
+func (l *lab) collide(t *testing.T, weStart bool) {
+	s := shapes[0]
+	ours, theirs := l.sides(psk, proposals{ike: suites[1].ike, esp: "aes128gcm16-x25519"}, s)
+	// The emulated processors are held up so long now and then that a packet comes too late for a window of 32.
+	ours.child = "replay_window = 1024"
+	theirs.child = ours.child
+	spare := func(s side) string { // another child of the same connection
+		return strings.Replace(s.conf(), "children {", fmt.Sprintf(`children { spare {
+    esp_proposals = %s
+    local_ts = %s[17/9]
+    remote_ts = %s[17/9]
+  }`, s.esp, s.localTS, s.remoteTS), 1)
+	}
+	l.startWith(t, files{spare(ours), nil}, files{spare(theirs), nil})
+	l.mustInitiate(t, weStart)
+	ping, err := l.client(l.ours).Start(nil, "ping", "-n", "-i", "0.01", l.client(l.theirs).Inner(s.inner).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := make(chan error, 1)
+	over := make(chan struct{})
+	go func() {
+		for {
+			if _, err := l.client(l.theirs).Transfer(t.Context(), l.client(l.ours), l.client(l.ours).Inner(s.inner), transferSize); err != nil {
+				stream <- err
+				return
+			}
+			select {
+			case <-over:
+				stream <- nil
+				return
+			default:
+			}
+		}
+	}()
+	l.meet(t)
+	close(over)
+	if err := <-stream; err != nil {
+		t.Errorf("the stream: %v", err)
+	}
+	if err := ping.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	<-ping.Exited()
+	noneMissing(t, ping.Log())
+	l.end(t, "conn down")
+}
+
+// meet lets the two sides meet until every kind of collision was seen and enough was rekeyed.
+func (l *lab) meet(t *testing.T) {
+	t.Helper()
+	const enoughIKEs, enoughChildren = 5, 15
+	deadline := time.Now().Add(3 * patience)
+	for i := 0; ; i++ {
+		ikes, children, met := l.met(t)
+		var next []meeting // what was not seen yet, else what brings the numbers up
+		for _, m := range meetings {
+			if met[[2]string{m.metOurs, m.metTheirs}] == 0 {
+				next = append(next, m)
+			}
+		}
+		enough := ikes >= enoughIKEs && children >= enoughChildren
+		if len(next) == 0 && enough {
+			t.Logf("%d rekeyed CHILD SAs, %d rekeyed IKE SAs, collisions (ours, theirs): %v", children, ikes, met)
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("expected %d rekeyed CHILD SAs, %d rekeyed IKE SAs and each collision, got %d, %d and %v", enoughChildren, enoughIKEs, children, ikes, met)
+			return
+		}
+		switch {
+		case len(next) == 0 && ikes < enoughIKEs:
+			next = meetings[1:2]
+		case len(next) == 0 || i%2 == 0 && !enough:
+			next = meetings[:1]
+		}
+		l.begin(t, next[i%len(next)])
+	}
+}
+
+// begin has both sides begin at once, and lets what follows pass the wire.
+func (l *lab) begin(t *testing.T, m meeting) {
+	t.Helper()
+	if m.metOurs == deleteChild || m.metTheirs == deleteChild {
+		if err := l.espalier(t.Context(), "initiate", "ike", "peer", "child", "spare", "timeout", "20000"); err != nil {
+			t.Logf("spare: %v", err) // while an IKE SA is replaced; the next time
+			return
+		}
+	}
+	var both sync.WaitGroup
+	both.Go(func() { // either may find that another exchange is under way
+		if err := l.espalier(t.Context(), m.ours[0], m.ours[1:]...); err != nil {
+			t.Logf("ours: %v", err)
+		}
+	})
+	both.Go(func() {
+		if err := l.strongSwan(t.Context(), m.theirs[0], m.theirs[1:]...); err != nil {
+			t.Logf("theirs: %v", err)
+		}
+	})
+	both.Wait()
+	time.Sleep(8 * wireDelay)
+}
+
+// met counts what the log has: IKE SAs and CHILD SAs that others took the place of, and collisions, ours first.
+func (l *lab) met(t *testing.T) (ikes, children int, met map[[2]string]int) {
+	t.Helper()
+	met = map[[2]string]int{}
+	for _, m := range l.lines(t) {
+		switch m["message"] {
+		case "IKE SA rekeyed":
+			ikes++
+		case "CHILD SA installed":
+			if m["child"] == "net" {
+				children++
+			}
+		case "exchanges collided":
+			met[[2]string{fmt.Sprint(m["ours"]), fmt.Sprint(m["theirs"])}]++
+		case "negotiation failed", "IKE SA closed":
+			t.Fatalf("%v", m)
+		}
+	}
+	return ikes, max(0, children-1), met // the first was set up
+}
+
+var sequence = regexp.MustCompile(`icmp_seq=(\d+) `)
+
+// noneMissing shows that every answer up to the last one is there.
+func noneMissing(t *testing.T, log string) {
+	t.Helper()
+	seen, last := map[int]bool{}, 0
+	for _, m := range sequence.FindAllStringSubmatch(log, -1) {
+		n, _ := strconv.Atoi(m[1])
+		seen[n], last = true, max(last, n)
+	}
+	for n := 1; n <= last; n++ {
+		if !seen[n] {
+			t.Errorf("the answer to ping %d of %d is missing", n, last)
+		}
+	}
+	t.Logf("%d pings answered", len(seen))
+	if len(seen) < 300 {
+		t.Errorf("expected at least 300 in this time, got %d: %s", len(seen), log[max(0, len(log)-500):])
+	}
+}
