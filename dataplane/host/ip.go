@@ -179,18 +179,18 @@ func WayTo(local, to netip.Addr) (Way, error) {
 	if err != nil {
 		return Way{}, fmt.Errorf("route to %s: %w", to, err)
 	}
-	for _, r := range routes {
-		link, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return Way{}, fmt.Errorf("route to %s: %w", to, err)
-		}
-		w := Way{Link: link.Attrs().Name, MTU: link.Attrs().MTU}
-		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
-			w.Gateway = gw.Unmap()
-		}
-		return w, nil
+	if len(routes) == 0 {
+		return Way{}, fmt.Errorf("route to %s: the kernel has none", to)
 	}
-	return Way{}, fmt.Errorf("route to %s: the kernel has none", to)
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return Way{}, fmt.Errorf("route to %s: %w", to, err)
+	}
+	w := Way{Link: link.Attrs().Name, MTU: link.Attrs().MTU}
+	if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+		w.Gateway = gw.Unmap()
+	}
+	return w, nil
 }
 
 // Addresses are the addresses of the box that reach beyond a link, in the order

@@ -368,6 +368,7 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	if max(ch.RekeyPackets, ch.RekeyBytes) > math.MaxInt64 || ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
 		c.rep.add(n.pos, "numbers of bytes and packets below 2^63", "more", "")
 	}
+	volumes(c, n, ch)
 }
 
 // guardable refuses what leak = block can't guard: its policies stand before a

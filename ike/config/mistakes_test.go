@@ -218,6 +218,9 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:8:1: expected a mark_in, since mark_in_sa is yes, found none`}},
 		{"policies", net("policies = no\npolicies_fwd_out = yes"), []string{
 			`espalier.conf:9:1: expected policies_fwd_out = no, since policies is no, found yes`}},
+		{"volumes", net("rekey_bytes = 1000\nlife_bytes = 900\nrekey_packets = 10\nlife_packets = 10"), []string{
+			`espalier.conf:8:1: expected a rekey_bytes below life_bytes (900), found 1000`,
+			`espalier.conf:10:1: expected a rekey_packets below life_packets (10), found 10`}},
 		{"local port", gw("local_port = 4711"), []string{
 			`espalier.conf:7:1: expected local_port 500 or 4500, where the daemon listens, found 4711 (see port in section espalier)`}},
 		{"settings", "espalier {\nport = 4500\nretransmit_timeout = 0\nhalf_open_timeout = 0\ncookie_threshold = 9\nhalf_open_limit = 8\nrun_dir = x\nlisten = ::1\ninterfaces = lo\n}\n", []string{

@@ -58,8 +58,7 @@ type session struct {
 	spins     int
 	spinsAt   time.Time
 	twice     map[string]time.Time // duplicates of CHILD SAs, since when
-	handling  bool
-	delivered []byte // the message that the step is about
+	delivered []byte               // the message that the step is about
 }
 
 func newGateway(s *sim, i int) *gateway {
