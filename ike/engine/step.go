@@ -144,15 +144,13 @@ func (s *shard) after(x *session) {
 // releaseGrants gives back the request ids of CHILD SAs that the machine no
 // longer has, whether they were ever installed or not.
 func (s *shard) releaseGrants(x *session) {
-	live := map[uint64]bool{}
+	var live []uint64
 	if !x.gone {
-		for _, c := range x.m.Info().Children {
-			live[c.UniqueID] = true
-		}
+		live = x.m.ChildIDs() // those that are being made, too
 	}
 	kept, others := x.grants[:0], false
 	for _, g := range x.grants {
-		if live[g.ids.UniqueID] {
+		if slices.Contains(live, g.ids.UniqueID) {
 			kept = append(kept, g)
 		} else {
 			others = s.e.reg.release(g) || others

@@ -126,7 +126,7 @@ func tryBad(t *testing.T, n *satest.Node, m *sa.Machine, p satest.Packet, class 
 		switch a := a.(type) {
 		case sa.Send:
 			sent++
-			if string(a.Data) != string(c.TestState().IKE.Answer) && !isAnswerOfOther(c, a.Data) {
+			if string(a.Data) != string(c.State().IKE.Answer) && !isAnswerOfOther(c, a.Data) {
 				t.Errorf("%s in %s: something new was sent", class, c.Phase())
 			}
 		case sa.Publish:
@@ -151,7 +151,7 @@ func tryBad(t *testing.T, n *satest.Node, m *sa.Machine, p satest.Packet, class 
 // replayed reports whether the session has taken the message already.
 func replayed(m *sa.Machine, p satest.Packet) bool {
 	h := satest.Must(wire.ParseHeader(p.Data))
-	s := m.TestState()
+	s := m.State()
 	for _, k := range append([]*sa.IKE{&s.IKE}, s.Others...) {
 		if k.SPIi != h.SPIi || k.SPIr != h.SPIr && h.SPIr != 0 {
 			continue
@@ -165,7 +165,7 @@ func replayed(m *sa.Machine, p satest.Packet) bool {
 }
 
 func isAnswerOfOther(m *sa.Machine, data []byte) bool {
-	for _, k := range m.TestState().Others {
+	for _, k := range m.State().Others {
 		if string(k.Answer) == string(data) {
 			return true
 		}

@@ -263,7 +263,7 @@ func newPeerOf(t *testing.T, seed uint64) *peerOf {
 	moon.Initiate("sun", "", sunAddr)
 	w.Settle(100)
 	assertUp(t, moon, sun)
-	k := &moon.Live()[0].TestState().IKE
+	k := &moon.Live()[0].State().IKE
 	s, err := suite.NewSealer(k.Chosen, k.Keys.Ei, k.Keys.Ai, 1<<20)
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +303,7 @@ func (p *peerOf) give(data []byte) int {
 	return n
 }
 
-func (p *peerOf) state() *sa.State { return p.sun.Live()[0].TestState() }
+func (p *peerOf) state() *sa.State { return p.sun.Live()[0].State() }
 
 // discarded expects the last message to have been ignored for a reason.
 func (p *peerOf) discarded(reason string) {

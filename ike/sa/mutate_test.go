@@ -299,7 +299,7 @@ func (h *mutated) rewrite(from *satest.Node, data []byte) []byte {
 
 func keysOf(n *satest.Node, msg *wire.Message) *sa.IKE {
 	for _, m := range n.Live() {
-		if k := &m.TestState().IKE; k.SPIi == msg.SPIi && k.SPIr == msg.SPIr && len(k.Keys.D) > 0 {
+		if k := &m.State().IKE; k.SPIi == msg.SPIi && k.SPIr == msg.SPIr && len(k.Keys.D) > 0 {
 			return k
 		}
 	}

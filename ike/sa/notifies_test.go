@@ -202,7 +202,7 @@ func (x *notified) run(in where, n wire.Payload) {
 
 // say is a protected INFORMATIONAL request of sun's, which moon answers.
 func (x *notified) say(n wire.Payload) {
-	k := &x.sun.Live()[0].TestState().IKE
+	k := &x.sun.Live()[0].State().IKE
 	data := x.f.say(k, wire.ExchangeInformational, k.NextOut, false, n)
 	k.NextOut++
 	answered := false
@@ -229,7 +229,7 @@ func (x *notified) say(n wire.Payload) {
 // clear is the notify without protection, as request and as response, also while
 // a request of ours is under way.
 func (x *notified) clear(n wire.Payload) {
-	k := x.sun.Live()[0].TestState().IKE
+	k := x.sun.Live()[0].State().IKE
 	for _, waiting := range []bool{false, true} {
 		if waiting {
 			x.moon.Env.Conns.All()[0].DPDDelay = time.Second

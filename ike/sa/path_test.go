@@ -56,7 +56,7 @@ func onPath(seed uint64, mtu int, fragments bool, opts ...satest.Option) (*narro
 
 func mtuOf(t *testing.T, n *satest.Node) int {
 	t.Helper()
-	p := n.Live()[0].TestState().Path
+	p := n.Live()[0].State().Path
 	if p == nil {
 		return 0
 	}
@@ -132,7 +132,7 @@ func TestPathMTUOff(t *testing.T) {
 	moon.Initiate("sun", "", sunAddr)
 	w.Advance(time.Hour)
 	assertUp(t, moon, sun)
-	if moon.Live()[0].TestState().Path != nil {
+	if moon.Live()[0].State().Path != nil {
 		t.Error("the state of a search")
 	}
 }
@@ -218,9 +218,9 @@ func TestPathMTUChanges(t *testing.T) {
 		}
 	}
 	// Between other addresses, what was found counts no more.
-	moon.Live()[0].TestState().Path.Remote = netip.MustParseAddr("192.0.2.99")
+	moon.Live()[0].State().Path.Remote = netip.MustParseAddr("192.0.2.99")
 	moon.Do(0, sa.Tick{})
-	if got := moon.Live()[0].TestState().Path.MTU; got != 0 {
+	if got := moon.Live()[0].State().Path.MTU; got != 0 {
 		t.Errorf("still %d on another path", got)
 	}
 	n.w.Advance(time.Minute)

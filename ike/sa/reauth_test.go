@@ -152,7 +152,7 @@ func TestReauthenticateFromResponder(t *testing.T) {
 func TestAuthLifetimeLater(t *testing.T) {
 	w, moon, sun := established(t, 42, true)
 	var f forger
-	k := &sun.Live()[0].TestState().IKE
+	k := &sun.Live()[0].State().IKE
 	say := func(data ...byte) {
 		b := f.say(k, wire.ExchangeInformational, k.NextOut, false, notify(wire.NotifyAuthLifetime, data...))
 		k.NextOut++
@@ -318,7 +318,7 @@ func TestReauthenticationMovesItsDeadlines(t *testing.T) {
 	w.Mangle = func(satest.Packet) []satest.Packet { return nil }
 	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID}) // the window is taken
 	moon.Do(0, sa.Terminate{})
-	moon.Live()[0].TestState().Reauth.At = w.Now
+	moon.Live()[0].State().Reauth.At = w.Now
 	moon.Do(0, sa.Tick{})
 	if d := moon.Live()[0].Deadline(); !d.After(w.Now) {
 		t.Errorf("next deadline %v, now %v", d, w.Now)

@@ -101,7 +101,7 @@ func TestRekeyIKE(t *testing.T) {
 					t.Errorf("before %s/%s, after %s/%s", old.SPIi, old.SPIr, now.SPIi, now.SPIr)
 				}
 				for _, n := range []*satest.Node{moon, sun} {
-					if others := len(n.Live()[0].TestState().Others); others != 0 {
+					if others := len(n.Live()[0].State().Others); others != 0 {
 						t.Errorf("%s: %d other IKE SAs left", n.Addr, others)
 					}
 				}
@@ -190,7 +190,7 @@ func TestRekeyStorm(t *testing.T) {
 			if s, r, p := n.DP.Counts(); s != sas || r != 0 || p != 3 {
 				t.Fatalf("seed %d: %s: %d SAs, %d reserved, %d policies", seed, n.Addr, s, r, p)
 			}
-			if o := len(n.Live()[0].TestState().Others); o != 0 {
+			if o := len(n.Live()[0].State().Others); o != 0 {
 				t.Fatalf("seed %d: %s: %d other IKE SAs", seed, n.Addr, o)
 			}
 		}

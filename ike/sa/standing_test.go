@@ -98,7 +98,7 @@ func TestPacketFirst(t *testing.T) {
 						t.Errorf("%s === %s, expected one selector a side", c.LocalTS, c.RemoteTS)
 					}
 				}
-				if p := moon.Live()[0].TestState().Packets; p != nil {
+				if p := moon.Live()[0].State().Packets; p != nil {
 					t.Errorf("%+v is kept, though its CHILD SA is up", p)
 				}
 				// A further CHILD SA that no packet asks for has no such selector.
