@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -146,16 +147,18 @@ type KernelOp uint8
 
 // What a change asks of the kernel.
 const (
-	KernelNone   KernelOp = iota // another owner's policy stands, or none does
-	KernelAdd                    // no policy stood
-	KernelUpdate                 // one of ours stood: replace it
-	KernelRemove                 // the last owner is gone
+	// KernelNone: another owner's policy stands, or none does, or only the owner
+	// changed. While the kernel replaces a policy, a packet may meet neither.
+	KernelNone   KernelOp = iota
+	KernelAdd             // no policy stood
+	KernelUpdate          // one of ours stood: replace it
+	KernelRemove          // the last owner is gone
 )
 
 // Kernel says what must be done in the kernel for the change.
 func (c *PolicyChange) Kernel() KernelOp {
 	switch {
-	case !c.top:
+	case !c.top, c.before.same(c.after):
 		return KernelNone
 	case c.before == nil:
 		return KernelAdd
@@ -254,6 +257,12 @@ func (t *PolicyTable) set(id policyID, e *policyEntry) {
 	} else {
 		t.stacks[id] = e
 	}
+}
+
+// same reports whether two policies of one key are the same to the kernel.
+func (e *policyEntry) same(o *policyEntry) bool {
+	return e != nil && o != nil && e.priority == o.priority && e.verdict == o.verdict && e.flags == o.flags &&
+		e.single == o.single && e.first == o.first && slices.Equal(e.more, o.more)
 }
 
 func (e *policyEntry) holds(owner uint64) bool {

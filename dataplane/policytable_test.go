@@ -169,3 +169,39 @@ func TestEventQueue(t *testing.T) {
 		t.Errorf("%d events after Close, expected 1 to 4", n)
 	}
 }
+
+// TestPolicyTableSame: an owner whose policy is the same to the kernel changes
+// nothing there, coming or going; any difference does.
+func TestPolicyTableSame(t *testing.T) {
+	tmpl := Template{Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("192.0.2.2"), Proto: ESP, Mode: Tunnel, ReqID: 7}
+	policy := func(owner uint64, change func(*Policy)) *Policy {
+		p := &Policy{Owner: owner, Priority: 100, Templates: []Template{tmpl}}
+		if change != nil {
+			change(p)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*Policy)
+		want   KernelOp
+	}{
+		{"same", nil, KernelNone},
+		{"priority", func(p *Policy) { p.Priority = 99 }, KernelUpdate},
+		{"verdict", func(p *Policy) { p.Verdict = Block }, KernelUpdate},
+		{"flags", func(p *Policy) { p.Flags = PolicyICMP }, KernelUpdate},
+		{"request id", func(p *Policy) { p.Templates[0].ReqID = 8 }, KernelUpdate},
+		{"no template", func(p *Policy) { p.Templates = nil }, KernelUpdate},
+		{"two templates", func(p *Policy) { p.Templates = append(p.Templates, tmpl) }, KernelUpdate},
+	} {
+		table := NewPolicyTable()
+		if first := table.Install(policy(1, nil)); first.Kernel() != KernelAdd {
+			t.Fatalf("%s: the first asks %d", c.name, first.Kernel())
+		}
+		second := table.Install(policy(2, c.change))
+		back := table.Delete(&PolicyKey{}, 2)
+		if second.Kernel() != c.want || back.Kernel() != c.want {
+			t.Errorf("%s: expected %d, coming asks %d, going %d", c.name, c.want, second.Kernel(), back.Kernel())
+		}
+	}
+}

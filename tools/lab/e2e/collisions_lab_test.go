@@ -100,6 +100,7 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	}
 	<-ping.Exited()
 	noneMissing(t, ping.Log())
+	time.Sleep(time.Second) // the last packets of the stream's connection
 	l.end(t, "conn down")
 }
 

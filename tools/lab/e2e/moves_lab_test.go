@@ -188,7 +188,7 @@ func (l *lab) noRepeats(t *testing.T) {
 			theirs++
 		}
 	}
-	t.Logf("%d ESP packets, %d of them in UDP; with an SPI and sequence number seen before: %d of ours, %d of strongSwan's", c.Protected(), c.UDPESP, ours, theirs)
+	t.Logf("%d ESP packets, %d of them in UDP; with an SPI and sequence number seen before: %d of ours, %d of strongSwan's; %d routed back", c.Protected(), c.UDPESP, ours, theirs, c.Reflected)
 	if ours != 0 || theirs != c.Repeated || c.Protected() < 100 {
 		t.Errorf("%d of %d ESP packets repeat an SPI and sequence number, SPIs %08x, ours %s: expected none of ours, of at least 100", c.Repeated, c.Protected(), c.RepeatedSPIs, own)
 	}

@@ -3,6 +3,7 @@ package topo
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 )
 
@@ -28,22 +29,28 @@ func (c *Counts) add(frame []byte) {
 	}
 }
 
-// sequence notes the SPI and the sequence number of an ESP packet.
+// sequence notes the SPI and the sequence number of an ESP packet, and what it looks like: a gateway that no longer has the address it
+// is sent to routes it back, and the very same packet on the wire again is no second one with its number.
 func (c *Counts) sequence(esp []byte) {
 	if len(esp) < 8 {
 		return
 	}
 	if c.sequences == nil {
-		c.sequences = map[uint64]bool{}
+		c.sequences = map[uint64]uint64{}
 	}
-	id := binary.BigEndian.Uint64(esp)
-	if c.sequences[id] {
+	id, look := binary.BigEndian.Uint64(esp), fnv.New64a()
+	look.Write(esp[8:])
+	before, seen := c.sequences[id]
+	switch {
+	case seen && before == look.Sum64():
+		c.Reflected++
+	case seen:
 		c.Repeated++
 		if len(c.RepeatedSPIs) < maxSamples {
 			c.RepeatedSPIs = append(c.RepeatedSPIs, uint32(id>>32))
 		}
 	}
-	c.sequences[id] = true
+	c.sequences[id] = look.Sum64()
 }
 
 // packet is what the headers of an IP packet say.

@@ -37,9 +37,13 @@ func udp(src, dst uint16, body ...byte) []byte {
 
 func TestRepeatedSequence(t *testing.T) {
 	var c Counts
-	for _, seq := range []byte{1, 2, 1, 3, 3} {
-		c.add(ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq))
-		c.add(ipv4(17, 0, udp(4500, 4500, 0, 0, 0x20, 1, 0, 0, 0, seq)...))
+	for i, seq := range []byte{1, 2, 1, 3, 3} {
+		c.add(ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq, byte(i)))
+		c.add(ipv4(17, 0, udp(4500, 4500, 0, 0, 0x20, 1, 0, 0, 0, seq, byte(i))...))
+		c.add(ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq, byte(i))) // routed back
+	}
+	if c.Reflected != 5 {
+		t.Errorf("%d reflected, expected 5", c.Reflected)
 	}
 	if want := []uint32{0x1001, 0x2001, 0x1001, 0x2001}; c.Repeated != 4 || !slices.Equal(c.RepeatedSPIs, want) {
 		t.Errorf("%d repeated, of SPIs %x, expected %x", c.Repeated, c.RepeatedSPIs, want)
