@@ -29,7 +29,7 @@ func BenchmarkIdle(b *testing.B) {
 		o.Sockets.(*memTransport).ch = make(chan sockets.Datagram, 4096)
 	}
 	sun := benchEngine(b, f, sunAddr, []*sa.Connection{
-		satest.Conn("moon", "sun.example.org", "moon.example.org", "10.2.0.0/16", "10.0.0.0/8", longLived),
+		satest.Conn("moon", "sun.example.org", "*.example.org", "10.2.0.0/16", "10.0.0.0/8", longLived),
 	}, testCreds(), withClock)
 	moon := benchEngine(b, f, moonAddr, manyConns(b.N, longLived), testCreds(), withClock)
 	engines := []*Engine{moon, sun}

@@ -28,7 +28,7 @@ import (
 func BenchmarkTunnels(b *testing.B) {
 	f := newFabric()
 	sun := benchEngine(b, f, sunAddr, []*sa.Connection{
-		satest.Conn("moon", "sun.example.org", "moon.example.org", "10.2.0.0/16", "10.0.0.0/8"),
+		satest.Conn("moon", "sun.example.org", "*.example.org", "10.2.0.0/16", "10.0.0.0/8"),
 	}, testCreds())
 	moon := benchEngine(b, f, moonAddr, manyConns(b.N), testCreds())
 	rss, heap := memory(b)
@@ -55,11 +55,11 @@ func BenchmarkTunnels(b *testing.B) {
 	b.ReportMetric(float64(b.N)/took.Seconds(), "setups/s")
 }
 
-// manyConns are n connections to sun, each with a subnet of its own.
+// manyConns are n connections to sun, each with an identity and a subnet of its own.
 func manyConns(n int, opts ...satest.Option) []*sa.Connection {
 	conns := make([]*sa.Connection, n)
 	for i := range conns {
-		conns[i] = satest.Conn(connName(i), "moon.example.org", "sun.example.org",
+		conns[i] = satest.Conn(connName(i), fmt.Sprintf("moon%d.example.org", i), "sun.example.org",
 			fmt.Sprintf("10.%d.%d.0/28", 16+i>>8, i&0xff), "10.2.0.0/16", append([]satest.Option{to(sunAddr)}, opts...)...)
 	}
 	return conns
