@@ -159,8 +159,9 @@ func (s *Server) admit(conn net.Conn) {
 	if s.closed || len(s.clients) >= s.cfg.MaxClients {
 		full := !s.closed
 		s.mu.Unlock()
-		conn.Close()
+		defer conn.Close()
 		if full {
+			// Counted first: who sees the connection closed finds it counted.
 			s.refused.Add(1)
 			s.cfg.Log.Warn().Int("limit", s.cfg.MaxClients).Msg("control client refused, too many are connected")
 		}
