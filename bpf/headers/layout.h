@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * layout.h: what the programs and user space share. Layout version 1. The Go
+ * types are generated from it (bpf2go -type); nothing is mirrored by hand.
+ *
+ * How an SA is found and counted:
+ *
+ *   (direction, family, destination, SPI) --hash--> index bucket --> slot + generation
+ *   slot --> sas[slot]      the whole key, flags, and the CPU it is steered to
+ *   cpu * slots + slot --> counters[]   packets, bytes, last use: written by that CPU only
+ *
+ * index, sas, counters, drop_counts, totals and config are BPF_F_MMAPABLE arrays.
+ * User space reads and writes them through memory, without a system call per SPI;
+ * the programs find an SA with two cache lines and count in a third.
+ *
+ * Publication (user space is the only writer of index and sas, one process at a
+ * time): sas[slot] is filled, then the entry's value word, then its key word, each
+ * with one 64-bit store. Removal clears the key word first. A reader that met an
+ * entry halfway finds that sas[slot] has another key or generation and treats the
+ * packet as unknown. A slot is handed out again only after its last read, with the
+ * next generation.
+ */
+#ifndef ESPALIER_LAYOUT_H
+#define ESPALIER_LAYOUT_H
+
+#define LAYOUT_VERSION 1
+
+#define DIR_IN 0
+#define DIR_OUT 1
+
+/* sa_key: an SA as packets name it. IPv4 destinations lie in the first four
+ * bytes of addr, the rest is zero. spi and addr are in network order. */
+struct sa_key {
+	__be32 spi;
+	__u8 dir;    /* DIR_IN, DIR_OUT */
+	__u8 family; /* 4, 6 */
+	__u16 zero;
+	__u8 addr[16];
+};
+
+/* An index entry: key word 0 is free. tag is a keyed hash of the whole sa_key,
+ * never 0 (see sa_index.h for the hash and the two buckets of a key). */
+struct index_entry {
+	__u64 key;   /* spi in the low half (as in the packet), tag in the high half */
+	__u64 value; /* slot in the low half, generation in the high half */
+};
+
+#define INDEX_WAYS 4
+struct index_bucket { /* one cache line */
+	struct index_entry way[INDEX_WAYS];
+};
+
+#define CPU_NONE 0xffffffffU /* not steered: stays on the CPU that received it */
+
+#define SA_OWN 1        /* the daemon's own; otherwise somebody else's that is only counted */
+#define SA_RESERVED 2   /* an SPI without SA yet: known to the guard */
+
+struct sa_slot { /* one cache line */
+	struct sa_key key;  /* 24 bytes */
+	__u32 generation;   /* odd: in use */
+	__u32 cpu;          /* where esp_in redirects its packets: CPU_NONE or an index of cpus */
+	__u32 flags;        /* SA_* */
+	__u32 reqid;
+	__u32 if_id;
+	__u32 reserved[5];
+};
+
+struct sa_counters { /* half a cache line; index cpu * slots + slot */
+	__u64 packets;
+	__u64 bytes;     /* of the packet from its IP header on, as it is on the wire */
+	__u64 last_used; /* bpf_jiffies64(); config.jiffies_hz says what a jiffy is */
+	__u64 reserved;
+};
+
+/* Why a packet was lost. drop_counts[slot * DROP_REASONS + reason] for known SAs,
+ * totals for what has no SA. Values never change their meaning. */
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_REPLAY = 1,          /* seen before, or left of the window */
+	DROP_INTEGRITY = 2,       /* ICV wrong */
+	DROP_NO_STATE = 3,        /* no SA with this SPI */
+	DROP_EXPIRED = 4,         /* the SA is past its hard limit, or not valid any more */
+	DROP_NO_POLICY = 5,       /* inner packet: no policy allows it */
+	DROP_POLICY_BLOCK = 6,    /* inner packet: a policy blocks it */
+	DROP_TEMPLATE = 7,        /* inner packet: came by another SA than its policy asks for */
+	DROP_MODE = 8,            /* mode or protocol of the SA does not fit the packet */
+	DROP_SEQUENCE = 9,        /* the sequence number is used up */
+	DROP_MEMORY = 10,         /* no kernel memory */
+	DROP_HEADER = 11,         /* malformed header or padding */
+	DROP_ENCAP = 12,          /* UDP encapsulation does not match the SA */
+	DROP_OUT_NO_STATE = 13,   /* outbound: policy without SA */
+	DROP_OUT_PROTO = 14,      /* outbound: transformation failed */
+	DROP_OUT_BUNDLE = 15,     /* outbound: no route or bundle for the outer packet */
+	DROP_OTHER = 16,          /* counted in xfrm_stat under a name not in this list */
+	DROP_REASONS = 20
+};
+
+/* Totals of packets that belong to no SA, and of what the programs did. One row a
+ * CPU: totals[cpu * TOTALS + n]. */
+enum total {
+	TOTAL_ESP_UNKNOWN = 0,    /* ESP to our addresses with an SPI that is nobody's */
+	TOTAL_ESP_TRANSIT,        /* ESP of others, passed by */
+	TOTAL_IKE,                /* IKE to our addresses */
+	TOTAL_KEEPALIVE,          /* NAT keepalives */
+	TOTAL_FRAGMENT,           /* fragments: passed, never steered */
+	TOTAL_REDIRECTED,         /* given to another CPU */
+	TOTAL_REDIRECT_FAILED,    /* bpf_redirect_map refused: passed instead */
+	TOTAL_FLOW_REDIRECTED,    /* clear packets given to another CPU */
+	TOTAL_MSS_REWRITTEN,
+	TOTAL_MSS_MALFORMED,      /* SYN whose options cannot be read: untouched */
+	TOTAL_GUARD_UNKNOWN_SPI,  /* from here on: guard, dropped or (log-only) would be */
+	TOTAL_GUARD_NOT_PEER,     /* IKE_SA_INIT from an address that is no peer's */
+	TOTAL_GUARD_RATE,         /* IKE_SA_INIT above its prefix's rate */
+	TOTAL_GUARD_IKE_SPI,      /* IKE for an IKE SPI that is not ours */
+	TOTAL_GUARD_MALFORMED,    /* too short or impossible to be IKE or ESP */
+	TOTALS = 24
+};
+
+enum guard_mode { GUARD_OFF = 0, GUARD_LOG = 1, GUARD_ON = 2 };
+enum steer_mode {
+	STEER_OFF = 0,
+	STEER_SLOT = 1, /* sas[slot].cpu decides */
+	STEER_HASH = 2  /* hash of SPI and addresses over cpus[0..config.cpus) */
+};
+
+#define IKE_PORTS 8
+#define PORT_IKE 1   /* port 500: IKE without marker */
+#define PORT_NATT 2  /* port 4500: non-ESP marker, ESP in UDP, keepalives */
+
+struct port { /* host order; port 0: unused, ends the list */
+	__u16 port;
+	__u16 kind;
+};
+
+/* config: one element. User space writes single fields, aligned, at any time. */
+struct config {
+	__u32 layout;        /* LAYOUT_VERSION */
+	__u32 slots;         /* capacity: of sas, and the stride of counters */
+	__u32 buckets;       /* of index, a power of two */
+	__u32 cpus;          /* possible CPUs: rows of counters and totals */
+	__u64 hash_seed;     /* secret, random at creation */
+	__u32 jiffies_hz;
+	__u32 steer;         /* enum steer_mode */
+	__u32 steer_cpus;    /* how many of steer_list count */
+	__u32 flow_steer;    /* 0 off, 1: hash of the 5-tuple over steer_list */
+	__u32 guard;         /* enum guard_mode */
+	__u32 guard_peers;   /* 1: IKE_SA_INIT only from prefixes in peers */
+	__u32 init_rate;     /* IKE_SA_INIT per second and source prefix; 0: no limit */
+	__u32 init_burst;
+	__u8 prefix4;        /* length of the prefixes of init_rate: 24 to 32 */
+	__u8 prefix6;        /* 56 to 128 */
+	__u8 tail_known;     /* 1: every inbound SPI of the kernel is in the index (in step with XFRM); 0: guard only logs */
+	__u8 mss;            /* 1: mss programs rewrite */
+	struct port ports[IKE_PORTS];
+	__u32 steer_list[128]; /* CPUs that may get work, for the hash policies */
+};
+
+/* own_addrs (hash): the box's own addresses, to tell transit. Value: unused. */
+struct addr_key {
+	__u8 family; /* 4, 6 */
+	__u8 zero[3];
+	__u8 addr[16];
+};
+
+/* peers (LPM trie) and mss_prefixes (LPM trie): prefixlen counts from family on,
+ * so 32 bits more than the address prefix has. */
+struct lpm_key {
+	__u32 prefixlen;
+	__u8 family;
+	__u8 zero[3];
+	__u8 addr[16];
+};
+
+/* What a SYN may announce at most, by family of the inner packet; 0: leave alone. */
+struct mss_value {
+	__u16 mss4;
+	__u16 mss6;
+};
+
+/* buckets (LRU hash): IKE_SA_INIT tokens of a source prefix. */
+struct token_bucket {
+	__u64 stamp;  /* bpf_ktime_get_ns of the last refill */
+	__u32 tokens; /* thousandths */
+	__u32 zero;
+};
+
+/* A sample of drops, for espctl drop monitor (ring buffer "samples"). */
+struct drop_sample {
+	__u64 time; /* bpf_ktime_get_ns */
+	struct sa_key key;
+	__be32 seq; /* sequence number of the packet, 0 when unknown */
+	__u32 reason;
+	__u32 ifindex;
+	__u32 length;
+	__u8 src[16];
+	__u8 guard; /* 1: dropped (or would be) by the guard, reason is then an enum total */
+	__u8 family;
+	__u8 zero[6];
+};
+
+#endif
