@@ -80,11 +80,31 @@ func CheckSA(sa *SA) error {
 	if sa.Encap != nil && sa.Proto != ESP {
 		return fmt.Errorf("UDP encapsulation of %s: expected ESP (RFC 3948)", sa.Proto)
 	}
+	if err := CheckEncap(sa.Encap, sa.Dir); err != nil {
+		return err
+	}
 	if err := checkReplay(sa); err != nil {
 		return err
 	}
 	return CheckLimits(&sa.Limits)
 }
+
+// CheckEncap reports what is wrong with the encapsulation of an SA of a
+// direction, nil when it is sound or none.
+func CheckEncap(e *Encap, dir Direction) error {
+	switch {
+	case e == nil || e.Keepalive == 0:
+		return nil
+	case dir != Out:
+		return fmt.Errorf("NAT keepalives of an inbound SA: expected them of an outbound one")
+	case e.Keepalive < 0 || e.Keepalive > maxKeepalive:
+		return fmt.Errorf("NAT keepalives every %s: expected 0 to %s", e.Keepalive, maxKeepalive)
+	}
+	return nil
+}
+
+// maxKeepalive is the longest time between NAT keepalives: more keeps no mapping.
+const maxKeepalive = 24 * time.Hour
 
 func checkReplay(sa *SA) error {
 	if sa.ReplayWindow > MaxReplayWindow {

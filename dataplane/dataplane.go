@@ -158,6 +158,10 @@ type Algorithm struct {
 type Encap struct {
 	SrcPort, DstPort uint16     // as seen in packets of this SA; 0 accepts any source port inbound
 	OrigAddr         netip.Addr // original address for transport mode behind NAT; zero when unused
+	// Keepalive has the kernel send a NAT keepalive (RFC 3948 2.3) when the SA, an
+	// outbound one, carried nothing for so long; 0: never. Whole seconds, rounded up;
+	// without Features.NATKeepalive it is ignored.
+	Keepalive time.Duration
 }
 
 // Limits end an SA by use or by age. A zero field is no limit.
@@ -296,7 +300,8 @@ type (
 		// numbers.
 		Again bool
 	}
-	// UpdateSA changes limits, flags and encapsulation ports of an installed SA.
+	// UpdateSA changes limits, flags and encapsulation, keepalives among it, of an
+	// installed SA.
 	UpdateSA struct{ SA SA }
 	// MoveSA gives an SA new outer addresses or ports without losing or
 	// repeating a sequence number. A move that was made already, so that the SA
@@ -400,15 +405,17 @@ func (Overrun) isEvent() {}
 
 // Features says what the data plane can do beyond the basics.
 type Features struct {
-	Kernel     string // release, for people
-	ESN        bool
-	IPTFS      bool            // mode IPTFS carries traffic, CONFIG_XFRM_IPTFS of 6.14
-	IPComp     bool            // IPComp with DEFLATE
-	PerCPU     bool            // XFRMA_SA_PCPU, 6.13
-	SADir      bool            // XFRMA_SA_DIR, 6.10
-	Migrate    bool            // XFRM_MSG_MIGRATE_STATE
-	XFRMIf     bool            // xfrm interfaces and if_id
-	Algorithms map[string]bool // kernel names that this kernel refuses map to false
+	Kernel  string // release, for people
+	ESN     bool
+	IPTFS   bool // mode IPTFS carries traffic, CONFIG_XFRM_IPTFS of 6.14
+	IPComp  bool // IPComp with DEFLATE
+	PerCPU  bool // XFRMA_SA_PCPU, 6.13
+	SADir   bool // XFRMA_SA_DIR, 6.10
+	Migrate bool // XFRM_MSG_MIGRATE_STATE
+	// NATKeepalive: XFRMA_NAT_KEEPALIVE_INTERVAL, 6.11.
+	NATKeepalive bool
+	XFRMIf       bool            // xfrm interfaces and if_id
+	Algorithms   map[string]bool // kernel names that this kernel refuses map to false
 }
 
 // OpError names the operation that failed; those before it were undone.

@@ -71,6 +71,7 @@ type fakeSA struct {
 	installed, used  int64 // Unix nanoseconds; used 0: never
 	drops            [3]uint32
 	reqID, ifID      uint32
+	keepalive        uint32 // seconds
 	flags            SAFlags
 	encapSrc         uint16
 	encapDst         uint16
@@ -105,7 +106,7 @@ func NewFake(o FakeOptions) *Fake {
 		o.Events = 1024
 	}
 	f.events = NewEventQueue(o.Events)
-	f.features = Features{Kernel: "fake", ESN: true, IPTFS: true, IPComp: true, PerCPU: true, SADir: true, Migrate: true, XFRMIf: true, Algorithms: map[string]bool{}}
+	f.features = Features{Kernel: "fake", ESN: true, IPTFS: true, IPComp: true, PerCPU: true, SADir: true, Migrate: true, NATKeepalive: true, XFRMIf: true, Algorithms: map[string]bool{}}
 	if o.Features != nil {
 		f.features = *o.Features
 	}
@@ -244,7 +245,7 @@ func (f *Fake) install(sa *SA, again bool) error {
 	if sa.AEAD.Name != "" {
 		s.crypt = sa.AEAD.Name
 	}
-	s.setEncap(sa.Encap)
+	f.setEncap(s, sa.Encap)
 	if !f.compact {
 		s.full = cloneSA(sa)
 	}
@@ -253,10 +254,14 @@ func (f *Fake) install(sa *SA, again bool) error {
 	return nil
 }
 
-func (s *fakeSA) setEncap(e *Encap) {
-	s.encap = e != nil
-	if e != nil {
-		s.encapSrc, s.encapDst = e.SrcPort, e.DstPort
+func (f *Fake) setEncap(s *fakeSA, e *Encap) {
+	s.encap, s.keepalive = e != nil, 0
+	if e == nil {
+		return
+	}
+	s.encapSrc, s.encapDst = e.SrcPort, e.DstPort
+	if f.features.NATKeepalive {
+		s.keepalive = uint32((e.Keepalive + time.Second - 1) / time.Second)
 	}
 }
 
@@ -294,6 +299,9 @@ func (f *Fake) update(sa *SA) error {
 	if err := CheckLimits(&sa.Limits); err != nil {
 		return err
 	}
+	if err := CheckEncap(sa.Encap, s.dir); err != nil {
+		return err
+	}
 	f.undo = append(f.undo, fakeUndo{id: id, had: s, inside: true, saved: *s})
 	with := SA{ESN: s.esn, Limits: sa.Limits}
 	if s.dir == Out && s.out > s.packets {
@@ -301,7 +309,7 @@ func (f *Fake) update(sa *SA) error {
 	}
 	s.limits = EffectiveLimits(&with)
 	s.flags, s.softExpired = sa.Flags, false
-	s.setEncap(sa.Encap)
+	f.setEncap(s, sa.Encap)
 	if s.full != nil {
 		full := cloneSA(s.full)
 		full.Limits, full.Flags, full.Encap = sa.Limits, sa.Flags, clonePtr(sa.Encap)
@@ -327,6 +335,9 @@ func (f *Fake) move(m *MoveSA) error {
 	if err := checkAddrs(src, key.Dst); err != nil {
 		return err
 	}
+	if err := CheckEncap(m.Encap, s.dir); err != nil {
+		return err
+	}
 	to := saIDOf(&key)
 	if to != id {
 		if f.sas[to] != nil {
@@ -336,7 +347,7 @@ func (f *Fake) move(m *MoveSA) error {
 	}
 	f.undo = append(f.undo, fakeUndo{id: id, had: s, inside: true, saved: *s})
 	s.src = src.Unmap().As16()
-	s.setEncap(m.Encap)
+	f.setEncap(s, m.Encap)
 	if s.full != nil {
 		full := cloneSA(s.full)
 		full.SAKey, full.Src, full.Encap = key, src, clonePtr(m.Encap)
@@ -407,7 +418,7 @@ func (f *Fake) List() (Snapshot, error) {
 			Reserved: s.reserved, Algs: algNames(&SA{Crypt: Algorithm{Name: s.crypt}, Auth: Algorithm{Name: s.auth}}),
 		}
 		if s.encap {
-			in.Encap = &Encap{SrcPort: s.encapSrc, DstPort: s.encapDst}
+			in.Encap = &Encap{SrcPort: s.encapSrc, DstPort: s.encapDst, Keepalive: time.Duration(s.keepalive) * time.Second}
 		}
 		snap.SAs = append(snap.SAs, in)
 	}

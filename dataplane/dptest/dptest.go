@@ -34,6 +34,8 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.DataPlane) {
 		{"Advance", advance},
 		{"Update", update},
 		{"Move", move},
+		{"Keepalives", keepalives},
+		{"KeepalivesInbound", keepalivesInbound},
 		{"PolicyKinds", policyKinds},
 		{"PolicyIdentity", policyIdentity},
 		{"PolicyOwners", policyOwners},

@@ -155,6 +155,10 @@ func refusedSAs(t *testing.T, dp dataplane.DataPlane) {
 		"window too large":   func(s *dataplane.SA) { s.ReplayWindow = dataplane.MaxReplayWindow + 1 },
 		"ESN, no window":     func(s *dataplane.SA) { s.ESN, s.ReplayWindow = true, 0 },
 		"sequence, no ESN":   func(s *dataplane.SA) { s.Seq.Out = 1 << 32 },
+		"inbound keepalives": func(s *dataplane.SA) { s.Encap = &dataplane.Encap{SrcPort: 1, DstPort: 2, Keepalive: time.Second} },
+		"keepalives every -1 s": func(s *dataplane.SA) {
+			s.Dir, s.Encap = dataplane.Out, &dataplane.Encap{SrcPort: 1, DstPort: 2, Keepalive: -time.Second}
+		},
 		"encapsulated AH": func(s *dataplane.SA) {
 			s.Proto, s.AEAD, s.Encap = dataplane.AH, dataplane.Algorithm{}, &dataplane.Encap{SrcPort: 1, DstPort: 2}
 			s.Auth = dataplane.Algorithm{Name: "hmac(sha256)", Key: make([]byte, 32), ICVBits: 128}

@@ -31,8 +31,9 @@ type flagChange struct {
 	extra uint32
 }
 
-// again builds a request that installs or updates a dumped SA with a change.
-func (r *rawSA) again(typ nl.XfrmMsgType, c change, rec *ownSA) *message {
+// again builds a request that installs or updates a dumped SA with a change; what
+// the change says nothing of stays, keepalives among it.
+func (x *XFRM) again(r *rawSA, typ nl.XfrmMsgType, c change, rec *ownSA) *message {
 	m := newMessage(uint16(typ), unix.NLM_F_CREATE|unix.NLM_F_EXCL, sizeSAInfo)
 	b := m.fixed()
 	copy(b, r.b[:sizeSAInfo])
@@ -58,14 +59,14 @@ func (r *rawSA) again(typ nl.XfrmMsgType, c change, rec *ownSA) *message {
 		switch {
 		case t == nl.XFRMA_LASTUSED,
 			t == nl.XFRMA_ALG_AUTH && trunc, // the same again, without the length
-			t == nl.XFRMA_ENCAP && c.encap != nil,
+			(t == nl.XFRMA_ENCAP || t == nl.XFRMA_NAT_KEEPALIVE_INTERVAL) && c.encap != nil,
 			t == nl.XFRMA_SA_EXTRA_FLAGS && c.flags != nil:
 		default:
 			m.attrBytes(t, v)
 		}
 	}
 	if c.encap != nil && c.encap.to != nil {
-		putEncap(m, c.encap.to)
+		x.putEncap(m, c.encap.to)
 	}
 	if c.flags != nil {
 		b = m.fixed()
@@ -124,7 +125,7 @@ func (x *XFRM) reinstall(raw *rawSA, key *dataplane.SAKey, rec *ownSA, c change)
 		changed.src = packAddr(c.src)
 	}
 	changed.added = raw.added().Unix()
-	m := raw.again(nl.XFRM_MSG_NEWSA, c, rec)
+	m := x.again(raw, nl.XFRM_MSG_NEWSA, c, rec)
 	defer func() { m.wipe() }()
 	if rec.dir == dataplane.Out {
 		if err := m.skipAhead(raw.esn()); err != nil {
@@ -153,7 +154,7 @@ func (x *XFRM) reinstall(raw *rawSA, key *dataplane.SAKey, rec *ownSA, c change)
 
 // putBack installs a dumped SA where it was, after its successor was refused.
 func (x *XFRM) putBack(raw *rawSA, key *dataplane.SAKey, rec *ownSA, refused *dataplane.SAKey) error {
-	m := raw.again(nl.XFRM_MSG_NEWSA, change{}, rec)
+	m := x.again(raw, nl.XFRM_MSG_NEWSA, change{}, rec)
 	defer func() { m.wipe() }()
 	if rec.dir == dataplane.Out {
 		if err := m.skipAhead(raw.esn()); err != nil {
@@ -181,8 +182,8 @@ func (x *XFRM) installed(k dataplane.SAKey) (dataplane.SAKey, ownSA, *rawSA, err
 	return key, rec, raw, err
 }
 
-// updateSA changes limits and ports in place; the kernel keeps flags and the
-// presence of encapsulation for ever, so for those the SA is installed again.
+// updateSA changes limits and ports in place; the kernel keeps flags, the presence
+// of encapsulation and its keepalives for ever, so for those the SA is installed again.
 func (x *XFRM) updateSA(sa *dataplane.SA) (undo, error) {
 	if err := dataplane.CheckLimits(&sa.Limits); err != nil {
 		return nil, err
@@ -191,13 +192,17 @@ func (x *XFRM) updateSA(sa *dataplane.SA) (undo, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := dataplane.CheckEncap(sa.Encap, rec.dir); err != nil {
+		raw.wipe()
+		return nil, err
+	}
 	with := dataplane.SA{Flags: sa.Flags, ESN: raw.esn(), Dir: rec.dir, Mode: rec.mode}
 	var want flagChange
 	want.flags, want.extra = flagBits(&with)
 	want.flags = want.flags&^stateAFUnspec | raw.b[saFl]&stateAFUnspec // part of how it was installed
 	had := flagChange{raw.b[saFl], raw.uint32(nl.XFRMA_SA_EXTRA_FLAGS)}
 	c := change{limits: &sa.Limits, encap: &encapChange{sa.Encap}, flags: &want}
-	if want == had && (sa.Encap != nil) == (raw.encap() != nil) {
+	if want == had && (sa.Encap != nil) == (raw.encap() != nil) && x.keepalive(sa.Encap) == raw.uint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL) {
 		return x.updateInPlace(raw, &key, &rec, c)
 	}
 	if err := x.reinstall(raw, &key, &rec, c); err != nil {
@@ -212,7 +217,7 @@ func (x *XFRM) updateSA(sa *dataplane.SA) (undo, error) {
 
 func (x *XFRM) updateInPlace(raw *rawSA, key *dataplane.SAKey, rec *ownSA, c change) (undo, error) {
 	send := func(c change) error {
-		m := raw.again(nl.XFRM_MSG_UPDSA, c, rec)
+		m := x.again(raw, nl.XFRM_MSG_UPDSA, c, rec)
 		defer m.wipe()
 		return x.conn.request(m, nil)
 	}
@@ -267,6 +272,10 @@ func (x *XFRM) moveSA(o *dataplane.MoveSA) (undo, error) {
 	}
 	to := key
 	to.Dst = c.dst
+	if err := dataplane.CheckEncap(o.Encap, rec.dir); err != nil {
+		raw.wipe()
+		return nil, err
+	}
 	if err := x.checkMove(&key, &to, &c); err != nil {
 		raw.wipe()
 		return nil, err
@@ -323,7 +332,10 @@ func (x *XFRM) migrate(raw *rawSA, key, to *dataplane.SAKey, rec *ownSA, c chang
 	native.PutUint32(b[120:], rec.reqID)
 	native.PutUint16(b[128:], family(c.dst))
 	if c.encap.to != nil {
-		putEncap(m, c.encap.to)
+		x.putEncap(m, c.encap.to)
+		if rec.dir == dataplane.Out && x.keepalive(c.encap.to) == 0 && x.features.NATKeepalive {
+			m.attrUint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL, 0) // or the old ones stay
+		}
 	} else {
 		m.attr(nl.XFRMA_ENCAP, sizeEncap) // type 0: none
 	}

@@ -77,7 +77,8 @@ func (r *rawSA) encap() *dataplane.Encap {
 	}
 	return &dataplane.Encap{
 		SrcPort: network.Uint16(b[2:]), DstPort: network.Uint16(b[4:]),
-		OrigAddr: getTunnelAddr(b[8:], native.Uint16(r.b[saFamily:])),
+		OrigAddr:  getTunnelAddr(b[8:], native.Uint16(r.b[saFamily:])),
+		Keepalive: time.Duration(r.uint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL)) * time.Second,
 	}
 }
 

@@ -16,7 +16,7 @@ func FuzzMessages(f *testing.F) {
 	k := testPolicy(0)
 	p := dataplane.Policy{PolicyKey: k, Templates: []dataplane.Template{{ReqID: 1}}}
 	f.Add(encodePolicy(uint16(nl.XFRM_MSG_NEWPOLICY), &p).fixed())
-	x := &XFRM{features: dataplane.Features{SADir: true}}
+	x := &XFRM{features: dataplane.Features{SADir: true, NATKeepalive: true}}
 	key, _ := testSA(1)
 	sa := dataplane.SA{SAKey: key, Src: key.Dst, ESN: true, ReplayWindow: 64, Encap: &dataplane.Encap{}, AEAD: dataplane.Algorithm{Name: "a", Key: make([]byte, 4)}}
 	f.Add(x.encodeSA(uint16(nl.XFRM_MSG_NEWSA), &sa).fixed())
@@ -28,7 +28,7 @@ func FuzzMessages(f *testing.F) {
 			raw.installed()
 			raw.status()
 			raw.window()
-			m := raw.again(nl.XFRM_MSG_NEWSA, change{limits: &dataplane.Limits{}, encap: &encapChange{}, flags: &flagChange{}}, &ownSA{dir: dataplane.Out})
+			m := x.again(&raw, nl.XFRM_MSG_NEWSA, change{limits: &dataplane.Limits{}, encap: &encapChange{}, flags: &flagChange{}}, &ownSA{dir: dataplane.Out})
 			_ = m.skipAhead(raw.esn())
 		}
 		decodePolicy(b)
@@ -96,7 +96,7 @@ func TestSkipAhead(t *testing.T) {
 			dir := dataplane.Out
 			sa := dataplane.SA{SAKey: key, Src: key.Dst, Dir: dir, ESN: c.esn, Seq: dataplane.Replay{Out: seq}}
 			raw := rawSA{b: x.encodeSA(uint16(nl.XFRM_MSG_NEWSA), &sa).fixed()}
-			m := raw.again(nl.XFRM_MSG_NEWSA, change{}, &ownSA{dir: dir})
+			m := x.again(&raw, nl.XFRM_MSG_NEWSA, change{}, &ownSA{dir: dir})
 			err := m.skipAhead(c.esn)
 			if wraps := !c.esn && seq+seqMargin >= 1<<32; wraps != (err != nil) {
 				t.Fatalf("esn %v, %#x: %v, expected an error: %v", c.esn, seq, err, wraps)

@@ -33,7 +33,7 @@ func (x *XFRM) encodeSA(typ uint16, sa *dataplane.SA) *message {
 	}
 	encodeAlgorithms(m, sa)
 	if sa.Encap != nil {
-		putEncap(m, sa.Encap)
+		x.putEncap(m, sa.Encap)
 	}
 	if extra != 0 {
 		m.attrUint32(nl.XFRMA_SA_EXTRA_FLAGS, extra)
@@ -129,12 +129,25 @@ func encodeAlgorithms(m *message, sa *dataplane.SA) {
 	}
 }
 
-func putEncap(m *message, e *dataplane.Encap) {
+// putEncap adds the encapsulation, and the keepalives with it.
+func (x *XFRM) putEncap(m *message, e *dataplane.Encap) {
+	if n := x.keepalive(e); n != 0 {
+		m.attrUint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL, n)
+	}
 	b := m.attr(nl.XFRMA_ENCAP, sizeEncap)
 	native.PutUint16(b, encapESPinUDP)
 	network.PutUint16(b[2:], e.SrcPort)
 	network.PutUint16(b[4:], e.DstPort)
 	putAddr(b[8:], e.OrigAddr)
+}
+
+// keepalive is the time between NAT keepalives in seconds; 0: none, or none that the
+// kernel could send.
+func (x *XFRM) keepalive(e *dataplane.Encap) uint32 {
+	if e == nil || !x.features.NATKeepalive {
+		return 0
+	}
+	return uint32(seconds(e.Keepalive))
 }
 
 func putMark(m *message, mark dataplane.Mark) {

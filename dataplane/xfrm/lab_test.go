@@ -47,7 +47,7 @@ func TestSuiteOlderKernel(t *testing.T) {
 	dptest.Run(t, func(t *testing.T) dataplane.DataPlane {
 		namespace(t)
 		x := openIn(t, t.TempDir())
-		x.features.Migrate, x.features.SADir, x.features.PerCPU = false, false, false
+		x.features.Migrate, x.features.SADir, x.features.PerCPU, x.features.NATKeepalive = false, false, false, false
 		return x
 	})
 }
@@ -76,6 +76,7 @@ func TestFeatures(t *testing.T) {
 	}{
 		{"ESN", f.ESN, 3000}, {"interfaces", f.XFRMIf, 4019},
 		{"direction", f.SADir, 6010}, {"per CPU", f.PerCPU, 6013}, {"IPComp", f.IPComp, 3000}, {"migrate", f.Migrate, 7002},
+		{"NAT keepalives", f.NATKeepalive, 6011},
 	} {
 		if kernel >= c.since && !c.got {
 			t.Errorf("%s: not found on kernel %s, expected since %d", c.name, f.Kernel, c.since)

@@ -38,14 +38,19 @@ func (x *XFRM) probe() {
 	}
 	base := probeSA()
 	base.Dir = dataplane.Out
-	x.features.SADir, x.features.PerCPU = true, true // so that the attributes are sent
+	x.features.SADir, x.features.PerCPU, x.features.NATKeepalive = true, true, true // so that the attributes are sent
 	cpu := uint32(0)
 	base.CPU = &cpu
+	// Short, for a kernel that waits for one SA's keepalive does not look at the next
+	// SA before: a probe's must not hold up what comes after it. One octet may go to
+	// the loopback interface.
+	base.Encap = &dataplane.Encap{SrcPort: 9, DstPort: 9, Keepalive: time.Second}
 	if raw := x.try(&base); raw != nil {
 		f.SADir = find(raw.attrs(), nl.XFRMA_SA_DIR, 1) != nil
 		f.PerCPU = find(raw.attrs(), nl.XFRMA_SA_PCPU, 4) != nil
+		f.NATKeepalive = find(raw.attrs(), nl.XFRMA_NAT_KEEPALIVE_INTERVAL, 4) != nil
 	}
-	x.features.SADir, x.features.PerCPU = f.SADir, f.PerCPU
+	x.features.SADir, x.features.PerCPU, x.features.NATKeepalive = f.SADir, f.PerCPU, f.NATKeepalive
 
 	esn := probeSA()
 	esn.ESN, esn.ReplayWindow = true, 32
@@ -80,7 +85,7 @@ func (x *XFRM) probe() {
 	f.XFRMIf = hasInterfaces()
 	x.features = f
 	x.log.Info().Str("kernel", f.Kernel).Bool("esn", f.ESN).Bool("iptfs", f.IPTFS).Bool("ipcomp", f.IPComp).Bool("per_cpu", f.PerCPU).
-		Bool("sa_dir", f.SADir).Bool("migrate", f.Migrate).Bool("interfaces", f.XFRMIf).Msg("kernel features")
+		Bool("sa_dir", f.SADir).Bool("nat_keepalive", f.NATKeepalive).Bool("migrate", f.Migrate).Bool("interfaces", f.XFRMIf).Msg("kernel features")
 }
 
 // probeSA is an SA that ends by itself should the daemon die while it probes.
