@@ -31,7 +31,7 @@ const (
 type Contact struct {
 	ID            uint64 // of the session
 	Local, Remote auth.ID
-	Initiator     bool // we are the original initiator
+	Initiator     bool // we began the first one
 	SPIi          wire.SPI
 	Created       time.Time // when its set-up began
 	Since         time.Time // established at; zero: not yet
@@ -80,7 +80,7 @@ func (c Contact) Crosses(o Contact) bool {
 // contact is this IKE SA's.
 func (m *Machine) contact() Contact {
 	k := &m.s.IKE
-	return Contact{ID: m.s.ID, Local: k.LocalID, Remote: k.RemoteID, Initiator: k.Initiator, SPIi: k.SPIi, Created: m.s.Created, Since: m.s.Since,
+	return Contact{ID: m.s.ID, Local: k.LocalID, Remote: k.RemoteID, Initiator: m.s.Began, SPIi: k.SPIi, Created: m.s.Created, Since: m.s.Since,
 		Replacement: m.Replaces() != 0}
 }
 

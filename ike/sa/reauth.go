@@ -158,7 +158,7 @@ func (m *Machine) appendLifetime(ps []wire.Payload) []wire.Payload {
 // (RFC 4478 3): we reauthenticate in the last tenth of it.
 func (m *Machine) readLifetime(ps []wire.Payload) {
 	n, ok := wire.FindNotify(ps, wire.NotifyAuthLifetime)
-	if !ok || !m.s.IKE.Initiator {
+	if !ok || !m.s.Began {
 		return
 	}
 	if len(n.Data) != 4 {
@@ -248,7 +248,7 @@ func (m *Machine) twin() Twin {
 // Is reports whether m is it.
 func (t Twin) Is(m *Machine) bool {
 	k := &m.s.IKE
-	if m.s.Phase != Established || k.Initiator || m.s.ID == t.Self || m.s.ID <= t.After || m.s.Conn != t.Conn ||
+	if m.s.Phase != Established || m.s.Began || m.s.ID == t.Self || m.s.ID <= t.After || m.s.Conn != t.Conn ||
 		!k.RemoteID.Equal(t.Peer) || k.Remote.Addr() != t.Remote {
 		return false
 	}

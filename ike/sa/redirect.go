@@ -131,7 +131,7 @@ func (m *Machine) redirect(ps []wire.Payload, nonce []byte) (found bool, why str
 	}
 	g, rest, err := parseGateway(n.Data)
 	switch {
-	case !m.s.IKE.Initiator || !m.env.Settings.FollowRedirects:
+	case !m.s.Began || !m.env.Settings.FollowRedirects: // whoever has rekeyed since (RFC 5685 8)
 		m.discard("REDIRECT that we did not say we follow")
 		return false, ""
 	case err != nil:

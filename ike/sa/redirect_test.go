@@ -102,7 +102,20 @@ func TestRedirectInAuth(t *testing.T) {
 // The gateway's side, and a client that goes: what it had stays until the new
 // session stands.
 func TestRedirectLater(t *testing.T) {
+	for _, rekeyed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("rekeyed by the gateway: %v", rekeyed), func(t *testing.T) { redirectLater(t, rekeyed) })
+	}
+}
+
+func redirectLater(t *testing.T, rekeyed bool) {
 	w, moon, sun := established(t, 73, true)
+	if rekeyed { // which makes it the initiator of what is now the IKE SA, but not of the session
+		sun.Do(0, sa.Rekey{})
+		w.Settle(20)
+		if moon.Live()[0].Initiator() {
+			t.Fatal("not rekeyed")
+		}
+	}
 	mars := w.Add("192.0.2.3", sun.Env.Conns.All(), sun.Env.Creds)
 	if !sun.Live()[0].CanRedirect() || moon.Live()[0].CanRedirect() {
 		t.Error("it is the client that is redirected")
