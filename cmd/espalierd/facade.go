@@ -25,6 +25,10 @@ func (f facade) Rekey(ctx context.Context, t vici.Target) error {
 	return notFound(f.Engine.Rekey(ctx, engine.Target{IKE: t.IKE, Child: t.Child}))
 }
 
+func (f facade) Redirect(ctx context.Context, t vici.Target, gateway string) error {
+	return notFound(f.Engine.Redirect(ctx, engine.Target{IKE: t.IKE}, gateway))
+}
+
 func (f facade) Stats() vici.Stats {
 	s := f.Engine.Stats()
 	return vici.Stats{

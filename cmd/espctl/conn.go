@@ -11,6 +11,8 @@ import (
 type connCmd struct {
 	Up   connUpCmd   `cmd:"" help:"Bring up a connection's CHILD SA and wait for it."`
 	Down connDownCmd `cmd:"" help:"Take down a connection, or one CHILD SA of it."`
+
+	Redirect connRedirectCmd `cmd:"" help:"Send a connection's clients to another gateway (RFC 5685)."`
 }
 
 type connUpCmd struct {
@@ -26,11 +28,16 @@ type connDownCmd struct {
 	Timeout time.Duration `placeholder:"DURATION" help:"Give up waiting after this time; without it wait until it is gone."`
 }
 
+type connRedirectCmd struct {
+	Name    string `arg:"" help:"Connection."`
+	Gateway string `arg:"" help:"Address or host name that the clients are to go to."`
+}
+
 type connResult struct {
 	Schema int    `json:"version"`
 	Name   string `json:"name"`
 	Child  string `json:"child,omitempty"`
-	State  string `json:"state"` // up, down or rekeying
+	State  string `json:"state"` // up, down, rekeying or redirected
 }
 
 // Run brings the connection up, telling what happens meanwhile.
@@ -58,6 +65,17 @@ func (cmd *connDownCmd) Run(e *env) error {
 		return err
 	}
 	return e.tellConn(connResult{schema, cmd.Name, cmd.Child, "down"})
+}
+
+// Run asks the clients to go; the log tells when they are gone.
+func (cmd *connRedirectCmd) Run(e *env) error {
+	var req vici.Message
+	req.Put("ike", cmd.Name)
+	req.Put("gateway", cmd.Gateway)
+	if err := e.control("redirect", req, 0); err != nil {
+		return err
+	}
+	return e.tellConn(connResult{schema, cmd.Name, "", "redirected"})
 }
 
 // control runs a command and prints its log, in plain format only.

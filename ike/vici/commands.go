@@ -27,6 +27,8 @@ func findCommand(name string) command {
 		return (*client).terminate
 	case "rekey":
 		return (*client).rekey
+	case "redirect":
+		return (*client).redirect
 	}
 	return nil
 }

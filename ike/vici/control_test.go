@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,6 +124,52 @@ func TestTerminate(t *testing.T) {
 			}
 			if got := listNames(t, c, nil); got != tc.sasThen {
 				t.Errorf("then %q; want %q", got, tc.sasThen)
+			}
+		})
+	}
+}
+
+func TestRedirect(t *testing.T) {
+	const to = "203.0.113.9"
+	for _, tc := range []struct {
+		name, err, matches string
+		req                vici.Message
+	}{
+		{"by name", "", "1", request("ike", "gw", "gateway", to)},
+		{"by id", "", "1", request("ike-id", "1", "gateway", to)},
+		{"by address", "", "1", request("peer-ip", "198.51.100.7", "gateway", to)},
+		{"by network", "", "1", request("peer-ip", "198.51.100.0/24", "gateway", to)},
+		{"by range", "", "1", request("peer-ip", "198.51.100.1-198.51.100.9", "gateway", to)},
+		{"by identity", "", "1", request("peer-id", "sun.example.org", "gateway", to)},
+		{"by pattern", "", "1", request("peer-id", "*.example.org", "gateway", to)},
+		{"another name", "no matching SAs to redirect found", "0", request("ike", "other", "gateway", to)},
+		{"another address", "no matching SAs to redirect found", "0", request("peer-ip", "198.51.100.8", "gateway", to)},
+		{"another identity", "no matching SAs to redirect found", "0", request("peer-id", "*.example.com", "gateway", to)},
+		{"both must fit", "no matching SAs to redirect found", "0", request("ike", "gw", "peer-ip", "192.0.2.0/24", "gateway", to)},
+		{"half open", "no matching SAs to redirect found", "0", request("ike-id", "2", "gateway", to)},
+		{"no client of ours", "redirecting failed: the peer does not support it", "0", request("ike", "server", "gateway", to)},
+		{"nothing named", "missing redirect selector", "", request("gateway", to)},
+		{"no gateway", "missing target gateway", "", request("ike", "gw")},
+		{"bad gateway", `gateway: expected an address or a host name, got "a b"`, "", request("ike", "gw", "gateway", "a b")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client, server := vicitest.Gateway(), vicitest.Gateway()
+			client.Initiator = false
+			server.UniqueID, server.Conn = 3, "server"
+			server.Remote, server.RemoteID = netip.MustParseAddrPort("192.0.2.77:500"), "mars.example.net"
+			engine := vicitest.New(client, vicitest.Half(), server)
+			path, _ := start(t, engine, nil)
+			reply, err := dial(t, path).Call(t.Context(), "redirect", tc.req)
+			checkReply(t, reply, err, tc.err)
+			var cmdErr *vici.CommandError
+			if errors.As(err, &cmdErr) {
+				reply = cmdErr.Reply
+			}
+			if reply.Text("matches") != tc.matches {
+				t.Errorf("reply %v; want %q matches", reply, tc.matches)
+			}
+			if went := sessionsOf(engine)[0].Remote.Addr().String() == to; went != (tc.err == "") {
+				t.Errorf("redirected: %v", went)
 			}
 		})
 	}

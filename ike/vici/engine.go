@@ -41,6 +41,11 @@ type Engine interface {
 	// begun or waits for its turn. Errors: ErrNotFound when the SA is not there.
 	Rekey(ctx context.Context, target Target) error
 
+	// Redirect asks the client of an IKE SA to go to another gateway (RFC 5685),
+	// an address or a host name. It returns when that is on its way.
+	// Errors: ErrNotFound; else why the client is not asked.
+	Redirect(ctx context.Context, target Target, gateway string) error
+
 	// Stats is what the stats command tells.
 	Stats() Stats
 }
@@ -48,7 +53,7 @@ type Engine interface {
 // ErrNotFound says that no configuration or SA has the name or id.
 var ErrNotFound = errors.New("not found")
 
-// Target names what is to be terminated or rekeyed.
+// Target names what is to be terminated, rekeyed or redirected.
 type Target struct {
 	IKE   uint64 // unique id of the IKE SA, always set
 	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children

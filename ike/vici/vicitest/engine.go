@@ -171,6 +171,22 @@ func (e *Engine) Rekey(_ context.Context, t vici.Target) error {
 	return nil
 }
 
+// Redirect changes a client's address at once. One that is ours to begin with is
+// no client.
+func (e *Engine) Redirect(_ context.Context, t vici.Target, gateway string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.sessions, func(s sa.Info) bool { return s.UniqueID == t.IKE })
+	switch {
+	case i < 0:
+		return vici.ErrNotFound
+	case e.sessions[i].Initiator:
+		return errors.New("the peer does not support it")
+	}
+	e.sessions[i].Remote = netip.AddrPortFrom(netip.MustParseAddr(gateway), 4500)
+	return nil
+}
+
 // Stats counts the sessions; the other numbers are fixed.
 func (e *Engine) Stats() vici.Stats {
 	e.mu.Lock()
