@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -42,7 +44,7 @@ var (
 	}
 )
 
-// TestCollisions has both sides rekey and delete at once, in every combination, under a stream and a ping each 10 ms: not one answer is missing.
+// TestCollisions has both sides rekey and delete at once, in every combination, under iperf3 and a ping each 10 ms: not one answer is missing.
 func TestCollisions(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)
 	for _, h := range []*topo.Host{l.ours, l.theirs} {
@@ -74,27 +76,9 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream := make(chan error, 1)
-	over := make(chan struct{})
-	go func() {
-		for {
-			if _, err := l.client(l.theirs).Transfer(t.Context(), l.client(l.ours), l.client(l.ours).Inner(s.inner), transferSize); err != nil {
-				stream <- err
-				return
-			}
-			select {
-			case <-over:
-				stream <- nil
-				return
-			default:
-			}
-		}
-	}()
+	load := l.iperf(t, s)
 	l.meet(t)
-	close(over)
-	if err := <-stream; err != nil {
-		t.Errorf("the stream: %v", err)
-	}
+	load(t)
 	if err := ping.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +86,79 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	noneMissing(t, ping.Log())
 	time.Sleep(time.Second) // the last packets of the stream's connection
 	l.end(t, "conn down")
+}
+
+// iperfRate is what iperf3 sends: much for an emulated machine, but not all that it can do, or its queues drop packets.
+const iperfRate = "4M"
+
+// iperf runs iperf3 from the client of the peer to ours until the function that it returns is called, which then shows that it never stopped.
+func (l *lab) iperf(t *testing.T, s shape) (end func(t *testing.T)) {
+	t.Helper()
+	to := l.client(l.ours).Inner(s.inner).String()
+	server, err := l.client(l.ours).Start(nil, "iperf3", "-s", "-1", "-B", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.eventually(t, "iperf3 to listen", func() error {
+		out, err := l.client(l.ours).Run(t.Context(), "ss", "-Htln", "sport = :5201")
+		if err == nil && out == "" {
+			err = errors.New("nobody listens")
+		}
+		return err
+	})
+	client, err := l.client(l.theirs).Start(nil, "iperf3", "-c", to, "-t", "3600", "-b", iperfRate, "-J")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(t *testing.T) {
+		t.Helper()
+		select {
+		case <-client.Exited(): // it gives up when its control connection fails
+			t.Fatalf("iperf3 ended before the test: %s", client.Log())
+		default:
+		}
+		if err := client.Signal(syscall.SIGINT); err != nil { // it prints what it counted
+			t.Fatal(err)
+		}
+		for _, p := range []*topo.Process{client, server} {
+			select {
+			case <-p.Exited():
+			case <-time.After(patience):
+				t.Fatalf("iperf3 does not end: %s", p.Log())
+			}
+		}
+		streamed(t, client.Log())
+	}
+}
+
+// streamed reads what iperf3 reports: no error but that it was interrupted, and never three seconds without a byte.
+func streamed(t *testing.T, report string) {
+	t.Helper()
+	var r struct {
+		Error     string
+		Intervals []struct {
+			Sum struct{ Bytes float64 }
+		}
+		End struct {
+			Sent struct{ Bytes, Retransmits float64 } `json:"sum_sent"`
+		}
+	}
+	if err := json.Unmarshal([]byte(report), &r); err != nil || r.Error != "" && !strings.Contains(r.Error, "interrupt") {
+		t.Fatalf("iperf3: %v %s\n%s", err, r.Error, report)
+	}
+	still := 0 // intervals in a row
+	for i, in := range r.Intervals {
+		if still++; in.Sum.Bytes > 0 {
+			still = 0
+		}
+		if still >= 3 {
+			t.Errorf("iperf3 stood still up to its interval %d of %d", i+1, len(r.Intervals))
+		}
+	}
+	t.Logf("iperf3: %.0f bytes in %d intervals, %.0f retransmissions", r.End.Sent.Bytes, len(r.Intervals), r.End.Sent.Retransmits)
+	if len(r.Intervals) < 5 {
+		t.Errorf("expected iperf3 to run for at least 5 intervals:\n%s", report)
+	}
 }
 
 // meet lets the two sides meet until every kind of collision was seen and enough was rekeyed.
