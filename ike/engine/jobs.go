@@ -131,7 +131,7 @@ func (s *shard) job(x *session, a sa.Job) {
 	where := place(a.Spec)
 	switch spec := a.Spec.(type) { // a few map operations in the registry
 	case sa.AskContact:
-		s.inline = append(s.inline, result{x, a.ID, s.enterContact(x, spec.Contact), nil, false})
+		s.inline = append(s.inline, result{x, a.ID, s.e.reg.firstContact(s.contactOf(x), spec.Contact), nil, false})
 		return
 	case sa.AskUnique:
 		s.inline = append(s.inline, result{x, a.ID, s.e.reg.admitContact(spec.Contact, spec.Policy), nil, false})

@@ -49,7 +49,7 @@ type grant struct {
 }
 
 func newRegistry() *registry {
-	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, contacts: contacts{}, fixed: map[uint32]bool{}}
+	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, contacts: contacts{peers: map[pairOfIDs]*peer{}}, fixed: map[uint32]bool{}}
 }
 
 // prefixOf is the unit in which half-open sessions are counted.

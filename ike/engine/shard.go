@@ -59,9 +59,9 @@ type session struct {
 	lease    *leaseGrant // virtual addresses that the peer has from us
 	spis     []uint32    // inbound SPIs that s.children has of it
 	waits    []*wait
-	contact  pairOfIDs // under which the registry has it; zero: not
-	failure  string    // the last failure's explanation, for those who wait
-	failures int       // how many there were
+	contact  *contact // in the registry; nil: not
+	failure  string   // the last failure's explanation, for those who wait
+	failures int      // how many there were
 
 	failedChild string // of the last failure; empty: the IKE SA
 

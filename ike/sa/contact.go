@@ -51,12 +51,22 @@ const (
 	NewOneEnds      // the new one is deleted
 )
 
+// MayEnd reports whether the new IKE SA can be the end of another one, or another
+// one its.
+func (d Displace) MayEnd() bool { return d.Policy != UniquenessNever && !d.Replacement }
+
+// EndsAll reports whether every other IKE SA is concerned. Else it is only those
+// that cross the new one.
+func (d Displace) EndsAll() bool {
+	return d.MayEnd() && (d.Initial || d.Policy == UniquenessReplace)
+}
+
 // Against decides what the new IKE SA means for another one, established, that
 // has the same identities. Two that cross are decided alike by both sides: the
 // lower SPI of the initiator stays.
 func (d Displace) Against(o Contact) Fate {
 	switch {
-	case d.Policy == UniquenessNever || o.ID == d.ID || d.Replacement:
+	case !d.MayEnd() || o.ID == d.ID:
 		return BothStay
 	case d.Crosses(o):
 		if d.SPIi < o.SPIi {
