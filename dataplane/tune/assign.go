@@ -1,0 +1,212 @@
+package tune
+
+import (
+	"cmp"
+	"slices"
+)
+
+// item is an SA to be assigned.
+type item struct {
+	sa    *SA
+	load  float64 // share of a CPU
+	at    int     // index of its CPU in the plan
+	start int     // where it was when the plan began
+	fixed bool
+}
+
+// plan is an assignment that is being searched: the load of each CPU, and the
+// items on it.
+type plan struct {
+	cpus  []CPU
+	base  []float64 // foreign load
+	load  []float64 // all of it
+	open  []bool    // may get work
+	items []item
+	on    [][]int // items of each CPU; search sorts them, biggest first
+}
+
+func newPlan(cpus []CPU, base []float64, open []bool, items []item) *plan {
+	p := &plan{cpus: cpus, base: base, load: slices.Clone(base), open: open, items: items, on: make([][]int, len(base))}
+	for i := range items {
+		items[i].start = items[i].at
+		p.load[items[i].at] += items[i].load
+		p.on[items[i].at] = append(p.on[items[i].at], i)
+	}
+	return p
+}
+
+// bigger orders items for plan.on.
+func (p *plan) bigger(a, b int) int {
+	x, y := &p.items[a], &p.items[b]
+	if c := cmp.Compare(y.load, x.load); c != 0 {
+		return c
+	}
+	return cmp.Compare(x.sa.ID.Slot, y.sa.ID.Slot)
+}
+
+// swapDepth bounds how many of a CPU's biggest items are tried in swaps.
+const swapDepth = 24
+
+// search improves the assignment until no move and no swap lessens the sum of
+// the squared loads by more than least, or until steps are used up.
+func (p *plan) search(steps int, least float64) {
+	for c := range p.on {
+		slices.SortFunc(p.on[c], p.bigger)
+	}
+	for range steps {
+		a, b, gain := p.best()
+		if gain <= least {
+			return
+		}
+		p.exchange(a, b)
+	}
+}
+
+// change is an item that goes to another CPU.
+type change struct{ item, to int }
+
+// none stands for no second change.
+var none = change{item: -1}
+
+// best finds the change, or the pair of them, that lessens the sum of squares
+// most. Moving an item of load l from a CPU with load x to one with y changes it
+// by -2l(x-y-l); swapping is moving the difference.
+func (p *plan) best() (first, second change, gain float64) {
+	first, second = none, none
+	for from := range p.on {
+		for to := range p.on {
+			if from == to || !p.open[to] || (p.load[from] <= p.load[to] && p.open[from]) {
+				continue
+			}
+			a, b, g := p.bestBetween(from, to)
+			if g > gain {
+				first, second, gain = a, b, g
+			}
+		}
+	}
+	return first, second, gain
+}
+
+// bestBetween is best for one pair of CPUs.
+func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
+	first, second = none, none
+	gap := p.load[from] - p.load[to]
+	value := func(l float64) float64 { return 2 * l * (gap - l) }
+	if !p.open[from] {
+		// A CPU that went away is left whatever it costs.
+		value = func(l float64) float64 { return 1e6 + l*(1-p.load[to]) }
+	}
+	for _, i := range p.candidates(from, gap/2) {
+		if g := value(p.items[i].load) - p.price(i, to); g > gain {
+			first, second, gain = change{i, to}, none, g
+		}
+	}
+	if !p.open[from] {
+		return first, second, gain
+	}
+	for _, i := range head(p.on[from]) {
+		if p.items[i].fixed {
+			continue
+		}
+		for _, j := range head(p.on[to]) {
+			l := p.items[i].load - p.items[j].load
+			if p.items[j].fixed || l <= 0 {
+				continue
+			}
+			if g := value(l) - p.price(i, to) - p.price(j, from); g > gain {
+				first, second, gain = change{i, to}, change{j, from}, g
+			}
+		}
+	}
+	return first, second, gain
+}
+
+// candidates are the items of a CPU around the load that would halve the gap:
+// the last one above it and the first one below it, and the biggest.
+func (p *plan) candidates(cpu int, half float64) []int {
+	on := p.on[cpu]
+	at, _ := slices.BinarySearchFunc(on, half, func(i int, h float64) int { return cmp.Compare(h, p.items[i].load) })
+	var out []int
+	for k := at - 1; k >= 0; k-- {
+		if !p.items[on[k]].fixed {
+			out = append(out, on[k])
+			break
+		}
+	}
+	for k := at; k < len(on); k++ {
+		if !p.items[on[k]].fixed {
+			out = append(out, on[k])
+			break
+		}
+	}
+	return out
+}
+
+// moveCost is how far apart two CPUs must be beyond the SA itself for it to be
+// moved: without it a search would swap likes for likes.
+const moveCost = 0.02
+
+// price is the cost of putting an item on a CPU: one more moved, or one less.
+func (p *plan) price(i, to int) float64 {
+	switch it := &p.items[i]; {
+	case it.at == it.start:
+		return moveCost * it.load
+	case to == it.start:
+		return -moveCost * it.load
+	}
+	return 0
+}
+
+func head(on []int) []int { return on[:min(len(on), swapDepth)] }
+
+func (p *plan) exchange(a, b change) {
+	p.apply(a)
+	if b != none {
+		p.apply(b)
+	}
+}
+
+func (p *plan) apply(c change) {
+	it := &p.items[c.item]
+	from := it.at
+	k := slices.Index(p.on[from], c.item)
+	p.on[from] = slices.Delete(p.on[from], k, k+1)
+	p.load[from] -= it.load
+	it.at = c.to
+	p.load[c.to] += it.load
+	at, _ := slices.BinarySearchFunc(p.on[c.to], c.item, p.bigger)
+	p.on[c.to] = slices.Insert(p.on[c.to], at, c.item)
+}
+
+// worst is the load of the busiest CPU among those that have an item which could
+// go elsewhere; 0 when there is none.
+func (p *plan) worst() float64 {
+	worst := 0.0
+	for c, on := range p.on {
+		if slices.ContainsFunc(on, func(i int) bool { return !p.items[i].fixed }) {
+			worst = max(worst, p.load[c])
+		}
+	}
+	return worst
+}
+
+// uneven tells whether a CPU is above the mean by more than one of its SAs, so
+// that moving that one would be right whatever it gains.
+func (p *plan) uneven(mean float64) bool {
+	for c, on := range p.on {
+		sum, biggest := 0.0, 0.0
+		for _, i := range on {
+			if !p.items[i].fixed {
+				sum += p.items[i].load
+				biggest = max(biggest, p.items[i].load)
+			}
+		}
+		if min(p.load[c]-mean, sum) > biggest+0.01 && p.load[c]-mean > 0.03 {
+			return true
+		}
+	}
+	return false
+}
+
+// id is the number of the CPU with an index.
+func (p *plan) id(index int) int { return p.cpus[index].ID }

@@ -1,0 +1,321 @@
+package tune
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Tuner decides, and remembers what it needs for the next decision. Its methods
+// are not safe for concurrent use.
+type Tuner struct {
+	limits Limits
+	round  int
+	price  price
+	sas    map[SAID]*memory
+	other  map[int]float64 // foreign load by CPU, smoothed
+	trial  *trial          // the last round's moves, until they are judged
+	banned map[Move]ban    // moves that made things worse; Name is empty
+	still  int             // rounds since the last action
+	wanted int             // rounds in a row in which a move was worth it
+}
+
+// memory is what is known of one SA.
+type memory struct {
+	load     float64 // share of a CPU; follows a rise at once, a fall slowly
+	seen     int     // round of the last observation
+	moved    int     // round of its last move; 0: never
+	rest     int     // rounds it stays after that
+	hot      int     // rounds in a row that it filled a CPU by itself
+	spare    int     // rounds in a row that its parts were not needed
+	asked    int     // round in which a part was asked for
+	declined int     // how often no part came
+}
+
+// New makes a tuner that knows nothing yet.
+func New(l Limits) *Tuner {
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}}
+}
+
+// Decide takes the next observation and says what to do. Actions are expected to
+// be carried out before the interval of the next observation begins; one that was
+// not shows in that observation, and is decided anew.
+func (t *Tuner) Decide(o Observation) Decision {
+	t.round++
+	v := t.understand(o)
+	var d Decision
+	if undo := t.judge(o); len(undo) > 0 {
+		d.Actions = undo
+	} else {
+		d.Actions = t.moves(v)
+	}
+	d.Actions = append(d.Actions, t.splits(v)...)
+	d.Loads = v.loads()
+	d.Next = t.next(v, len(d.Actions) > 0)
+	return d
+}
+
+// view is an observation understood: CPUs by index, loads as shares.
+type view struct {
+	o     Observation
+	index map[int]int // CPU id to index
+	base  []float64   // foreign load
+	total []float64   // with the SAs as they are placed now
+	open  []bool
+	items []item
+}
+
+func (v *view) loads() []Load {
+	out := make([]Load, len(v.o.CPUs))
+	for i, c := range v.o.CPUs {
+		out[i] = Load{CPU: c.ID, Foreign: v.base[i], SAs: v.total[i] - v.base[i]}
+	}
+	return out
+}
+
+// understand learns from the observation and turns it into loads.
+func (t *Tuner) understand(o Observation) *view {
+	v := &view{items: make([]item, 0, len(o.SAs)), o: o, index: map[int]int{}, base: make([]float64, len(o.CPUs)), total: make([]float64, len(o.CPUs)), open: make([]bool, len(o.CPUs))}
+	for i, c := range o.CPUs {
+		v.index[c.ID], v.open[i] = i, c.Online
+	}
+	served := map[int]float64{}
+	for i := range o.SAs {
+		s := &o.SAs[i]
+		served[s.place()] += s.work(t.limits.PacketPrice) * s.delivered()
+	}
+	t.price.observe(o.CPUs, served, o.Interval)
+	unit := t.price.value() / o.Interval.Seconds()
+	for i, c := range o.CPUs {
+		v.base[i] = t.foreign(c, served[c.ID]*unit)
+		v.total[i] = v.base[i]
+	}
+	for i := range o.SAs {
+		s := &o.SAs[i]
+		at, known := v.index[s.place()]
+		if !known {
+			continue // arrives on a CPU that is not observed
+		}
+		load := t.remember(s, unit)
+		v.total[at] += load
+		v.items = append(v.items, item{sa: s, at: at, start: at, load: load, fixed: s.Fixed})
+	}
+	for id, m := range t.sas {
+		if m.seen != t.round {
+			delete(t.sas, id)
+		}
+	}
+	return v
+}
+
+// foreign is a CPU's load that no SA explains, smoothed.
+func (t *Tuner) foreign(c CPU, explained float64) float64 {
+	now := max(c.Foreign, c.Busy-explained, 0)
+	old, known := t.other[c.ID]
+	if known {
+		part := 0.5
+		if now > old {
+			part = 0.8 // CPUs in want are to be relieved at once
+		}
+		now = part*now + (1-part)*old
+	}
+	t.other[c.ID] = now
+	return now
+}
+
+// fall is how much of an SA's remembered load is left after a round without
+// traffic. Remembering peaks for some rounds keeps a flow that comes and goes
+// from being moved at each turn.
+const fall = 0.75
+
+// remember takes an SA's load of this round into its memory, and returns what the
+// decision shall take it for.
+func (t *Tuner) remember(s *SA, unit float64) float64 {
+	now := s.work(t.limits.PacketPrice) * unit
+	m := t.sas[s.ID]
+	if m == nil {
+		m = &memory{load: now, rest: t.limits.Rest}
+		t.sas[s.ID] = m
+	}
+	m.seen = t.round
+	if now >= m.load {
+		m.load = 0.5*now + 0.5*m.load
+		if m.load < 0.8*now {
+			m.load = now
+		}
+	} else {
+		m.load = max(now, fall*m.load)
+	}
+	return m.load
+}
+
+// resting tells whether an SA was moved too short a time ago. While a CPU stands
+// out by far, only the rounds count in which the move cannot have shown yet.
+func (t *Tuner) resting(m *memory, urgent bool) bool {
+	rest := m.rest
+	if urgent {
+		rest = min(rest, judgeAfter)
+	}
+	return m.moved != 0 && t.round-m.moved <= rest
+}
+
+const (
+	// urgency is how far the busiest CPU must be above the mean for a move at once.
+	urgency = 0.12
+	// patience is for how many rounds a move must have been worth it otherwise.
+	patience = 3
+)
+
+// moves searches a better assignment and takes as many steps towards it as the
+// limits allow.
+func (t *Tuner) moves(v *view) []Planned {
+	if len(v.items) == 0 || t.price.value() == 0 {
+		return nil
+	}
+	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
+	before, mean := p.worst(), meanLoad(p)
+	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
+	urgent := leaving || before-mean > urgency
+	for i := range p.items {
+		it := &p.items[i]
+		// Moving what is idle would change nothing.
+		if v.open[it.at] && (it.load == 0 || t.resting(t.sas[it.sa.ID], urgent)) {
+			it.fixed = true
+		}
+	}
+	worth := leaving || p.uneven(mean)
+	if !worth && before-mean < t.limits.Gain {
+		t.wanted = 0
+		return nil // no assignment can gain enough
+	}
+	p.search(4*t.limits.Moves, 1e-6)
+	after := p.worst()
+	if !(worth && after < before || leaving) && before-after < t.limits.Gain {
+		t.wanted = 0
+		return nil
+	}
+	if t.wanted++; !urgent && t.wanted < patience {
+		return nil
+	}
+	t.wanted = 0
+	steps := t.pick(p)
+	return t.carry(v, steps, before, after, mean)
+}
+
+func meanLoad(p *plan) float64 {
+	sum, n := 0.0, 0
+	for c, l := range p.load {
+		if p.open[c] {
+			sum, n = sum+l, n+1
+		}
+	}
+	return sum / float64(max(n, 1))
+}
+
+// pick chooses which of the plan's moves this round makes: those off CPUs that
+// are gone first, then the biggest, within the limits. A swap whose second half
+// does not fit in this round is made by the next.
+func (t *Tuner) pick(p *plan) []item {
+	var steps []item
+	for _, it := range p.items {
+		if it.at != it.start && !t.isBanned(it.sa, p, it) {
+			steps = append(steps, it)
+		}
+	}
+	slices.SortFunc(steps, func(a, b item) int {
+		return cmp.Or(
+			boolCompare(p.open[a.start], p.open[b.start]),
+			cmp.Compare(b.load, a.load),
+			cmp.Compare(a.sa.ID.Slot, b.sa.ID.Slot))
+	})
+	out, elephants := steps[:0], 0
+	for _, it := range steps {
+		if p.open[it.start] {
+			if len(out) >= t.limits.Moves {
+				break
+			}
+			if it.load > t.limits.Elephant {
+				if elephants >= t.limits.Elephants {
+					continue
+				}
+				elephants++
+			}
+		}
+		out = append(out, it)
+	}
+	return out
+}
+
+// boolCompare sorts false before true.
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// carry turns steps into actions with reasons, and remembers them to be judged.
+func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Planned {
+	var out []Planned
+	var made []Move
+	for _, it := range steps {
+		m := t.sas[it.sa.ID]
+		if m.moved != 0 && t.round-m.moved < 8*m.rest {
+			m.rest = min(2*m.rest, 64) // moved again so soon: let it rest longer
+		} else {
+			m.rest = t.limits.Rest
+		}
+		m.moved = t.round
+		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
+		move := Move{SA: it.sa.ID, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
+		made = append(made, move)
+		r := Reason{Before: before, After: after}
+		if !from.Online {
+			r.Text = fmt.Sprintf("CPU %d takes no more work", from.ID)
+		} else {
+			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; this SA asks for %s, and CPU %d has room",
+				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), percent(it.load), to.ID)
+		}
+		out = append(out, Planned{Action: move, Reason: r})
+	}
+	if len(made) > 0 {
+		t.trial = &trial{round: t.round, moves: made, before: yield(v.o)}
+	}
+	return out
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) }
+
+// next is how long to wait: less the more a CPU stands out, more when nothing
+// has moved for some rounds.
+func (t *Tuner) next(v *view, acted bool) time.Duration {
+	if acted {
+		t.still = 0
+		return t.limits.MinRound
+	}
+	t.still++
+	const calm = time.Second
+	switch {
+	case t.trial != nil:
+		return t.limits.MinRound
+	case t.still > 20:
+		return t.limits.MaxRound
+	case t.still > 10:
+		return min(2*calm, t.limits.MaxRound)
+	}
+	highest, lowest := 0.0, 1.0
+	for i := range v.o.CPUs {
+		if v.open[i] {
+			l := v.total[i]
+			highest, lowest = max(highest, l), min(lowest, l)
+		}
+	}
+	if highest-lowest > 0.3 {
+		return max(t.limits.MinRound, calm/2)
+	}
+	return calm
+}

@@ -1,0 +1,107 @@
+package tune
+
+import "fmt"
+
+// trial is a round of moves that is still to be judged.
+type trial struct {
+	round  int
+	moves  []Move
+	before outcome
+}
+
+// ban keeps a move from being tried again.
+type ban struct {
+	until int // round
+	times int
+}
+
+// outcome is what a round achieved: how much of the work that arrived was
+// delivered to a CPU, and how often CPUs did not get through.
+type outcome struct {
+	offered, delivered float64 // bytes per second
+	squeezed           float64 // per second
+}
+
+func yield(o Observation) outcome {
+	var r outcome
+	for i := range o.SAs {
+		s := &o.SAs[i]
+		r.offered += float64(s.Bytes)
+		r.delivered += float64(s.Bytes) * s.delivered()
+	}
+	for _, c := range o.CPUs {
+		r.squeezed += float64(c.Squeezed)
+	}
+	n := o.Interval.Seconds()
+	return outcome{r.offered / n, r.delivered / n, r.squeezed / n}
+}
+
+const (
+	judgeAfter = 2    // rounds: one in which the moves take effect, one that shows it
+	worse      = 0.05 // part of the delivered work that must be missing
+	comparable = 0.15 // how much offered load may differ to compare at all
+	banRounds  = 60
+)
+
+// judge compares what the last moves achieved with what was before, and takes
+// them back if less arrives now. Nil while there is nothing to say.
+func (t *Tuner) judge(o Observation) []Planned {
+	tr := t.trial
+	if tr == nil || t.round-tr.round < judgeAfter {
+		return nil
+	}
+	t.trial = nil
+	now := yield(o)
+	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) {
+		return nil // another load: says nothing about the moves
+	}
+	if tr.before.delivered == 0 || now.delivered >= tr.before.delivered*(1-worse) {
+		return nil
+	}
+	at := map[SAID]int{}
+	online := map[int]bool{NoCPU: true}
+	for _, s := range o.SAs {
+		at[s.ID] = s.CPU
+	}
+	for _, c := range o.CPUs {
+		online[c.ID] = c.Online
+	}
+	var out []Planned
+	for _, m := range tr.moves {
+		if cpu, there := at[m.SA]; !there || cpu != m.To || !online[m.From] {
+			continue
+		}
+		t.ban(m)
+		t.sas[m.SA].moved = t.round
+		back := m
+		back.From, back.To = m.To, m.From
+		out = append(out, Planned{Action: back, Reason: Reason{
+			Text: fmt.Sprintf("made things worse: %.0f of %.0f kbit/s got through after it, %.0f of %.0f before",
+				now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125),
+		}})
+	}
+	return out
+}
+
+func (t *Tuner) ban(m Move) {
+	key := m
+	key.Name, key.From = "", 0
+	b := t.banned[key]
+	b.times++
+	b.until = t.round + banRounds<<min(b.times-1, 5)
+	t.banned[key] = b
+	for k, b := range t.banned {
+		if b.until+banRounds < t.round {
+			delete(t.banned, k)
+		}
+	}
+}
+
+// isBanned tells whether the item's move was taken back lately.
+func (t *Tuner) isBanned(s *SA, p *plan, it item) bool {
+	if len(t.banned) == 0 {
+		return false
+	}
+	b, known := t.banned[Move{SA: s.ID, SPI: s.SPI, To: p.id(it.at)}]
+	return known && t.round < b.until && p.open[it.start]
+}

@@ -1,0 +1,203 @@
+package tune
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// model is a gateway as the tuner sees one: a NIC with one queue on CPU 0, SAs
+// that offer work, CPUs that do it as far as they can. Prices are those of the
+// lab's kernel, in seconds of a CPU (see docs/tuner.md for where they come from).
+type model struct {
+	rng     *rand.Rand
+	cpus    []modelCPU
+	sas     []modelSA
+	receive float64 // per packet, on CPU 0, whatever happens to it afterwards
+	hand    float64 // per packet that is given to another CPU, on CPU 0
+	price   float64 // per unit of work
+	noise   float64 // relative error of what is measured
+	at      time.Duration
+	moved   int // moves carried out
+}
+
+type modelCPU struct {
+	foreign float64 // share of its time that others take
+	seen    float64 // part of foreign that the observation can tell for sure
+	gone    bool
+}
+
+type modelSA struct {
+	id       uint32
+	cpu      int
+	rate     float64 // packets per second
+	size     float64 // bytes
+	weight   float64
+	canSplit bool
+	parts    int
+	off      bool
+}
+
+const packetPrice = 500
+
+func (s *modelSA) work() float64 {
+	if s.off {
+		return 0
+	}
+	return s.rate * (s.size + packetPrice) * s.weight
+}
+
+func (s *modelSA) place() int {
+	if s.cpu == NoCPU {
+		return 0
+	}
+	return s.cpu
+}
+
+// capacity is the share of a CPU that is left for SAs, with the assignment as it
+// is.
+func (m *model) capacity(c int) float64 {
+	left := 1 - m.cpus[c].foreign
+	if c == 0 {
+		for _, s := range m.sas {
+			if s.off {
+				continue
+			}
+			left -= s.rate * m.receive
+			if s.place() != 0 {
+				left -= s.rate * m.hand
+			}
+		}
+	}
+	if m.cpus[c].gone {
+		return 0
+	}
+	return max(left, 0)
+}
+
+// demand is what the SAs on a CPU ask for.
+func (m *model) demand(c int) float64 {
+	sum := 0.0
+	for i := range m.sas {
+		if m.sas[i].place() == c {
+			sum += m.sas[i].work() * m.price
+		}
+	}
+	return sum
+}
+
+// served is the work that gets done, in shares of CPUs.
+func (m *model) served() float64 {
+	sum := 0.0
+	for c := range m.cpus {
+		sum += min(m.demand(c), m.capacity(c))
+	}
+	return sum
+}
+
+// few tells whether all assignments can be tried.
+func (m *model) few() bool { return math.Pow(float64(len(m.cpus)), float64(len(m.sas))) < 70000 }
+
+// best is the most that any assignment gets done: by trying all of them where
+// they are few, else what all CPUs together could do.
+func (m *model) best() float64 {
+	n, k := len(m.sas), len(m.cpus)
+	if !m.few() {
+		sum, room, biggest := 0.0, 0.0, 0.0
+		for i := range m.sas {
+			w := m.sas[i].work() * m.price
+			sum += w
+			biggest = max(biggest, w)
+		}
+		for c := range m.cpus {
+			room += m.capacity(c)
+		}
+		return min(sum, room)
+	}
+	at := make([]int, n)
+	for i := range m.sas {
+		at[i] = m.sas[i].cpu
+	}
+	defer func() {
+		for i := range m.sas {
+			m.sas[i].cpu = at[i]
+		}
+	}()
+	best := 0.0
+	for code := range int(math.Pow(float64(k), float64(n))) {
+		for i := range m.sas {
+			m.sas[i].cpu, code = code%k, code/k
+		}
+		best = max(best, m.served())
+	}
+	return best
+}
+
+// observe lets an interval pass.
+func (m *model) observe(interval time.Duration) Observation {
+	m.at += interval
+	o := Observation{At: m.at, Interval: interval}
+	jitter := func(x float64) float64 { return x * (1 + m.noise*(2*m.rng.Float64()-1)) }
+	part := make([]float64, len(m.cpus))
+	for c := range m.cpus {
+		demand, room := m.demand(c), m.capacity(c)
+		part[c] = 1
+		if demand > room {
+			part[c] = room / demand
+		}
+		busy := 1 - room + min(demand, room)
+		cpu := CPU{ID: c, Online: !m.cpus[c].gone}
+		if cpu.Online {
+			cpu.Busy, cpu.Foreign = min(jitter(busy), 1), jitter(m.cpus[c].seen)
+		}
+		o.CPUs = append(o.CPUs, cpu)
+	}
+	for i := range m.sas {
+		s := &m.sas[i]
+		obs := SA{ID: SAID{Slot: s.id, Generation: 1}, SPI: 0x1000 + s.id, CPU: s.cpu, Weight: s.weight, CanSplit: s.canSplit, Parts: s.parts}
+		if !s.off {
+			obs.Packets = uint64(s.rate * interval.Seconds())
+			obs.Bytes = uint64(jitter(float64(obs.Packets) * s.size))
+			obs.Lost = uint64(float64(obs.Packets) * (1 - part[s.place()]))
+		}
+		o.SAs = append(o.SAs, obs)
+	}
+	return o
+}
+
+// perform carries a decision out.
+func (m *model) perform(d Decision) {
+	for _, p := range d.Actions {
+		if mv, ok := p.Action.(Move); ok {
+			for i := range m.sas {
+				if m.sas[i].id == mv.SA.Slot {
+					m.sas[i].cpu = mv.To
+					m.moved++
+				}
+			}
+		}
+	}
+}
+
+// randomModel draws a gateway whose load can be carried, or nearly.
+func randomModel(seed uint64) *model {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	m := &model{rng: rng, noise: 0.02}
+	// Prices as measured in the lab (docs/tuner.md): 1.4 KB cost 20 us to decrypt,
+	// 1.5 us to receive, 2.5 us to hand on.
+	m.price, m.receive, m.hand = 20e-6/(1400+packetPrice), 1.5e-6, 2.5e-6
+	for range 2 + rng.IntN(3) {
+		m.cpus = append(m.cpus, modelCPU{})
+	}
+	return m
+}
+
+// add gives the model an SA that asks for a share of a CPU.
+func (m *model) add(share float64) *modelSA {
+	size := []float64{1400, 1400, 600, 120}[m.rng.IntN(4)]
+	weight := []float64{1, 1, 1, 2.5}[m.rng.IntN(4)]
+	s := modelSA{id: uint32(len(m.sas) + 1), size: size, weight: weight, cpu: NoCPU}
+	s.rate = share / m.price / weight / (size + packetPrice)
+	m.sas = append(m.sas, s)
+	return &m.sas[len(m.sas)-1]
+}

@@ -1,0 +1,187 @@
+// Package tune is the tuner: it looks at what CPUs and SAs do, decides what to
+// change, and can say why. Deciding is a function of what was observed before and
+// now: no clock, no I/O, no randomness. The same observations always give the same
+// decisions, so a decision can be replayed and a model can test it.
+//
+// The rules of steering start from RSS++ (Barbette et al., CoNEXT 2019): moves go
+// from the most to the least loaded CPU and lessen the squared imbalance, and a
+// round is short while there is much to do. Three things differ. The price of a
+// packet is learnt rather than taken from the CPU's load by share, so load that is
+// not IPsec (a busy sender, a routing daemon, the interrupts of the NIC's only
+// queue) shows as what it is and is worked around. An assignment is searched as a
+// whole, swaps included, so a round can do all its moves at once. And each action
+// is judged two rounds later: one that made things worse is taken back, and not
+// tried again for a while.
+package tune
+
+import (
+	"fmt"
+	"time"
+)
+
+// NoCPU is the place of an SA that is not steered: its packets stay on the CPU
+// where they arrive.
+const NoCPU = -1
+
+// SAID names an SA in the tables of the BPF programs; a slot that is used again
+// has another generation.
+type SAID struct{ Slot, Generation uint32 }
+
+// Observation is what happened since the one before.
+type Observation struct {
+	At       time.Duration // since any fixed moment; grows
+	Interval time.Duration // how long the counts of this observation took; above 0
+	CPUs     []CPU         // each possible CPU once, by ascending ID
+	SAs      []SA          // inbound SAs, in any order, each once
+}
+
+// CPU is one CPU over the interval. Shares are of the CPU's time, 0 to 1.
+type CPU struct {
+	ID      int
+	Online  bool // and allowed to get work
+	Busy    float64
+	Foreign float64 // part of Busy that surely is not packet processing: other processes, other interrupts; 0 if unknown
+	Dropped uint64  // packets that found the queue to this CPU full
+	// Squeezed counts how often packet processing ended with work left (softnet).
+	Squeezed uint64
+}
+
+// SA is an inbound SA over the interval.
+type SA struct {
+	ID      SAID
+	SPI     uint32
+	Name    string // connection and child, for the reason in words; may be empty
+	CPU     int    // where it is steered to, or NoCPU
+	Arrives int    // where its packets arrive: on which CPU most were counted
+	Packets uint64 // arrived
+	Bytes   uint64
+	Lost    uint64  // of Packets: did not get to their CPU
+	Weight  float64 // price of its algorithm, as a multiple of AES-GCM's; 0 means 1
+	Fixed   bool    // tied to its CPU by negotiation (RFC 9611): never moved
+	// CanSplit: the peer takes per-CPU SAs. Parts is how many stand beside this one.
+	CanSplit bool
+	Parts    int
+}
+
+// Action is one change the tuner asks for: Move, Split, Join.
+type Action interface {
+	isAction()
+	String() string
+}
+
+type (
+	// Move steers an SA to another CPU.
+	Move struct {
+		SA       SAID
+		SPI      uint32
+		Name     string
+		From, To int
+	}
+	// Split asks IKE for one more per-CPU SA beside this one (RFC 9611), since it
+	// fills a CPU by itself and moving cannot help it.
+	Split struct {
+		SA   SAID
+		SPI  uint32
+		Name string
+	}
+	// Join lets the per-CPU SAs beside this one go: one is enough.
+	Join struct {
+		SA   SAID
+		SPI  uint32
+		Name string
+	}
+)
+
+func (Move) isAction()  {}
+func (Split) isAction() {}
+func (Join) isAction()  {}
+
+func (m Move) String() string {
+	return fmt.Sprintf("move %s from %s to %s", saName(m.Name, m.SPI), cpuName(m.From), cpuName(m.To))
+}
+
+func (s Split) String() string {
+	return "ask for one more per-CPU SA beside " + saName(s.Name, s.SPI)
+}
+
+func (j Join) String() string { return "let the per-CPU SAs beside " + saName(j.Name, j.SPI) + " go" }
+
+func saName(name string, spi uint32) string {
+	if name == "" {
+		return fmt.Sprintf("SPI 0x%08x", spi)
+	}
+	return fmt.Sprintf("%s (SPI 0x%08x)", name, spi)
+}
+
+func cpuName(cpu int) string {
+	if cpu == NoCPU {
+		return "where it arrives"
+	}
+	return fmt.Sprintf("CPU %d", cpu)
+}
+
+// Reason says why, in words and in the figures behind them.
+type Reason struct {
+	Text string
+	// Before and After are the load of the busiest CPU that has work to give, as
+	// a share of its capacity: now, and as expected once the round's actions took
+	// effect. Above 1: more than it can do.
+	Before, After float64
+}
+
+// Planned is an action with its reason.
+type Planned struct {
+	Action Action
+	Reason Reason
+}
+
+// Decision is what a round comes to.
+type Decision struct {
+	Actions []Planned
+	Next    time.Duration // until the next observation
+	Loads   []Load        // by CPU, as they are understood
+}
+
+// Load is what the tuner takes a CPU's load to be: shares of its time. Their sum
+// is above 1 where more arrives than can be done.
+type Load struct {
+	CPU     int
+	Foreign float64 // not of any SA
+	SAs     float64 // what its SAs ask for
+}
+
+// Total is the sum of both.
+func (l Load) Total() float64 { return l.Foreign + l.SAs }
+
+// Limits bound what a round may do. The zero value of a field takes the default.
+type Limits struct {
+	Moves     int           // SAs moved in a round; default 64
+	Elephants int           // of these, such that load a CPU by more than Elephant; default 1
+	Elephant  float64       // share of a CPU's time; default 0.6
+	Gain      float64       // what a move must take off the busiest CPU to be worth it; default 0.05
+	Rest      int           // rounds that a moved SA stays where it is; default 5
+	Splits    int           // per-CPU SAs asked for in a round; default 1
+	MinRound  time.Duration // default 250 ms
+	MaxRound  time.Duration // default 4 s
+	// PacketPrice is what a packet costs before its first byte, in bytes; default 500.
+	PacketPrice float64
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.Moves, 64)
+	setDefault(&l.Elephants, 1)
+	setDefault(&l.Elephant, 0.6)
+	setDefault(&l.Gain, 0.05)
+	setDefault(&l.Rest, 5)
+	setDefault(&l.Splits, 1)
+	setDefault(&l.MinRound, 250*time.Millisecond)
+	setDefault(&l.MaxRound, 4*time.Second)
+	setDefault(&l.PacketPrice, 500)
+	return l
+}
+
+func setDefault[T int | float64 | time.Duration](v *T, to T) {
+	if *v == 0 {
+		*v = to
+	}
+}
