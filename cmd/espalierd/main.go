@@ -36,6 +36,7 @@ type flags struct {
 	Block    bool             `xor:"mode" help:"Install what leak = block asks for, before the network is up, and exit."`
 	Unblock  bool             `xor:"mode" help:"Remove what a run that has ended left in the kernel, the blocks of leak = block included, and exit."`
 	RunDir   string           `placeholder:"DIR" help:"Folder of the journal and the control socket, instead of the configuration's."`
+	StateDir string           `placeholder:"DIR" help:"Folder of what outlives a reboot, instead of the configuration's."`
 	LogLevel string           `enum:"trace,debug,info,warn,error" default:"info" help:"Least level to log: ${enum} (${default})."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }

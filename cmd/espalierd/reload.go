@@ -56,7 +56,7 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 // needsRestart reports whether the setting is one that is read once.
 func needsRestart(key string) bool {
 	switch key {
-	case "listen", "interfaces", "port", "port_nat_t", "run_dir",
+	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "state_dir",
 		"install_virtual_ip", "install_virtual_ip_on", "routing_table", "routing_table_prio":
 		return true
 	}

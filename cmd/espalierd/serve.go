@@ -22,6 +22,7 @@ import (
 	"espalier/ike/engine/sockets"
 	"espalier/ike/vici"
 	"espalier/internal/event"
+	"espalier/internal/secret"
 )
 
 // serve runs the daemon until ctx ends.
@@ -68,10 +69,15 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		return err
 	}
 	defer network.Close()
+	stateDir := f.StateDir
+	if stateDir == "" {
+		stateDir = cfg.Settings.StateDir
+	}
 	bus := new(event.Bus)
 	eng, err := engine.New(engine.Options{
 		DataPlane: dp, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
+		CrashSecret: crashSecret(stateDir, log),
 	})
 	if err != nil {
 		return err
@@ -135,6 +141,22 @@ func load(path string, log zerolog.Logger) (*config.Config, error) {
 			Str("expected", w.Expected).Str("found", w.Found).Msg("odd in the configuration")
 	}
 	return cfg, nil
+}
+
+// crashSecret is what the tokens of quick crash detection are made with. It stands
+// where a reboot leaves it, for that is what peers are to be told of (RFC 6290 5).
+// Without it the daemon works all the same: its peers then need DPD.
+func crashSecret(dir string, log zerolog.Logger) secret.Bytes {
+	path := filepath.Join(dir, "crash-detection.secret")
+	b, replaced, err := secret.Keep(path, 32)
+	if replaced != "" {
+		log.Warn().Str("file", path).Str("reason", replaced).Msg("the secret of quick crash detection was replaced, peers of the former run find out by DPD")
+	}
+	if err != nil {
+		log.Error().Err(err).Msg("no secret for quick crash detection, peers find out by DPD when this box has crashed")
+		return nil
+	}
+	return b
 }
 
 // linkMTU is the MTU of the link by which the box reaches a peer.

@@ -25,6 +25,10 @@ const DefaultPath = "/etc/espalier/espalier.conf"
 // otherwise.
 const DefaultRunDir = "/run/espalier"
 
+// DefaultStateDir is where what outlives a reboot stands unless state_dir says
+// otherwise.
+const DefaultStateDir = "/var/lib/espalier"
+
 // originFile marks what comes from files, so that a reload touches only that.
 const originFile = "file"
 
@@ -54,6 +58,7 @@ type Settings struct {
 	HalfOpenPerPrefix, HalfOpenPrefix4, HalfOpenPrefix6 int
 
 	RunDir       string // folder of journal and control socket
+	StateDir     string // folder of what outlives a reboot
 	BlockLeaks   bool   // leak = block
 	BypassLAN    bool
 	VirtualIP    bool   // put received virtual addresses on the box
@@ -156,6 +161,7 @@ func (c *compiler) settings(n *node) Settings {
 		HalfOpenPrefix6:   int(get[uint32](n, "half_open_prefix_v6")),
 
 		RunDir:       get[string](n, "run_dir"),
+		StateDir:     get[string](n, "state_dir"),
 		VirtualIP:    get[bool](n, "install_virtual_ip"),
 		VirtualIPOn:  get[string](n, "install_virtual_ip_on"),
 		RoutingTable: get[uint32](n, "routing_table"),
@@ -177,6 +183,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.MaxSelectors = int(get[uint32](n, "max_selectors"))
 	s.SA.InstallRoutes = get[bool](n, "install_routes")
 	s.SA.FollowRedirects = get[bool](n, "follow_redirects")
+	s.SA.CrashDetection = get[bool](n, "quick_crash_detection")
 	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
 	if s.SA.Port == s.SA.NATTPort {
 		c.rep.add(n.at("port_nat_t"), "another port than espalier.port for port_nat_t", "the same", "")
@@ -193,8 +200,10 @@ func (c *compiler) settings(n *node) Settings {
 	if len(s.Listen) > 0 && len(s.Interfaces) > 0 {
 		c.rep.add(n.at("interfaces"), "one of listen and interfaces in espalier", "both", "")
 	}
-	if !filepath.IsAbs(s.RunDir) {
-		c.rep.add(n.at("run_dir"), "an absolute path for run_dir", quote(s.RunDir), "")
+	for key, dir := range map[string]string{"run_dir": s.RunDir, "state_dir": s.StateDir} {
+		if !filepath.IsAbs(dir) {
+			c.rep.add(n.at(key), "an absolute path for "+key, quote(dir), "")
+		}
 	}
 	return s
 }

@@ -135,6 +135,7 @@ func diffSettings(a, b Settings) []string {
 		{"retransmit_jitter", a.SA.RetransmitJitter, b.SA.RetransmitJitter},
 		{"max_selectors", a.SA.MaxSelectors, b.SA.MaxSelectors},
 		{"follow_redirects", a.SA.FollowRedirects, b.SA.FollowRedirects},
+		{"quick_crash_detection", a.SA.CrashDetection, b.SA.CrashDetection},
 		{"prefer_peer_proposal", a.SA.PreferPeerProposal, b.SA.PreferPeerProposal},
 		{"install_routes", a.SA.InstallRoutes, b.SA.InstallRoutes},
 		{"install_virtual_ip", a.VirtualIP, b.VirtualIP},
@@ -144,6 +145,7 @@ func diffSettings(a, b Settings) []string {
 		{"leak", a.BlockLeaks, b.BlockLeaks},
 		{"bypass_lan", a.BypassLAN, b.BypassLAN},
 		{"run_dir", a.RunDir, b.RunDir},
+		{"state_dir", a.StateDir, b.StateDir},
 	} {
 		if !reflect.DeepEqual(s.x, s.y) {
 			out = append(out, s.key)

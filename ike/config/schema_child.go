@@ -146,6 +146,7 @@ func settingsSpec() *sectionSpec {
 		{name: "retransmit_jitter", typ: number(0, 20), def: "0", doc: "Percent of a wait that is taken off at most, at random."},
 		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
 		{name: "follow_redirects", typ: yesNo(), def: "yes", doc: "Go to the gateway that a peer names in a REDIRECT (RFC 5685)."},
+		{name: "quick_crash_detection", typ: yesNo(), def: "yes", doc: "Quick crash detection (RFC 6290): peers get a token for each IKE SA, by which they believe us when we say that we have lost it in a crash, and we them (see state_dir)."},
 		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
 		{name: "install_routes", typ: yesNo(), def: "yes", doc: "Lead the box's own traffic into its tunnels by routes, with a source address that they protect."},
 		{name: "install_virtual_ip", typ: yesNo(), def: "yes", doc: "Put received virtual addresses on the box."},
@@ -155,5 +156,6 @@ func settingsSpec() *sectionSpec {
 		{name: "leak", typ: oneOf("pass", "block"), def: "pass", doc: "What becomes of the children's traffic while they have no CHILD SA: it passes in clear, or is blocked, also before the daemon starts and after it stops (see leak.md)."},
 		{name: "bypass_lan", typ: yesNo(), def: "no", doc: "Let traffic within each directly connected network pass by wider tunnels, such as those to 0.0.0.0/0."},
 		{name: "run_dir", typ: text("folder"), def: DefaultRunDir, doc: "Folder of the journal and the control socket."},
+		{name: "state_dir", typ: text("folder"), def: DefaultStateDir, doc: "Folder of what outlives a reboot: the secret of quick crash detection, which no other gateway may have but one that takes over from this one."},
 	}}
 }

@@ -55,6 +55,8 @@ type counters struct {
 	answers      atomic.Uint64 // INVALID_IKE_SPI and INVALID_MAJOR_VERSION sent
 	muted        atomic.Uint64 // those not sent for their rate
 	discarded    atomic.Uint64 // messages that changed nothing in their session
+	wrongTokens  atomic.Uint64 // of them, those with a wrong token of crash detection
+	crashes      atomic.Uint64 // sessions ended by a peer's token
 	overruns     atomic.Uint64 // of the data plane's events
 	acquires     atomic.Uint64
 	softExpires  atomic.Uint64
@@ -88,6 +90,8 @@ type Stats struct {
 	Answers     uint64 // answers without a session: INVALID_IKE_SPI, INVALID_MAJOR_VERSION
 	Muted       uint64 // answers not sent for their rate
 	Discarded   uint64 // messages that a session left aside: replayed, old, not authentic
+	WrongTokens uint64 // of them, those with a wrong token of quick crash detection
+	Crashes     uint64 // sessions whose peer has shown that it lost them (RFC 6290)
 	Drops       map[string]uint64
 
 	Acquires, SoftExpires, HardExpires, Mappings, Overruns uint64 // events of the data plane
@@ -112,7 +116,8 @@ func (e *Engine) Stats() Stats {
 		Queued: e.workers.waiting(), Timers: int(c.timers.Load()), ReqIDs: e.reg.held(),
 		Established: c.established.Load(), Received: c.received.Load(),
 		Sent: c.sent.Load(), SendErrors: c.sendErrors.Load(),
-		Answers: c.answers.Load(), Muted: c.muted.Load(), Discarded: c.discarded.Load(), Drops: map[string]uint64{},
+		Answers: c.answers.Load(), Muted: c.muted.Load(), Discarded: c.discarded.Load(),
+		WrongTokens: c.wrongTokens.Load(), Crashes: c.crashes.Load(), Drops: map[string]uint64{},
 		Acquires: c.acquires.Load(), SoftExpires: c.softExpires.Load(), HardExpires: c.hardExpires.Load(),
 		Mappings: c.mappings.Load(), Overruns: c.overruns.Load(), NetworkChanges: c.netChanges.Load(), Keepalives: c.keepalives.Load(), Displaced: c.displaced.Load(),
 	}

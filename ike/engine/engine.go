@@ -134,6 +134,7 @@ func (e *Engine) openSockets() (*sockets.Set, error) {
 
 func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Settings) {
 	s.complete()
+	s.CrashSecret = e.opts.CrashSecret
 	e.reg.claim(conns)
 	if e.opts.Network == nil {
 		s.InstallRoutes = false

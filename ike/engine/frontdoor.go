@@ -44,7 +44,7 @@ func (e *Engine) frontDoor(d sockets.Datagram) {
 		}
 		return
 	}
-	if !e.bucketShard(sa.BucketOf(ownSPI(h))).inbox.putMessage(d.Local, d.Remote, h, d.Data) {
+	if !e.bucketShard(sa.BucketOf(sa.OwnSPI(h))).inbox.putMessage(d.Local, d.Remote, h, d.Data) {
 		e.drop(DropInboxFull)
 	}
 }
@@ -53,15 +53,6 @@ func (e *Engine) frontDoor(d sockets.Datagram) {
 // (RFC 7296 1.2): the only one that may come without our SPI.
 func opensSession(h wire.Header) bool {
 	return h.Exchange == wire.ExchangeIKESAInit && h.SPIr == 0 && h.IsInitiator() && !h.IsResponse()
-}
-
-// ownSPI is the SPI that we chose, of a message that the peer sent: the flag
-// says that the sender is the original initiator (RFC 7296 3.1).
-func ownSPI(h wire.Header) wire.SPI {
-	if h.IsInitiator() {
-		return h.SPIr
-	}
-	return h.SPIi
 }
 
 // initBucket is the bucket of a session that an IKE_SA_INIT request opens: a
@@ -87,21 +78,12 @@ func (e *Engine) answerVersion(d sockets.Datagram, h wire.Header) {
 		return
 	}
 	e.counters.answers.Add(1)
-	e.send(d.Local, d.Remote, refuse(h, &wire.Notify{NotifyType: wire.NotifyInvalidMajorVersion, Data: []byte{maxMajorVersion}}))
-}
-
-// refuse is an unprotected response outside of any session: SPIs, exchange and
-// message id are the request's (RFC 7296 1.5).
-func refuse(h wire.Header, n *wire.Notify) []byte {
-	return wire.AppendMessage(nil, wire.Header{
-		SPIi: h.SPIi, SPIr: h.SPIr, Exchange: h.Exchange, MessageID: h.MessageID,
-		Flags: wire.FlagResponse | wire.FlagInitiator&^h.Flags,
-	}, []wire.Payload{n})
+	e.send(d.Local, d.Remote, sa.Refusal(h, &wire.Notify{NotifyType: wire.NotifyInvalidMajorVersion, Data: []byte{maxMajorVersion}}))
 }
 
 // message is a message for a session that should exist.
 func (s *shard) message(m message) {
-	x := s.sessions[ownSPI(m.header)]
+	x := s.sessions[sa.OwnSPI(m.header)]
 	if x == nil {
 		s.e.drop(DropUnknownSPI)
 		s.answerUnknown(m)
@@ -111,7 +93,8 @@ func (s *shard) message(m message) {
 }
 
 // answerUnknown sends INVALID_IKE_SPI for a request, at a bounded rate; a
-// restarted gateway's peers learn of it the sooner (RFC 7296 1.5, 2.21.4).
+// restarted gateway's peers learn of it the sooner (RFC 7296 1.5, 2.21.4), and
+// believe it when the answer shows the token of RFC 6290.
 func (s *shard) answerUnknown(m message) {
 	if m.header.IsResponse() || m.header.Exchange == wire.ExchangeIKESAInit {
 		return
@@ -121,7 +104,7 @@ func (s *shard) answerUnknown(m message) {
 		return
 	}
 	s.e.counters.answers.Add(1)
-	s.e.send(m.local, m.remote, refuse(m.header, &wire.Notify{NotifyType: wire.NotifyInvalidIKESPI}))
+	s.e.send(m.local, m.remote, sa.RefuseUnknown(&s.e.config.Load().settings.Settings, s.e.opts.Settings.NodeID, m.header))
 }
 
 // halfOpenKey finds the session of a repeated IKE_SA_INIT request.

@@ -15,6 +15,7 @@ import (
 	"espalier/ike/engine/sockets"
 	"espalier/ike/sa"
 	"espalier/internal/event"
+	"espalier/internal/secret"
 )
 
 // Transport carries IKE messages without the non-ESP marker. sockets.Set is the
@@ -125,6 +126,10 @@ type Options struct {
 	// SocketOptions, whose addresses and ports come from Settings.
 	Sockets       Transport
 	SocketOptions sockets.Options
+
+	// CrashSecret makes the tokens of quick crash detection (RFC 6290): 32 random
+	// octets, after a restart the same as before; empty: peers get none.
+	CrashSecret secret.Bytes
 
 	// Store gets what must survive a restart; nil: nothing does.
 	Store Store

@@ -105,9 +105,15 @@ func (s *shard) observe(x *session, ev event.Event) {
 		x.downSeen = true
 	case event.Discarded:
 		s.e.counters.discarded.Add(1)
+		if ev.Reason == sa.WrongToken {
+			s.e.counters.wrongTokens.Add(1)
+		}
 	case event.Failed:
 		x.failure, x.failedChild = explain(ev), ev.ChildName
 		x.failures++
+		if ev.Cause == event.PeerLostIKE {
+			s.e.counters.crashes.Add(1)
+		}
 		x.downSeen = true
 	}
 }

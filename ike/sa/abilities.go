@@ -56,6 +56,7 @@ func (m *Machine) readAbilities(ps []wire.Payload) {
 func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 	ps = m.appendLifetime(ps)
 	ps = m.appendMOBIKE(ps)
+	ps = m.appendToken(ps, &m.s.IKE)
 	if m.s.IKE.Initiator {
 		return m.appendConfigRequest(m.appendInitialContact(ps))
 	}
@@ -66,6 +67,7 @@ func (m *Machine) appendAuthExtras(ps []wire.Payload) []wire.Payload {
 func (m *Machine) readAuthExtras(ps []wire.Payload) {
 	m.readLifetime(ps)
 	m.readMOBIKE(ps)
+	m.readToken(&m.s.IKE, ps)
 	if m.s.IKE.Initiator {
 		m.readConfigReply(ps)
 	}

@@ -90,6 +90,15 @@ func fixed(c *coder, p []byte) {
 	c.b = c.b[len(p):]
 }
 
+// sha256Sum codes a SHA-256, of which zero stands for none.
+func sha256Sum(c *coder, p *[32]byte) {
+	there := *p != [32]byte{}
+	boolean(c, &there)
+	if there {
+		fixed(c, p[:])
+	}
+}
+
 // list codes a slice; nil and empty are one and are read as nil.
 func list[T any](c *coder, p *[]T, each func(*coder, *T)) {
 	n := c.uint(uint64(len(*p)))

@@ -11,6 +11,7 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/lease"
 	"espalier/ike/suite"
+	"espalier/internal/secret"
 )
 
 // Connection is the compiled configuration of one IKE peer. It is immutable
@@ -280,6 +281,8 @@ type Settings struct {
 	FollowRedirects    bool          // initiator: go to the gateway that a REDIRECT names
 	PathMTUInterval    time.Duration // between searches for the path MTU; 0: only when something changes
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
+	CrashDetection     bool          // quick crash detection (RFC 6290)
+	CrashSecret        secret.Bytes  // makes our tokens for it, over restarts the same; empty: we give none
 	InstallRoutes      bool          // lead the box's own traffic into its tunnels by routes
 }
 
@@ -292,6 +295,7 @@ func DefaultSettings() Settings {
 		HalfOpenTimeout: 30 * time.Second,
 		FragmentSize:    1280,
 		FollowRedirects: true,
+		CrashDetection:  true,
 		PathMTUInterval: 10 * time.Minute,
 		MaxSelectors:    256,
 	}

@@ -84,7 +84,7 @@ func (m *Machine) beginCreate(c *Create) {
 	m.persist = true
 	switch {
 	case c.Kind == RekeyIKESA:
-		c.NewSPI = NewSPI(BucketOf(c.On), uint8(c.On>>48), m.env.Rand)
+		c.NewSPI = NewSPI(BucketOf(c.On), nodeOf(c.On), m.env.Rand)
 		c.KE = k.Chosen.KE()
 	default:
 		c.KE = suite.FirstKE(m.conn.Child(c.Child).Proposals)
@@ -290,6 +290,7 @@ func (m *Machine) createResponse(k *IKE, ps []wire.Payload) {
 		return
 	}
 	c.Nr = bytes.Clone(nonce.Data)
+	c.PeerToken = tokenDigest(ps)
 	if hasKE {
 		c.PeerPublic = bytes.Clone(ke.Data)
 	}

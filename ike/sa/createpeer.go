@@ -180,7 +180,7 @@ func (m *Machine) peerRekeysIKE(c *Create, k *IKE, sa *wire.SA, ke *wire.KE) {
 	if !m.peerKE(c, ke) {
 		return
 	}
-	c.NewSPI = NewSPI(BucketOf(c.On), uint8(c.On>>48), m.env.Rand)
+	c.NewSPI = NewSPI(BucketOf(c.On), nodeOf(c.On), m.env.Rand)
 	m.jobOf(jobEncapsulate, OfPeer)
 }
 
@@ -200,6 +200,7 @@ func (m *Machine) answerIKERekey(c *Create) {
 	m.s.Others = append(m.s.Others, n)
 	m.act(Own{n.LocalSPI()})
 	ps := []wire.Payload{c.Chosen.Answer(binary.BigEndian.AppendUint64(nil, uint64(c.NewSPI))), &wire.Nonce{Data: c.Nr}, &wire.KE{Method: c.KE, Data: c.Public}}
+	ps = m.appendToken(ps, n)
 	id := c.MessageID
 	m.dropExchange(&m.s.Peer)
 	m.respond(k, wire.ExchangeCreateChildSA, id, ps...)

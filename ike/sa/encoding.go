@@ -13,7 +13,7 @@ import (
 // stateVersion is what Encode writes. Decode reads every version from 1 on:
 // a field that is new in version n is coded under "if c.version >= n" and has
 // its zero value when read from an older one.
-const stateVersion = 2
+const stateVersion = 3
 
 // Encode appends the session's state to dst. It holds the session's keys.
 func (m *Machine) Encode(dst []byte) []byte {
@@ -276,6 +276,9 @@ func (c *coder) create(x *Create) {
 		num(c, &x.CPI)
 		c.place(&x.At)
 	}
+	if c.version >= 3 {
+		sha256Sum(c, &x.PeerToken)
+	}
 }
 
 func (c *coder) ike(k *IKE) {
@@ -324,6 +327,9 @@ func (c *coder) ike(k *IKE) {
 		boolean(c, &k.NATFake)
 		optional(c, &k.News, (*coder).news)
 		boolean(c, &k.NATT)
+	}
+	if c.version >= 3 {
+		sha256Sum(c, &k.PeerToken)
 	}
 }
 

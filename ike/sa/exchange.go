@@ -210,6 +210,7 @@ func (m *Machine) received(ev Received) {
 		m.discard("SPIs of another IKE SA")
 	case msg.IsInitiator() == k.Initiator:
 		m.discard("initiator flag says that we sent it")
+	case m.lostByPeer(k, msg):
 	case msg.IsResponse():
 		m.response(k, msg, ev)
 	default:

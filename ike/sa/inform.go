@@ -87,6 +87,8 @@ func (m *Machine) beginOther(k *IKE, t Task) {
 		m.sendUpdate(k, t)
 	case taskReachable:
 		m.inform(k, t, m.cookie2())
+	case taskToken:
+		m.inform(k, t, m.appendToken(nil, k)...)
 	case taskAddresses:
 		m.inform(k, t, m.appendAddrs(nil)...)
 	}
@@ -230,6 +232,7 @@ func deletesIKE(ps []wire.Payload) bool {
 // the SAs that are gone.
 func (m *Machine) informationalAnswer(k *IKE, ps []wire.Payload) []wire.Payload {
 	m.readLifetime(ps)
+	m.readToken(k, ps)
 	m.peerReports(ps)
 	m.redirect(ps, nil)
 	return m.appendMobileAnswer(k, ps, nil)

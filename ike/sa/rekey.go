@@ -163,6 +163,9 @@ func (m *Machine) ownIKERekeyed(c *Create) {
 		m.endOwn(true)
 		return
 	}
+	if m.env.Settings.CrashDetection {
+		n.PeerToken = c.PeerToken
+	}
 	on := c.On
 	m.dropExchange(&m.s.Own)
 	m.s.Others = append(m.s.Others, n)
@@ -188,6 +191,7 @@ func (m *Machine) ownIKERekeyed(c *Create) {
 	}
 	old := m.s.IKE.LocalSPI()
 	m.promote(n)
+	m.tellToken()
 	m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteOther, Child: uint64(old)})
 	m.nextTask()
 }

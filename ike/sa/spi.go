@@ -35,6 +35,9 @@ func NewSPI(bucket, node uint8, rnd io.Reader) wire.SPI {
 // BucketOf is the bucket of one of our own IKE SPIs.
 func BucketOf(spi wire.SPI) uint8 { return uint8(spi >> 56) }
 
+// nodeOf is the node id of one of our own IKE SPIs.
+func nodeOf(spi wire.SPI) uint8 { return uint8(spi >> 48) }
+
 // ChildSPIRange is the inclusive range of inbound ESP SPIs of a bucket: bits 31
 // to 24 are the bucket, 23 to 20 the low bits of the node id, 20 are free.
 // SPIs up to 255 are reserved (RFC 4303 2.1).

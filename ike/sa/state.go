@@ -230,7 +230,10 @@ type IKE struct {
 	AnswerFrom, AnswerAt netip.AddrPort
 
 	Peer Abilities // what the peer said it can do
-	News *News     // what the last answer told; nil: nothing that matters
+	// PeerToken is the SHA-256 of the token by which the peer says that it has lost
+	// the SA (RFC 6290); zero: it has given none.
+	PeerToken [32]byte
+	News      *News // what the last answer told; nil: nothing that matters
 
 	*ciphers // from Keys; never encoded
 }
@@ -479,8 +482,10 @@ type Create struct {
 	CPI        uint16   // with it
 	NewSPI     wire.SPI // our SPI of the new IKE SA
 	PeerNewSPI wire.SPI
-	Chosen     suite.Choice
-	Candidate  *Child // the new child until it is installed
+	// PeerToken is the new IKE SA's, as in IKE.
+	PeerToken [32]byte
+	Chosen    suite.Choice
+	Candidate *Child // the new child until it is installed
 	// Lost: the peer has rekeyed the same child and deleted the old one, so its
 	// new one stands and ours, when the answer comes, is deleted.
 	Lost bool

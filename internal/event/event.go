@@ -239,6 +239,7 @@ const (
 	UnsupportedCritical  Cause = "UNSUPPORTED_CRITICAL_PAYLOAD"
 	NoConnection         Cause = "NO_MATCHING_CONNECTION"
 	PeerTimeout          Cause = "PEER_TIMEOUT"
+	PeerLostIKE          Cause = "PEER_LOST_IKE_SA" // it proves that it does not have it any more
 	HalfOpenTimeout      Cause = "HALF_OPEN_TIMEOUT"
 	KernelRefused        Cause = "KERNEL_REFUSED"
 	PeerError            Cause = "PEER_ERROR"

@@ -66,6 +66,8 @@ type Node struct {
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
 	Restarts, Traps []string
 	Keepalives      int // actions of this kind
+	// Refuses has messages for unknown IKE SPIs answered, as an engine does.
+	Refuses bool
 
 	known map[uint64]sa.Contact // sessions by id, see contact
 
@@ -354,10 +356,7 @@ func (n *Node) receive(p Packet) {
 	if err != nil {
 		return
 	}
-	own := h.SPIr
-	if !h.IsInitiator() {
-		own = h.SPIi
-	}
+	own := sa.OwnSPI(h)
 	ev := sa.Received{Local: p.To, Remote: p.From, Data: p.Data}
 	for i, m := range n.Sessions {
 		if m == nil {
@@ -367,6 +366,10 @@ func (n *Node) receive(p Packet) {
 			n.step(i, ev)
 			return
 		}
+	}
+	if n.Refuses && !h.IsResponse() && h.Exchange != wire.ExchangeIKESAInit {
+		n.w.queue = append(n.w.queue, Packet{From: p.To, To: p.From, Data: sa.RefuseUnknown(n.Env.Settings, 0, h)})
+		return
 	}
 	if own != 0 || !h.IsInitiator() || h.IsResponse() {
 		return

@@ -9,6 +9,7 @@ import (
 	"espalier/ike/sa"
 	"espalier/ike/wire"
 	"espalier/internal/event"
+	"espalier/internal/secret"
 )
 
 // gateway is one side: its kernel and its disk outlive the daemon, the rest
@@ -70,6 +71,9 @@ func newGateway(s *sim, i int) *gateway {
 	}
 	g.dp = dataplane.NewFake(dataplane.FakeOptions{Seed: s.seed*2 + uint64(i), Now: func() time.Time { return s.now }, Events: 2})
 	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}}
+	if s.tokens {
+		g.settings.CrashSecret = secret.Bytes(g.name + g.name)
+	}
 	g.env = sa.Env{Rand: s.bytes, Settings: &g.settings}
 	g.env.Conns, g.env.Creds = s.configuration(i)
 	g.boot()
@@ -226,10 +230,7 @@ func (g *gateway) receive(from, to netip.AddrPort, data []byte) {
 	if err != nil {
 		g.s.failf("%s: a message without header: %v", g.name, err)
 	}
-	own := h.SPIr
-	if !h.IsInitiator() {
-		own = h.SPIi
-	}
+	own := sa.OwnSPI(h)
 	x := g.spis[own]
 	key := halfOpenKey{from.Addr(), h.SPIi}
 	opens := h.Exchange == wire.ExchangeIKESAInit && own == 0 && h.IsInitiator() && !h.IsResponse()
@@ -255,10 +256,7 @@ func (g *gateway) receive(from, to netip.AddrPort, data []byte) {
 
 // refuse answers INVALID_IKE_SPI (RFC 7296 2.21.4).
 func (g *gateway) refuse(from, to netip.AddrPort, h wire.Header) {
-	g.s.send(to, from, wire.AppendMessage(nil, wire.Header{
-		SPIi: h.SPIi, SPIr: h.SPIr, Exchange: h.Exchange, MessageID: h.MessageID,
-		Flags: wire.FlagResponse | wire.FlagInitiator&^h.Flags,
-	}, []wire.Payload{&wire.Notify{NotifyType: wire.NotifyInvalidIKESPI}}))
+	g.s.send(to, from, sa.RefuseUnknown(&g.settings, 0, h))
 }
 
 // soonest is the session with the next deadline.
@@ -459,6 +457,12 @@ func (s *sim) mayFail(x *session, ev event.Failed) {
 		s.res.Features["peer timeout"]++
 		if s.fair() && ev.Cause == event.PeerTimeout { // the other one may follow a message that came late
 			s.failf("%s: %s on a network that loses nothing: %v", x.g.name, ev.Cause, ev.Facts)
+		}
+	case event.PeerLostIKE:
+		s.strict = false
+		s.res.Features["loss shown by a token"]++
+		if y := s.gws[1-x.g.index].spis[x.m.PeerSPI()]; y != nil && y.m.Phase() <= sa.Established {
+			s.failf("%s: %s, but the peer has it: %v", x.g.name, ev.Cause, ev.Facts)
 		}
 	case event.NotUnique, event.AuthenticationFailed:
 		if s.unique == sa.UniquenessKeep && (ev.ByPeer || ev.Cause == event.NotUnique) {

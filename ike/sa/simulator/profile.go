@@ -22,6 +22,7 @@ type profile struct {
 	realKE, pfs, transport bool
 	nat                    bool
 	liveness               bool
+	tokens                 bool // crash detection; not drawn, so that older seeds mean the same
 	unique                 sa.Uniqueness
 	reauth                 bool
 	aftermath              time.Duration

@@ -81,6 +81,7 @@ func newSim(c Config) *sim {
 	}
 	s.now = s.begin
 	s.profile = newProfile(s.rnd)
+	s.tokens = c.Seed%5 == 1
 	s.strict = s.gentle
 	s.wire.flows = map[flowKey]*flow{}
 	for i := range s.gws {

@@ -18,6 +18,8 @@ type Espalier struct {
 	Dir, Conf string
 	// RunDir is what the daemon sees as /run/espalier. It outlives the process, as /run does.
 	RunDir string
+	// StateDir is what it sees as /var/lib/espalier.
+	StateDir string
 
 	host *Host
 	bin  string
@@ -52,10 +54,13 @@ func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Espalier{Dir: filepath.Join(h.net.dir, h.Name+"-espalier"), RunDir: filepath.Join(h.net.dir, h.Name+"-run"), host: h, bin: bin, args: cfg.Args}
+	e := &Espalier{Dir: filepath.Join(h.net.dir, h.Name+"-espalier"), RunDir: filepath.Join(h.net.dir, h.Name+"-run"),
+		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args}
 	e.Conf = filepath.Join(e.Dir, "espalier.conf")
-	if err := os.MkdirAll(e.RunDir, 0o755); err != nil {
-		return nil, err
+	for _, dir := range []string{e.RunDir, e.StateDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
 	}
 	return e, e.Configure(cfg.Conf, cfg.Files)
 }
@@ -137,8 +142,8 @@ func (e *Espalier) Espctl(ctx context.Context, args ...string) (string, error) {
 	return e.Command(ctx, append([]string{bin}, args...)...)
 }
 
-// inMountNamespace wraps a command so that RunDir is its /run/espalier.
+// inMountNamespace wraps a command so that RunDir is its /run/espalier and StateDir its /var/lib/espalier.
 func (e *Espalier) inMountNamespace(argv []string) []string {
-	script := `mkdir -p /run/espalier && mount --bind "$0" /run/espalier && exec "$@"`
-	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir}, argv...)
+	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && shift && exec "$@"`
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir, e.StateDir}, argv...)
 }
