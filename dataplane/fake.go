@@ -40,6 +40,7 @@ type Fake struct {
 	failOp   func(Op) error
 	failSPI  error
 	undo     []fakeUndo
+	watches  []*fakeWatch
 	applied  uint64
 }
 
@@ -132,6 +133,7 @@ func (f *Fake) ReserveSPI(r SPIRequest) (uint32, error) {
 		return 0, ErrNoSPI
 	}
 	f.sas[id] = &fakeSA{src: r.Src.Unmap().As16(), reqID: r.ReqID, ifID: r.IfID, mode: r.Mode, reserved: true, installed: f.now().UnixNano()}
+	f.tell(id)
 	return id.spi, nil
 }
 
@@ -169,6 +171,11 @@ func (f *Fake) Apply(ops []Op) error {
 			}
 			clear(f.undo)
 			return &OpError{Index: i, Op: op, Err: err}
+		}
+	}
+	for i := range f.undo {
+		if u := &f.undo[i]; !u.isPol {
+			f.tell(u.id)
 		}
 	}
 	clear(f.undo)
@@ -413,16 +420,21 @@ func (f *Fake) List() (Snapshot, error) {
 	}
 	snap := Snapshot{SAs: make([]InstalledSA, 0, len(f.sas)), Policies: f.policies.Standing()}
 	for id, s := range f.sas {
-		in := InstalledSA{
-			SAKey: id.key(), Src: unpackAddr(s.src, id.v6), ReqID: s.reqID, IfID: s.ifID, Mode: s.mode,
-			Reserved: s.reserved, Algs: algNames(&SA{Crypt: Algorithm{Name: s.crypt}, Auth: Algorithm{Name: s.auth}}),
-		}
-		if s.encap {
-			in.Encap = &Encap{SrcPort: s.encapSrc, DstPort: s.encapDst, Keepalive: time.Duration(s.keepalive) * time.Second}
-		}
-		snap.SAs = append(snap.SAs, in)
+		snap.SAs = append(snap.SAs, s.installedSA(id))
 	}
 	return snap, nil
+}
+
+// installedSA is how the SA is listed.
+func (s *fakeSA) installedSA(id saID) InstalledSA {
+	in := InstalledSA{
+		SAKey: id.key(), Src: unpackAddr(s.src, id.v6), ReqID: s.reqID, IfID: s.ifID, Mode: s.mode,
+		Reserved: s.reserved, Algs: algNames(&SA{Crypt: Algorithm{Name: s.crypt}, Auth: Algorithm{Name: s.auth}}),
+	}
+	if s.encap {
+		in.Encap = &Encap{SrcPort: s.encapSrc, DstPort: s.encapDst, Keepalive: time.Duration(s.keepalive) * time.Second}
+	}
+	return in
 }
 
 // Events implements DataPlane.
@@ -437,6 +449,10 @@ func (f *Fake) Close() error {
 	defer f.mu.Unlock()
 	f.closed = true
 	f.events.Close()
+	for _, w := range f.watches {
+		close(w.ch)
+	}
+	f.watches = nil
 	return nil
 }
 

@@ -110,6 +110,7 @@ func (f *Fake) expire(id saID, s *fakeSA) {
 	switch {
 	case over(l.HardBytes, l.HardPackets, l.HardTime):
 		delete(f.sas, id)
+		f.tell(id)
 		f.events.Push(Expire{Key: id.key(), ReqID: s.reqID, Hard: true})
 	case !s.softExpired && over(l.SoftBytes, l.SoftPackets, l.SoftTime):
 		s.softExpired = true

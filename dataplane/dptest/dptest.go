@@ -34,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.DataPlane) {
 		{"Advance", advance},
 		{"Update", update},
 		{"Move", move},
+		{"Watch", watch},
 		{"Keepalives", keepalives},
 		{"KeepalivesInbound", keepalivesInbound},
 		{"PolicyKinds", policyKinds},

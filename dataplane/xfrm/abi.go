@@ -15,6 +15,7 @@ const (
 	msgMigrateState = 0x29 // XFRM_MSG_MIGRATE_STATE, 7.2
 
 	groupAcquire, groupExpire, groupMapping = nl.XFRMNLGRP_ACQUIRE, nl.XFRMNLGRP_EXPIRE, nl.XFRMNLGRP_MAPPING
+	groupSA, groupMigrate                   = nl.XFRMNLGRP_SA, nl.XFRMNLGRP_MIGRATE
 
 	dirIn, dirOut = 1, 2 // values of XFRMA_SA_DIR
 

@@ -37,8 +37,15 @@ func FuzzMessages(f *testing.F) {
 		decodeMapping(b)
 		c := &conn{}
 		_, _ = c.answer(b, func(uint16, []byte) {})
-		r := &eventReader{x: &XFRM{policies: dataplane.NewPolicyTable(), events: dataplane.NewEventQueue(2)}}
+		events := &XFRM{policies: dataplane.NewPolicyTable(), events: dataplane.NewEventQueue(2)}
+		r := &notices{handle: func(typ nl.XfrmMsgType, body []byte) {
+			events.event(typ, body)
+			decodeChange(typ, body)
+		}}
 		r.datagram(b)
+		for _, typ := range []nl.XfrmMsgType{nl.XFRM_MSG_NEWSA, nl.XFRM_MSG_DELSA, nl.XFRM_MSG_EXPIRE} {
+			decodeChange(typ, b)
+		}
 	})
 }
 

@@ -13,17 +13,19 @@ import (
 	"espalier/dataplane"
 )
 
-// eventReader turns the kernel's notifications into events. It owns its socket
-// and one goroutine.
-type eventReader struct {
-	x       *XFRM
+// notices reads a multicast socket of the kernel's notifications. It owns the
+// socket and one goroutine, and calls handle and lost from there.
+type notices struct {
 	file    *os.File
 	closing atomic.Bool
 	done    sync.WaitGroup
+	handle  func(typ nl.XfrmMsgType, body []byte) // the body is gone when it returns
+	lost    func()                                // the kernel could not keep all
+	failed  func(error)                           // there will be no more
 }
 
-func openEvents(x *XFRM) (*eventReader, error) {
-	f, err := openSocket(unix.NETLINK_XFRM, groupAcquire, groupExpire, groupMapping)
+func openNotices(groups ...uint) (*notices, error) {
+	f, err := openSocket(unix.NETLINK_XFRM, groups...)
 	if err != nil {
 		return nil, err
 	}
@@ -32,10 +34,10 @@ func openEvents(x *XFRM) (*eventReader, error) {
 	if setOption(f, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) != nil {
 		_ = setOption(f, unix.SOL_SOCKET, unix.SO_RCVBUF, eventBuffer)
 	}
-	return &eventReader{x: x, file: f}, nil
+	return &notices{file: f}, nil
 }
 
-func (r *eventReader) start() {
+func (r *notices) start() {
 	r.done.Add(1)
 	go func() {
 		defer r.done.Done()
@@ -45,12 +47,12 @@ func (r *eventReader) start() {
 			switch {
 			case err == nil:
 				r.datagram(buf[:n])
+				clear(buf[:n]) // an SA has its keys in it
 			case errors.Is(err, unix.ENOBUFS):
-				r.x.events.Push(dataplane.Overrun{})
+				r.lost()
 			default:
 				if !r.closing.Load() {
-					r.x.log.Error().Err(err).Msg("the kernel's XFRM events ended")
-					r.x.events.Push(dataplane.Overrun{})
+					r.failed(err)
 				}
 				return
 			}
@@ -58,36 +60,51 @@ func (r *eventReader) start() {
 	}()
 }
 
-func (r *eventReader) stop() {
+func (r *notices) stop() {
 	r.closing.Store(true)
 	_ = r.file.Close()
 	r.done.Wait()
 }
 
-func (r *eventReader) datagram(b []byte) {
+func (r *notices) datagram(b []byte) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		size := int(native.Uint32(b))
 		if size < unix.NLMSG_HDRLEN || size > len(b) {
 			return
 		}
-		r.message(nl.XfrmMsgType(native.Uint16(b[4:])), b[unix.NLMSG_HDRLEN:size])
+		r.handle(nl.XfrmMsgType(native.Uint16(b[4:])), b[unix.NLMSG_HDRLEN:size])
 		b = b[min(align(size), len(b)):]
 	}
 }
 
-func (r *eventReader) message(typ nl.XfrmMsgType, body []byte) {
+// openEvents opens the reader that turns the kernel's notifications into events.
+func openEvents(x *XFRM) (*notices, error) {
+	r, err := openNotices(groupAcquire, groupExpire, groupMapping)
+	if err != nil {
+		return nil, err
+	}
+	r.handle = x.event
+	r.lost = func() { x.events.Push(dataplane.Overrun{}) }
+	r.failed = func(err error) {
+		x.log.Error().Err(err).Msg("the kernel's XFRM events ended")
+		x.events.Push(dataplane.Overrun{})
+	}
+	return r, nil
+}
+
+func (x *XFRM) event(typ nl.XfrmMsgType, body []byte) {
 	switch typ {
 	case nl.XFRM_MSG_ACQUIRE:
-		if e, ok := decodeAcquire(body); ok && r.x.policies.Owner(&e.Policy) != 0 {
-			r.x.events.Push(e)
+		if e, ok := decodeAcquire(body); ok && x.policies.Owner(&e.Policy) != 0 {
+			x.events.Push(e)
 		}
 	case nl.XFRM_MSG_EXPIRE:
-		if e, ok := decodeExpire(body); ok && r.x.expired(&e) {
-			r.x.events.Push(e)
+		if e, ok := decodeExpire(body); ok && x.expired(&e) {
+			x.events.Push(e)
 		}
 	case nl.XFRM_MSG_MAPPING:
-		if e, ok := decodeMapping(body); ok && r.x.isOwn(&e.Key) {
-			r.x.events.Push(e)
+		if e, ok := decodeMapping(body); ok && x.isOwn(&e.Key) {
+			x.events.Push(e)
 		}
 	}
 }

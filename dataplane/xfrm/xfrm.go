@@ -44,7 +44,7 @@ type XFRM struct {
 	conn     *conn
 	features dataplane.Features
 	events   *dataplane.EventQueue
-	reader   *eventReader
+	reader   *notices
 	expires  string // net.core.xfrm_acq_expires before Open; empty: not raised
 
 	mu       sync.Mutex // guards what follows, and the order of changes
@@ -53,6 +53,7 @@ type XFRM struct {
 	policies *dataplane.PolicyTable
 	journal  *journal
 	left     leftovers
+	watches  map[*notices]func() // open watches, and how each is stopped
 }
 
 // ownSA is what must be known of an installed SA or a reserved SPI to journal
@@ -173,7 +174,12 @@ func (x *XFRM) Close() error {
 		return nil
 	}
 	x.closed = true
+	watches := x.watches
+	x.watches = nil
 	x.mu.Unlock()
+	for _, stop := range watches {
+		stop()
+	}
 	return x.release()
 }
 
