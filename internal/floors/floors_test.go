@@ -47,7 +47,7 @@ var floors = []floor{
 	// so the parts that implement or feed it stand on it.
 	{"dataplane/tune", []string{"dataplane", "dataplane/flow", "dataplane/host", "dataplane/selector"}},
 	{"dataplane/xfrm", []string{"dataplane", "dataplane/dptest", "dataplane/host", "dataplane/selector"}},
-	{"dataplane/flow", []string{"dataplane", "dataplane/host", "dataplane/selector", "bpf"}},
+	{"dataplane/flow", []string{"dataplane", "dataplane/dptest", "dataplane/host", "dataplane/selector", "bpf"}},
 	{"dataplane/route", []string{"dataplane", "dataplane/host"}},
 	{"dataplane/host", []string{"dataplane"}},
 	{"dataplane/dptest", []string{"dataplane", "dataplane/selector"}}, // the suite for fake and kernel
