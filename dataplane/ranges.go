@@ -58,7 +58,7 @@ func Expand(local, remote Range, limit int) ([]Selector, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, dst := prefixes(local.Start, local.End), prefixes(remote.Start, remote.End)
+	src, dst := Prefixes(local.Start, local.End), Prefixes(remote.Start, remote.End)
 	// At most 254 prefixes a side and 30*30 pairs of masks: no overflow.
 	if need := len(src) * len(dst) * len(ports); need > limit {
 		return nil, &TooManyError{Local: local, Remote: remote, Need: need, Limit: limit}
@@ -165,8 +165,8 @@ func maskRange(lo, hi uint16) []masked {
 	return out
 }
 
-// prefixes covers start to end with the fewest prefixes.
-func prefixes(start, end netip.Addr) []netip.Prefix {
+// Prefixes covers start to end with the fewest prefixes.
+func Prefixes(start, end netip.Addr) []netip.Prefix {
 	var out []netip.Prefix
 	for at := start; ; {
 		bits := at.BitLen()

@@ -69,7 +69,7 @@ func TestMinimal(t *testing.T) {
 	for range 2000 {
 		a, b := rnd.Uint32()>>(rnd.Uint32()%32), rnd.Uint32()>>(rnd.Uint32()%32)
 		a, b = min(a, b), max(a, b)
-		if got, want := len(prefixes(v4(a), v4(b))), optimal(uint64(a), uint64(b), 0, 32); got != want {
+		if got, want := len(Prefixes(v4(a), v4(b))), optimal(uint64(a), uint64(b), 0, 32); got != want {
 			t.Fatalf("%s-%s: %d prefixes, expected %d", v4(a), v4(b), got, want)
 		}
 		if got, want := len(maskRange(uint16(a), max(uint16(a), uint16(b)))), optimal(uint64(uint16(a)), uint64(max(uint16(a), uint16(b))), 0, 16); got != want {
@@ -97,7 +97,7 @@ func TestPrefixesCoverTheRangeInOrder(t *testing.T) {
 			}
 		}
 		next := start
-		for _, p := range prefixes(start, end) {
+		for _, p := range Prefixes(start, end) {
 			if p.Addr() != next || p != p.Masked() {
 				t.Fatalf("%s-%s: prefix %s, expected one that starts at %s", start, end, p, next)
 			}

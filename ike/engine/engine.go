@@ -141,6 +141,7 @@ func (e *Engine) setConfig(conns []*sa.Connection, creds *auth.Credentials, s Se
 	}
 	e.config.Store(&config{set: sa.NewConnSet(conns, e.hosts.lookup).WithPools(e.pools), creds: creds, settings: s})
 	e.sayLacks(conns)
+	e.tellPeers(conns)
 }
 
 // Close gives back what New took when Run will not be called.

@@ -115,12 +115,15 @@ func setDefault[T comparable](p *T, v T) {
 type Options struct {
 	DataPlane dataplane.DataPlane // the engine does not close it
 	// Network is where virtual addresses and routes go; nil: nowhere.
-	Network  dataplane.Network
-	Conns    []*sa.Connection
-	Creds    *auth.Credentials
-	Settings Settings
-	Bus      *event.Bus // nil: an own one
-	Log      zerolog.Logger
+	Network dataplane.Network
+	// PacketGuard is told who may send us packets; nil: nobody stands before the
+	// sockets.
+	PacketGuard PacketGuard
+	Conns       []*sa.Connection
+	Creds       *auth.Credentials
+	Settings    Settings
+	Bus         *event.Bus // nil: an own one
+	Log         zerolog.Logger
 
 	// Sockets is the transport; the engine closes it. nil: UDP sockets by
 	// SocketOptions, whose addresses and ports come from Settings.

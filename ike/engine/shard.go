@@ -183,7 +183,8 @@ func (s *shard) ask(ctx context.Context, f func(*shard)) error {
 // add makes the shard the owner of a new session.
 func (s *shard) add(x *session) {
 	x.place, x.busy = noTimer, true
-	s.sessions[x.spi], s.byID[x.m.ID()] = x, x
+	s.own(x.spi, x)
+	s.byID[x.m.ID()] = x
 	s.byConn.list(x, x.m.ConnName())
 	s.e.counters.sessions.Add(1)
 	s.e.counters.busy.Add(1)
@@ -205,7 +206,7 @@ func (s *shard) forget(x *session) {
 		s.handOver(x.m.Heir(), func() {})
 	}
 	s.releaseLease(x)
-	delete(s.sessions, x.spi)
+	s.disown(x.spi)
 	delete(s.byID, x.m.ID())
 	s.byConn.list(x, "")
 	if s.halfOpen[x.key] == x {

@@ -73,9 +73,9 @@ func (s *shard) perform(x *session, a sa.Action) {
 			delete(s.halfOpen, x.key)
 		}
 	case sa.Own:
-		s.sessions[a.SPI] = x
+		s.own(a.SPI, x)
 	case sa.Disown:
-		delete(s.sessions, a.SPI)
+		s.disown(a.SPI)
 	case sa.Keepalive:
 		s.e.keepalive(a)
 	case sa.Displace:
