@@ -174,6 +174,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.RetransmitTimeout = get[time.Duration](n, "retransmit_timeout")
 	s.SA.RetransmitBase = get[float64](n, "retransmit_base")
 	s.SA.KeepAlive = get[time.Duration](n, "keep_alive")
+	s.SA.KernelKeepAlive = get[string](n, "keep_alive_by") == "kernel"
 	s.SA.RetransmitLimit = get[time.Duration](n, "retransmit_limit")
 	s.SA.RetransmitJitter = int(get[uint32](n, "retransmit_jitter"))
 	s.SA.HalfOpenTimeout = get[time.Duration](n, "half_open_timeout")

@@ -131,6 +131,7 @@ func diffSettings(a, b Settings) []string {
 		{"retransmit_timeout", a.SA.RetransmitTimeout, b.SA.RetransmitTimeout},
 		{"retransmit_base", a.SA.RetransmitBase, b.SA.RetransmitBase},
 		{"keep_alive", a.SA.KeepAlive, b.SA.KeepAlive},
+		{"keep_alive_by", a.SA.KernelKeepAlive, b.SA.KernelKeepAlive},
 		{"retransmit_limit", a.SA.RetransmitLimit, b.SA.RetransmitLimit},
 		{"retransmit_jitter", a.SA.RetransmitJitter, b.SA.RetransmitJitter},
 		{"max_selectors", a.SA.MaxSelectors, b.SA.MaxSelectors},

@@ -143,6 +143,7 @@ func settingsSpec() *sectionSpec {
 		{name: "retransmit_base", typ: decimal(1, 10), def: "1.8", doc: "Growth of each further wait."},
 		{name: "retransmit_limit", typ: duration(), def: "0s", doc: "Longest wait between two retransmissions; 0: an hour."},
 		{name: "keep_alive", typ: duration(), def: "20s", doc: "Silence of ours after which a NAT before us is sent a keepalive (RFC 3948); 0: never."},
+		{name: "keep_alive_by", typ: oneOf("kernel", "daemon"), def: "kernel", doc: "Who sends them: the kernel, which counts ESP as no silence, while a CHILD SA stands and where it can (Linux 6.11), else the daemon; or always the daemon. A change counts for CHILD SAs that are made from then on."},
 		{name: "retransmit_jitter", typ: number(0, 20), def: "0", doc: "Percent of a wait that is taken off at most, at random."},
 		{name: "max_selectors", typ: number(1, 65536), def: "256", doc: "Kernel policies a CHILD SA may need, a direction."},
 		{name: "follow_redirects", typ: yesNo(), def: "yes", doc: "Go to the gateway that a peer names in a REDIRECT (RFC 5685)."},

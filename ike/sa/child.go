@@ -253,6 +253,7 @@ func (m *Machine) candidate(cfg *ChildConfig, at Place, choice suite.Choice, loc
 		MarkIn: cfg.MarkIn, MarkOut: cfg.MarkOut, MarkInSA: cfg.MarkInSA, IfIDIn: cfg.IfIDIn, IfIDOut: cfg.IfIDOut,
 	}
 	c.put(at)
+	m.keepNAT(c, at)
 	return c
 }
 

@@ -275,6 +275,7 @@ type Settings struct {
 	RetransmitLimit    time.Duration // longest wait; 0: an hour
 	RetransmitJitter   int           // percent of a wait that is taken off at most, at random
 	KeepAlive          time.Duration // silence of ours after which a NAT before us gets a keepalive; 0: never
+	KernelKeepAlive    bool          // the kernel sends them while a CHILD SA stands, where it can
 	HalfOpenTimeout    time.Duration // responder: from IKE_SA_INIT to a complete IKE_AUTH
 	MaxSelectors       int           // kernel policies one CHILD SA may need at most, a direction
 	FragmentSize       int           // octets of an IP packet that carries an IKE fragment, at most
@@ -292,6 +293,7 @@ func DefaultSettings() Settings {
 		Port: 500, NATTPort: 4500,
 		RetransmitTries: 5, RetransmitTimeout: 4 * time.Second, RetransmitBase: 1.8,
 		KeepAlive:       20 * time.Second,
+		KernelKeepAlive: true,
 		HalfOpenTimeout: 30 * time.Second,
 		FragmentSize:    1280,
 		FollowRedirects: true,

@@ -31,10 +31,14 @@ type Env struct {
 type Lacks struct {
 	IPTFS  bool // then tunnel mode
 	IPComp bool // then without compression
+	// NATKeepalive: then the machine sends them itself.
+	NATKeepalive bool
 }
 
 // LacksOf reads the data plane's features.
-func LacksOf(f dataplane.Features) Lacks { return Lacks{IPTFS: !f.IPTFS, IPComp: !f.IPComp} }
+func LacksOf(f dataplane.Features) Lacks {
+	return Lacks{IPTFS: !f.IPTFS, IPComp: !f.IPComp, NATKeepalive: !f.NATKeepalive}
+}
 
 // Event is an input of the machine.
 type Event interface{ isEvent() }
@@ -171,7 +175,7 @@ type (
 	// unless there is one already.
 	Reauthenticate struct{}
 	// Keepalive sends one octet 0xff without marker, which keeps the mapping of a
-	// NAT before us (RFC 3948 2.3).
+	// NAT before us (RFC 3948 2.3), where the kernel does not.
 	Keepalive struct{ Local, Remote netip.AddrPort }
 	// Displace says that the IKE SA is established; the shell decides with Against
 	// what becomes of each other one, established, between the same identities.

@@ -169,9 +169,7 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 			in.Selector, out.Selector = &i, &o
 		}
 	}
-	if c.Encap {
-		in.Encap, out.Encap = c.place().encaps(c.Orig)
-	}
+	in.Encap, out.Encap = m.encaps(c, c.place())
 	return in, out
 }
 

@@ -10,7 +10,7 @@ import (
 // Live is what a session knows about its peer being there (RFC 7296 2.4).
 type Live struct {
 	LastIn  time.Time // when the peer last proved that it lives
-	LastOut time.Time // when we last sent it a message, repetitions of answers aside
+	LastOut time.Time // when we last sent it a message, repetitions of answers aside, or ESP, as far as we know
 	KeepAt  time.Time // when a NAT keepalive is due
 	CheckAt time.Time // when that is looked at next
 	Asking  bool      // the use of the SAs is asked for to see whether the peer lives
@@ -120,8 +120,11 @@ func (m *Machine) used(uses []Use) {
 	l, now := &m.s.Live, m.env.Now
 	for _, u := range uses {
 		for i := range m.s.Children {
-			if m.s.Children[i].keyIn() == u.Key && u.Last.After(l.LastIn) {
+			switch c := &m.s.Children[i]; {
+			case c.keyIn() == u.Key && u.Last.After(l.LastIn):
 				l.LastIn = u.Last // only the peer can have sent what passed the check
+			case c.keyOut() == u.Key && u.Last.After(l.LastOut) && c.place() == m.s.IKE.place():
+				l.LastOut = u.Last // it kept the mapping of a NAT, too
 			}
 		}
 	}

@@ -201,37 +201,3 @@ func TestRetransmitBackOff(t *testing.T) {
 		})
 	}
 }
-
-// TestKeepalives: who stands behind a NAT keeps its mapping alive, and only when
-// it says nothing else.
-func TestKeepalives(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		encap    bool
-		every    time.Duration
-		dpd      time.Duration
-		min, max int
-	}{
-		{"behind a NAT", true, 20 * time.Second, 0, 29, 30}, {"no NAT", false, 20 * time.Second, 0, 0, 0},
-		{"off", true, 0, 0, 0, 0}, {"talking anyway", true, 20 * time.Second, 10 * time.Second, 0, 1},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w, moon, sun := established(t, 9, true, func(conn *sa.Connection) {
-				if conn.Name == "sun" {
-					conn.Encap, conn.DPDDelay = c.encap, c.dpd
-				}
-			})
-			set := *moon.Env.Settings
-			set.KeepAlive = c.every
-			moon.Env.Settings = &set
-			w.Advance(10*time.Minute + time.Second)
-			if n := moon.Keepalives; n < c.min || n > c.max {
-				t.Errorf("%d keepalives in ten minutes, expected %d to %d", n, c.min, c.max)
-			}
-			if sun.Keepalives != 0 {
-				t.Errorf("%d keepalives by the side without a NAT", sun.Keepalives)
-			}
-			noErrors(t, moon, sun)
-		})
-	}
-}

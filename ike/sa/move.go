@@ -42,14 +42,18 @@ func placeOf(local, remote netip.AddrPort, encap bool) Place {
 	return Place{local, remote, encap}
 }
 
-// encaps are the ports as inbound and outbound packets have them; nil without
-// encapsulation. orig is Child.Orig.
-func (p Place) encaps(orig netip.Addr) (in, out *dataplane.Encap) {
-	if !p.Encap {
+// encaps are the ports as inbound and outbound packets of a child have them at a
+// place; nil without encapsulation.
+func (m *Machine) encaps(c *Child, at Place) (in, out *dataplane.Encap) {
+	if !at.Encap {
 		return nil, nil
 	}
-	return &dataplane.Encap{SrcPort: p.Remote.Port(), DstPort: p.Local.Port(), OrigAddr: orig},
-		&dataplane.Encap{SrcPort: p.Local.Port(), DstPort: p.Remote.Port()}
+	in = &dataplane.Encap{SrcPort: at.Remote.Port(), DstPort: at.Local.Port(), OrigAddr: c.Orig}
+	out = &dataplane.Encap{SrcPort: at.Local.Port(), DstPort: at.Remote.Port()}
+	if c.Options&ChildKeepsNAT != 0 {
+		out.Keepalive = m.env.Settings.KeepAlive
+	}
+	return in, out
 }
 
 // place is where the kernel has the child.
@@ -144,6 +148,7 @@ func (m *Machine) moveChildren() {
 			continue
 		}
 		c.Moving = &to
+		m.keepNAT(c, to)
 		m.s.NextJob++
 		ref := JobRef{ID: m.s.NextJob, Kind: jobMove, Child: c.UniqueID}
 		m.s.Jobs = append(m.s.Jobs, ref)
@@ -165,7 +170,7 @@ func (m *Machine) moveOps(c *Child) []dataplane.Op {
 	if policies {
 		ops = blockOps(c, cfg)
 	}
-	in, out := to.encaps(c.Orig)
+	in, out := m.encaps(c, to)
 	move := func(key dataplane.SAKey, dir dataplane.Direction, cpi uint16, src, dst netip.AddrPort, encap *dataplane.Encap) {
 		ops = append(ops, dataplane.MoveSA{Key: key, Dir: dir, NewSrc: src.Addr(), NewDst: dst.Addr(), Encap: encap})
 		if c.compressed() {

@@ -387,6 +387,7 @@ const (
 	ChildNoFragment ChildOptions = 1 << 1 // IPTFS: the peer takes no fragments
 	ChildFwdOut     ChildOptions = 1 << 2 // has forward policies for outbound traffic
 	ChildNumbered   ChildOptions = 1 << 3 // its unique marks and interface ids are chosen
+	ChildKeepsNAT   ChildOptions = 1 << 4 // its outbound SA has the kernel send NAT keepalives
 )
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from
