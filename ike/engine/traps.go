@@ -283,7 +283,7 @@ func (e *Engine) installTrap(ctx context.Context, n ChildName) error {
 	if err != nil {
 		return err
 	}
-	made, err := sa.NewTrap(n.Conn, ch, local.Addr(), remote.Addr(), cfg.settings.MaxSelectors)
+	made, err := sa.NewTrap(n.Conn, ch, local.Addr(), remote.Addr(), e.sources(c, local.Addr()), cfg.settings.MaxSelectors)
 	if err != nil {
 		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
 	}

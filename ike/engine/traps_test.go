@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"espalier/dataplane"
+	"espalier/dataplane/selector"
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
 )
@@ -50,6 +53,50 @@ func trapPair(t *testing.T, f *fabric, opts ...satest.Option) (moon, sun *box) {
 	sun = newBox(t, f, sunAddr, []*sa.Connection{sunConn()}, fourShards)
 	synctest.Wait()
 	return moon, sun
+}
+
+// TestTrapForVirtualAddress: a client that has no virtual address yet sends with any other of the box's of the family that it
+// is to get, whatever the family of the outer one.
+func TestTrapForVirtualAddress(t *testing.T) {
+	dynamic := func(c *sa.Connection) {
+		c.Children[0].LocalTS = []selector.Spec{satest.Must(selector.Parse("dynamic"))}
+	}
+	for _, c := range []struct {
+		vips  []netip.Addr
+		addrs []string // of the box, beside the outer one
+		want  string   // sources of the outbound policies
+	}{
+		{nil, []string{"10.1.0.1"}, "192.0.2.1/32"},
+		{[]netip.Addr{netip.IPv4Unspecified()}, []string{"10.1.0.1", "2001:db8::1"}, "10.1.0.1/32 192.0.2.1/32"},
+		{[]netip.Addr{netip.IPv6Unspecified()}, []string{"10.1.0.1", "2001:db8::1"}, "2001:db8::1/128"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			everything := func(conn *sa.Connection) {
+				conn.VIPs = c.vips
+				conn.Children[0].RemoteTS = []selector.Spec{satest.Must(selector.Parse("10.2.0.0/16")), satest.Must(selector.Parse("2001:db8:2::/48"))}
+			}
+			moon := newBox(t, newFabric(), moonAddr, []*sa.Connection{moonConn(dynamic, everything, trapped)}, func(o *Options) {
+				o.Addrs = func() (out []netip.Addr, err error) {
+					for _, a := range append(c.addrs, moonAddr) {
+						out = append(out, netip.MustParseAddr(a))
+					}
+					return out, nil
+				}
+			})
+			synctest.Wait()
+			var got []string
+			for _, p := range satest.Must(moon.dp.List()).Policies {
+				if p.Dir == dataplane.Out {
+					got = append(got, p.Selector.Src.String())
+				}
+			}
+			slices.Sort(got)
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("vips %v: traps for packets from %v, expected %s", c.vips, got, c.want)
+			}
+			moon.stop()
+		})
+	}
 }
 
 func TestTrap(t *testing.T) {

@@ -122,6 +122,8 @@ func (m *Machine) informationalResponse(k *IKE, ps []wire.Payload) {
 	k.Request = nil
 	m.persist = true
 	if k != &m.s.IKE {
+		// A replaced IKE SA ends with its delete, whatever the answer says: an error
+		// in it would end the IKE SA, too (RFC 7296 2.21.3), and nothing is on it any more.
 		if purpose.Kind == 0 || purpose.Kind == taskDeleteOther { // what else there was is asked once more on the new one
 			m.dropIKE(k)
 		}

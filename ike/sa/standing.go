@@ -75,10 +75,15 @@ type Trap struct {
 	r   Resolved
 }
 
-// NewTrap makes the trap of a connection's child. Errors: the kernel can't
-// express the selectors with at most limit policies a direction.
-func NewTrap(conn string, cfg *ChildConfig, local, remote netip.Addr, limit int) (*Trap, error) {
-	r := cfg.Resolve([]selector.TS{selector.Host(local)}, []selector.TS{selector.Host(remote)})
+// NewTrap makes the trap of a connection's child. sources are the addresses of
+// the box that "dynamic" stands for: packets come from them. Errors: the kernel
+// can't express the selectors with at most limit policies a direction.
+func NewTrap(conn string, cfg *ChildConfig, local, remote netip.Addr, sources []netip.Addr, limit int) (*Trap, error) {
+	own := make([]selector.TS, len(sources))
+	for i, a := range sources {
+		own[i] = selector.Host(a)
+	}
+	r := cfg.Resolve(own, []selector.TS{selector.Host(remote)})
 	if _, err := expand(r.Local, r.Remote, limit); err != nil {
 		return nil, err
 	}

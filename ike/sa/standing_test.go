@@ -144,7 +144,7 @@ func TestStandingPolicies(t *testing.T) {
 	w := satest.New(43)
 	moon, sun := satest.Pair(w)
 	cfg := moon.Env.Conns.All()[0].Children[0]
-	trap, err := sa.NewTrap("sun", cfg, moon.Addr, sun.Addr, 10)
+	trap, err := sa.NewTrap("sun", cfg, moon.Addr, sun.Addr, nil, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestStandingPolicies(t *testing.T) {
 	if guards := satest.Must(cfg.Guards(r, 9, 10)); len(guards) != 5 {
 		t.Errorf("%d guards, expected 5 where a mark leaves no bit", len(guards))
 	}
-	if _, err := sa.NewTrap("sun", cfg, moon.Addr, sun.Addr, 0); err == nil {
+	if _, err := sa.NewTrap("sun", cfg, moon.Addr, sun.Addr, nil, 0); err == nil {
 		t.Error("a trap beyond the limit of selectors was made")
 	}
 	dynamic := *cfg
