@@ -167,26 +167,31 @@ func (m *Machine) createJob(kind JobKind, side Side, e JobDone) {
 		m.takeCPI(c.Candidate, got.CPI)
 		m.jobOf(jobAsk, side)
 	case jobAsk:
-		ids := e.Result.(ChildIDs)
-		m.identify(c.Candidate, ids)
-		if side == OfPeer && c.Old == 0 {
-			m.holdBack(c.Candidate, ids)
-		}
-		k := m.ikeBySPI(c.On)
-		keys, err := suite.DeriveChild(k.Chosen.PRF(), k.Keys.D, c.Candidate.Chosen, c.Shared, c.Ni, c.Nr)
-		c.Shared.Wipe()
-		if err != nil {
-			m.createJobFailed(kind, c, err)
-			return
-		}
-		c.Candidate.Keys = keys
-		if side == OfOwn && m.loses(c) {
-			c.Candidate.InboundOnly = true // nothing is sent on what goes at once
-		}
-		m.jobOf(jobInstall, side)
+		m.createNumbered(c, side, e.Result.(ChildIDs))
 	case jobInstall:
 		m.createInstalled(c, side)
 	}
+}
+
+// createNumbered continues with the ids of the new child: its keys are derived
+// and it is installed.
+func (m *Machine) createNumbered(c *Create, side Side, ids ChildIDs) {
+	m.identify(c.Candidate, ids)
+	if side == OfPeer && c.Old == 0 {
+		m.holdBack(c.Candidate, ids)
+	}
+	k := m.ikeBySPI(c.On)
+	keys, err := suite.DeriveChild(k.Chosen.PRF(), k.Keys.D, c.Candidate.Chosen, c.Shared, c.Ni, c.Nr)
+	c.Shared.Wipe()
+	if err != nil {
+		m.createJobFailed(jobAsk, c, err)
+		return
+	}
+	c.Candidate.Keys = keys
+	if side == OfOwn && m.loses(c) {
+		c.Candidate.InboundOnly = true // nothing is sent on what goes at once
+	}
+	m.jobOf(jobInstall, side)
 }
 
 // createJobFailed ends an exchange for a reason of our own.

@@ -67,122 +67,6 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 	return m, nil
 }
 
-// validate checks what the steps rely on, so that a state from a stranger
-// cannot make them panic.
-func (m *Machine) validate() error {
-	s := &m.s
-	if s.Phase >= phaseCount {
-		return fmt.Errorf("session state: expected a phase, found %d", s.Phase)
-	}
-	halfOpen := s.Phase < Established
-	if halfOpen != (s.Setup != nil) && s.Phase <= Established {
-		return fmt.Errorf("session state: phase %s, set-up present: %v", s.Phase, s.Setup != nil)
-	}
-	if m.conn == nil && s.Phase != Fresh && s.Phase < Cleaning {
-		return fmt.Errorf("session state: phase %s without a connection", s.Phase)
-	}
-	if s.IKE.Initiator && halfOpen && s.Phase != Fresh && s.ChildName != "" && m.conn.Child(s.ChildName) == nil {
-		return fmt.Errorf("session state: child %q is not configured", s.ChildName)
-	}
-	keyed := s.Phase > Agreeing && s.Phase != Answering && s.Phase <= Closing
-	if keyed && len(s.IKE.Keys.D) == 0 {
-		return fmt.Errorf("session state: phase %s without keys", s.Phase)
-	}
-	for i := range s.Children {
-		c := &s.Children[i]
-		if c.Status > ChildInstalling || m.conn != nil && m.conn.Child(c.Name) == nil && c.Status == ChildNegotiated {
-			return fmt.Errorf("session state: child %q with status %s", c.Name, c.Status)
-		}
-	}
-	for _, j := range s.Jobs {
-		if err := m.validJob(j); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Machine) validJob(j JobRef) error {
-	bad := func(what string) error {
-		return fmt.Errorf("session state: job %d of kind %d without %s", j.ID, j.Kind, what)
-	}
-	st := m.s.Setup
-	if j.Of != OfSession {
-		c := m.exchange(j.Of)
-		switch {
-		case c == nil || m.conn == nil || m.ikeBySPI(c.On) == nil:
-			return bad("its exchange")
-		case c.Kind != RekeyIKESA && m.conn.Child(c.Child) == nil:
-			return bad("a configured child")
-		case (j.Kind == jobAsk || j.Kind == jobInstall) && c.Candidate == nil:
-			return bad("a candidate")
-		case j.Kind < jobGenerate || j.Kind > jobInstall || j.Kind == jobSign || j.Kind == jobVerify:
-			return bad("meaning")
-		}
-		return nil
-	}
-	switch j.Kind {
-	case jobReserve: // be it of an exchange that was dropped
-	case jobGenerate, jobEncapsulate, jobDecapsulate:
-		if st == nil && m.s.Phase != Cleaning {
-			return bad("set-up")
-		}
-	case jobSign:
-		if st == nil || len(m.conn.Local) == 0 {
-			return bad("set-up")
-		}
-	case jobVerify:
-		if st == nil {
-			return bad("set-up")
-		}
-		ps := m.kept()
-		_, hasID := wire.FindID(ps, !m.s.IKE.Initiator)
-		if _, ok := wire.First[*wire.Auth](ps); !ok || !hasID {
-			return bad("the peer's ID and AUTH")
-		}
-	case jobAsk, jobInstall:
-		if h := m.child(j.Child); j.Kind == jobInstall && h != nil && h.Status == ChildInstalling && m.conn != nil && m.conn.Child(h.Name) != nil {
-			break // its exchange was dropped
-		}
-		if st == nil || m.negotiated() == nil {
-			return bad("a negotiated child")
-		}
-	case jobLease:
-		if st == nil {
-			return bad("set-up")
-		}
-	case jobMove:
-		if h := m.child(j.Child); h == nil || h.Moving == nil || h.Status == ChildNegotiated {
-			return bad("a child that moves")
-		}
-	case jobRemove, jobClean, jobNetwork:
-	case jobContact, jobUnique:
-		if st == nil || m.conn == nil || len(m.conn.Remote) == 0 || m.s.Phase == Verifying && len(st.Inner) == 0 || m.s.IKE.Initiator && st.OwnAuth == nil {
-			return bad("set-up")
-		}
-	case jobLink:
-	case jobUse:
-		if m.conn == nil {
-			return bad("a connection")
-		}
-	case jobExpect:
-		if st == nil || st.Expected == nil || m.s.Phase != Signing || m.conn.Child(m.s.ChildName) == nil {
-			return bad("an expected child")
-		}
-	case jobHandOver:
-		if m.s.Pending == nil {
-			return bad("the peer's delete")
-		}
-	case jobSupersede:
-		if m.s.Reauth == nil {
-			return bad("a session to replace")
-		}
-	default:
-		return bad("meaning")
-	}
-	return nil
-}
-
 func (c *coder) state(s *State) {
 	num(c, &s.ID)
 	raw(c, &s.Conn)
@@ -361,8 +245,7 @@ func (c *coder) setup(s *Setup) {
 	if c.version < 2 {
 		var transport bool // said again by the answer
 		boolean(c, &transport)
-	}
-	if c.version >= 2 {
+	} else {
 		boolean(c, &s.Childless)
 		list(c, &s.Wished, addr)
 		num(c, &s.ReservedCPI)
@@ -408,8 +291,6 @@ func (c *coder) child(h *Child) {
 	raw(c, &h.EndReason)
 	if c.version >= 2 {
 		instant(c, &h.TakeOverAt)
-	}
-	if c.version >= 2 {
 		num(c, &h.Then)
 		instant(c, &h.IdleAt)
 		num(c, &h.CPIIn)

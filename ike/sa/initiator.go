@@ -116,17 +116,7 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 		return
 	}
 	if n, ok := wire.FindNotify(msg.Payloads, wire.NotifyCookie); ok {
-		if len(n.Data) == 0 || len(n.Data) > 64 || st.Cookies >= maxCookies {
-			m.discard("COOKIE empty, longer than 64 octets, or once too often")
-			return
-		}
-		if bytes.Equal(n.Data, st.Cookie) {
-			m.discard("the same COOKIE once more")
-			return
-		}
-		st.Cookies++
-		st.Cookie = bytes.Clone(n.Data)
-		m.sendInit()
+		m.cookieDemanded(n.Data)
 		return
 	}
 	if found, why := m.redirect(msg.Payloads, st.Ni); found {
@@ -171,6 +161,21 @@ func (m *Machine) initResponse(msg *wire.Message, ev Received) {
 	}
 	m.to(Agreeing)
 	m.job(jobDecapsulate)
+}
+
+// cookieDemanded repeats IKE_SA_INIT with the peer's cookie (RFC 7296 2.6).
+func (m *Machine) cookieDemanded(cookie []byte) {
+	st := m.s.Setup
+	switch {
+	case len(cookie) == 0 || len(cookie) > 64 || st.Cookies >= maxCookies:
+		m.discard("COOKIE empty, longer than 64 octets, or once too often")
+	case bytes.Equal(cookie, st.Cookie):
+		m.discard("the same COOKIE once more")
+	default:
+		st.Cookies++
+		st.Cookie = bytes.Clone(cookie)
+		m.sendInit()
+	}
 }
 
 type errKE struct{ want, got wire.KEMethod }

@@ -53,6 +53,18 @@ func (m *Machine) settleLate() {
 	m.sweep()
 }
 
+// lateReserve gives back the SPIs of a step that was dropped meanwhile.
+func (m *Machine) lateReserve(dst netip.Addr, e JobDone) {
+	if e.Err == nil {
+		r := m.reserveRequest()
+		if dst.IsValid() {
+			r.Dst = dst
+		}
+		m.orphan(e.Result.(SPIs), r)
+	}
+	m.settleLate()
+}
+
 // lateInstall takes out what the kernel installed for a step that was dropped
 // meanwhile, and nothing else.
 func (m *Machine) lateInstall(id uint64, err error) {
@@ -146,48 +158,35 @@ func (m *Machine) askChild(c *Child, k *IKE) AskChild {
 
 // jobDone continues where a job was asked for.
 func (m *Machine) jobDone(e JobDone) {
-	kind, side, child, dst := JobKind(0), OfSession, uint64(0), netip.Addr{}
-	for i, j := range m.s.Jobs {
-		if j.ID == e.ID {
-			kind, side, child, dst = j.Kind, j.Of, j.Child, j.Dst
-			m.s.Jobs = append(m.s.Jobs[:i], m.s.Jobs[i+1:]...)
-			break
-		}
-	}
-	if kind == 0 {
+	i := slices.IndexFunc(m.s.Jobs, func(j JobRef) bool { return j.ID == e.ID })
+	if i < 0 {
 		return
 	}
+	j := m.s.Jobs[i]
+	m.s.Jobs = slices.Delete(m.s.Jobs, i, i+1)
 	m.persist = true
-	if kind == jobExpect {
+	if j.Kind == jobExpect {
 		m.expectKeys.Wipe()
 	}
-	if kind == jobReserve && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
-		if e.Err == nil {
-			r := m.reserveRequest()
-			if dst.IsValid() {
-				r.Dst = dst
-			}
-			m.orphan(e.Result.(SPIs), r)
-		}
-		m.settleLate()
-		return
+	late := m.s.Phase == Cleaning || j.Of == OfSession && m.s.Setup == nil // its step was dropped meanwhile
+	switch {
+	case late && j.Kind == jobReserve:
+		m.lateReserve(j.Dst, e)
+	case late && j.Kind == jobInstall:
+		m.lateInstall(j.Child, e.Err)
+	case j.Kind == jobMove:
+		m.moved(j.Child, e.Err)
+	case j.Of != OfSession:
+		m.createJob(j.Kind, j.Of, e)
+	case e.Err != nil:
+		m.jobFailed(j.Kind, e.Err)
+	default:
+		m.jobResult(j.Kind, e)
 	}
-	if kind == jobInstall && (m.s.Phase == Cleaning || side == OfSession && m.s.Setup == nil) {
-		m.lateInstall(child, e.Err)
-		return
-	}
-	if kind == jobMove {
-		m.moved(child, e.Err)
-		return
-	}
-	if side != OfSession {
-		m.createJob(kind, side, e)
-		return
-	}
-	if e.Err != nil {
-		m.jobFailed(kind, e.Err)
-		return
-	}
+}
+
+// jobResult continues with what a job of the session came to.
+func (m *Machine) jobResult(kind JobKind, e JobDone) {
 	switch kind {
 	case jobGenerate:
 		m.generated(e.Result.(KEPair))

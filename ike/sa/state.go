@@ -273,10 +273,10 @@ type Setup struct {
 	OwnCerts     []wire.Cert
 	FirstContact bool         // initiator: we have no other IKE SA with the peer
 	ReservedSPI  uint32       // initiator: our inbound SPI before the child exists
+	ReservedCPI  uint16       // with it
 	Childless    bool         // initiator: IKE_AUTH offers no CHILD SA (RFC 6023)
 	Wished       []netip.Addr // initiator: virtual addresses that we would like best
-	ReservedCPI  uint16       // with it
-	Expected     *Expected
+	Expected     *Expected    // initiator: the child whose inbound SA is installed before IKE_AUTH; nil: none
 }
 
 // StopStep is how far the outbound SA of a replaced child is on its way out: it
