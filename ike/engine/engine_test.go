@@ -515,6 +515,55 @@ func TestOverrunReconciles(t *testing.T) {
 	})
 }
 
+// TestOverrunBetweenRekeying: a new child whose outbound SA waits for the peer's delete of the old one lacks nothing.
+func TestOverrunBetweenRekeying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		moon, sun := pair(t, f, fourShards)
+		if err := moon.Initiate(t.Context(), "sun", "net", false); err != nil {
+			t.Fatal(err)
+		}
+		f.setPass(func(_, _ netip.AddrPort, data []byte) bool {
+			h, err := wire.ParseHeader(data)
+			return err == nil && h.Exchange != wire.ExchangeInformational
+		})
+		info := moon.infos()[0]
+		if err := moon.Rekey(t.Context(), Target{IKE: info.UniqueID, Child: info.Children[0].UniqueID}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		sun.holds(3, 3)
+		if s := states(sun); s != "REKEYED INSTALLED" {
+			t.Errorf("sun has %s", s)
+		}
+		sun.dp.Inject(dataplane.Overrun{})
+		synctest.Wait()
+		sun.holds(3, 3)
+		if s := states(sun); s != "REKEYED INSTALLED" {
+			t.Errorf("after the overrun sun has %s", s)
+		}
+		f.setPass(nil)
+		time.Sleep(20 * time.Second)
+		sun.dp.Inject(dataplane.Overrun{})
+		synctest.Wait()
+		sun.holds(2, 3)
+		moon.holds(2, 3)
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// states are those of a box's CHILD SAs.
+func states(b *box) string {
+	var out []string
+	for _, i := range b.infos() {
+		for _, c := range i.Children {
+			out = append(out, c.State.String())
+		}
+	}
+	return strings.Join(out, " ")
+}
+
 // TestStopAtAnyMoment stops an initiator and a responder in the middle of many
 // set-ups: nothing may stay behind, and no job may touch what has been wiped.
 func TestStopAtAnyMoment(t *testing.T) {

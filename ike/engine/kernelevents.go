@@ -83,8 +83,8 @@ func (e *Engine) reconcile() {
 			for _, x := range s.byID {
 				info := x.m.Info()
 				for _, c := range info.Children {
-					if c.State == sa.ChildSAInstalled && c.PlacedAt.Before(asked) &&
-						!(live[end{c.Local.Addr(), c.SPIIn}] && live[end{c.Remote.Addr(), c.SPIOut}]) {
+					if c.State.InKernel() && c.State != sa.ChildSAUpdating && c.PlacedAt.Before(asked) &&
+						!(live[end{c.Local.Addr(), c.SPIIn}] && (c.InboundOnly || live[end{c.Remote.Addr(), c.SPIOut}])) {
 						s.step(x, sa.Expired{ChildID: c.UniqueID, Hard: true})
 					}
 				}

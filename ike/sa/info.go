@@ -57,12 +57,15 @@ type ChildInfo struct {
 	Mode     dataplane.Mode
 	Proto    dataplane.Proto
 	Encap    bool // ESP in UDP (RFC 3948)
-	// Local and Remote are where the kernel has it since PlacedAt, with ports only
-	// when encapsulated.
+	// Local and Remote are where the kernel has it, as it is, since PlacedAt, with
+	// ports only when encapsulated.
 	Local, Remote netip.AddrPort
 	PlacedAt      time.Time
 
 	SPIIn, SPIOut uint32
+	// InboundOnly: the outbound SA is not in the data plane until the peer has
+	// moved to this one.
+	InboundOnly   bool
 	CPIIn, CPIOut uint16 // IPComp; 0: none
 
 	MarkIn, MarkOut dataplane.Mark

@@ -345,7 +345,7 @@ type Child struct {
 	Orig netip.Addr
 	// Moving is where the kernel is bringing it; nil: it stays.
 	Moving          *Place
-	MovedAt         time.Time // when it last came to its place; zero: when it was installed
+	MovedAt         time.Time // when it last came to its place, or was completed; zero: when it was installed
 	MarkIn, MarkOut dataplane.Mark
 	MarkInSA        bool
 	IfIDIn, IfIDOut uint32

@@ -12,10 +12,10 @@ import (
 func (m *Machine) Info() Info {
 	k := &m.s.IKE
 	i := Info{
-		UniqueID: m.s.ID, Conn: m.s.Conn, State: ikeState(m.s.Phase), Initiator: k.Initiator,
+		UniqueID: m.s.ID, Conn: m.s.Conn, State: m.ikeState(), Initiator: k.Initiator,
 		Local: k.Local, Remote: k.Remote, SPIi: k.SPIi, SPIr: k.SPIr,
 		NATLocal: k.NATLocal, NATRemote: k.NATRemote, NATFake: k.NATFake,
-		Algorithms: algorithmsOf(k.Chosen), Established: m.s.Since,
+		Algorithms: algorithmsOf(k.Chosen), Established: m.s.Since, RekeyAt: k.RekeyAt,
 	}
 	if m.s.Path != nil {
 		i.PathMTU = m.s.Path.MTU
@@ -33,6 +33,14 @@ func (m *Machine) Info() Info {
 	for _, t := range m.s.Tasks {
 		i.TasksQueued = append(i.TasksQueued, taskName(t.Kind))
 	}
+	if c := m.s.Own; c != nil {
+		i.TasksActive = append(i.TasksActive, c.taskName())
+	} else if k.Request != nil && k.Request.For.Kind != 0 {
+		i.TasksActive = append(i.TasksActive, taskName(k.Request.For.Kind))
+	}
+	if c := m.s.Peer; c != nil {
+		i.TasksPassive = append(i.TasksPassive, c.taskName())
+	}
 	for n := range m.s.Children {
 		i.Children = append(i.Children, m.childInfo(&m.s.Children[n]))
 	}
@@ -41,9 +49,9 @@ func (m *Machine) Info() Info {
 
 func (m *Machine) childInfo(c *Child) ChildInfo {
 	i := ChildInfo{
-		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: childState(c.Status), Mode: c.Mode, Proto: dataplane.ESP,
+		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: m.childState(c), Mode: c.Mode, Proto: dataplane.ESP,
 		Local: c.place().Local, Remote: c.place().Remote, PlacedAt: c.InstalledAt, Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, CPIIn: c.CPIIn, CPIOut: c.CPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
-		Algorithms: algorithmsOf(c.Chosen), InstalledAt: c.InstalledAt,
+		Algorithms: algorithmsOf(c.Chosen), InstalledAt: c.InstalledAt, RekeyAt: c.RekeyAt, InboundOnly: c.InboundOnly || c.OutboundDue,
 		LocalTS: append(i0(c.LocalTS), c.LocalTS...), RemoteTS: append(i0(c.PeerTS), c.PeerTS...),
 	}
 	if c.MovedAt.After(i.PlacedAt) {
@@ -63,12 +71,14 @@ func (m *Machine) childInfo(c *Child) ChildInfo {
 // i0 is an empty slice of s's type, to copy into.
 func i0[T any](s []T) []T { return make([]T, 0, len(s)) }
 
-func ikeState(p Phase) IKEState {
-	switch {
+func (m *Machine) ikeState() IKEState {
+	switch p := m.s.Phase; {
 	case p == Fresh || p == Generating:
 		return IKECreated
 	case p < Established:
 		return IKEConnecting
+	case p == Established && m.rekeys(RekeyIKESA, 0):
+		return IKERekeying
 	case p == Established:
 		return IKEEstablished
 	case p == Closing:
@@ -77,11 +87,27 @@ func ikeState(p Phase) IKEState {
 	return IKEDestroying
 }
 
-func childState(s ChildStatus) ChildState {
-	switch s {
+// rekeys reports whether an exchange under way replaces the IKE SA, or a child.
+func (m *Machine) rekeys(kind CreateKind, child uint64) bool {
+	for _, c := range [2]*Create{m.s.Own, m.s.Peer} {
+		if c != nil && c.Kind == kind && c.Old == child {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Machine) childState(c *Child) ChildState {
+	switch c.Status {
 	case ChildNegotiated, ChildInstalling:
 		return ChildSAInstalling
 	case ChildInstalled:
+		switch {
+		case c.OwnNew != 0 || c.PeerNew != 0:
+			return ChildSARekeyed
+		case m.rekeys(RekeyChildSA, c.UniqueID):
+			return ChildSARekeying
+		}
 		return ChildSAInstalled
 	case ChildDeleting, ChildFading:
 		return ChildSADeleting
@@ -89,14 +115,39 @@ func childState(s ChildStatus) ChildState {
 	return ChildSADestroying
 }
 
+// taskName is a task's in strongSwan's words, as far as it has one.
 func taskName(k TaskKind) string {
 	switch k {
-	case taskDeleteIKE:
+	case taskDeleteIKE, taskDeleteOther:
 		return "IKE_DELETE"
+	case taskRekeyIKE:
+		return "IKE_REKEY"
+	case taskCreateChild, taskCreateSingle:
+		return "CHILD_CREATE"
+	case taskRekeyChild:
+		return "CHILD_REKEY"
+	case taskDeleteChild, taskDeleteSPI:
+		return "CHILD_DELETE"
+	case taskCheck:
+		return "IKE_DPD"
+	case taskUpdate, taskReachable, taskAddresses:
+		return "IKE_MOBIKE"
+	case taskRedirect:
+		return "IKE_REDIRECT"
 	case taskProbe:
 		return "IKE_PROBE" // strongSwan has none such
 	}
-	return "CHILD_DELETE"
+	return "IKE_TASK" // nor one for what is ours alone
+}
+
+func (c *Create) taskName() string {
+	switch c.Kind {
+	case RekeyIKESA:
+		return "IKE_REKEY"
+	case RekeyChildSA:
+		return "CHILD_REKEY"
+	}
+	return "CHILD_CREATE"
 }
 
 func algorithmsOf(c suite.Choice) Algorithms {

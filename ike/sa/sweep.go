@@ -75,7 +75,7 @@ func (m *Machine) removed() {
 	for i := range m.s.Children {
 		c := m.s.Children[i]
 		if c.OutboundGoes {
-			c.OutboundGoes, c.OutboundDue, c.TakeOverAt = false, false, time.Time{}
+			c.OutboundGoes, c.OutboundDue, c.TakeOverAt, c.MovedAt = false, false, time.Time{}, m.env.Now
 			c.Keys.Wipe()
 		}
 		if c.Stop == StopGoes {

@@ -77,7 +77,7 @@ func (c *client) redirect(req Message) (Message, error) {
 	}
 	var ids []uint64
 	c.srv.cfg.Engine.Sessions(func(info sa.Info) bool {
-		if info.State == sa.IKEEstablished && f.match(&info) {
+		if (info.State == sa.IKEEstablished || info.State == sa.IKERekeying) && f.match(&info) {
 			ids = append(ids, info.UniqueID)
 		}
 		return true
