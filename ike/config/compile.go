@@ -4,17 +4,13 @@ import (
 	"cmp"
 	"crypto/x509"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
-	"espalier/dataplane"
-	"espalier/dataplane/selector"
 	"espalier/ike/auth"
 	"espalier/ike/sa"
 	"espalier/ike/suite"
-	"espalier/ike/wire"
 )
 
 // connection compiles one section of connections.
@@ -33,22 +29,9 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 		KeyingTries:   int(get[uint32](n, "keyingtries")),
 		DPDDelay:      get[time.Duration](n, "dpd_delay"),
 		Fragmentation: fragmentModes[get[string](n, "fragmentation")],
-		RekeyTime:     get[time.Duration](n, "rekey_time"),
 	}
 	conn.Pools, conn.VIPs = get[[]string](n, "pools"), c.vips(n)
-	conn.RandTime = conn.RekeyTime / 10
-	if conn.ReauthTime = get[time.Duration](n, "reauth_time"); conn.ReauthTime != 0 && !n.has("rekey_time") {
-		conn.RekeyTime = 0 // as strongSwan has it: the new IKE SA comes anyway
-	}
-	// With a short rekey_time a tenth is less than one retransmission run takes.
-	conn.OverTime = max(conn.RekeyTime/10, minOverTime)
-	if n.has("over_time") {
-		conn.OverTime = get[time.Duration](n, "over_time")
-		conn.RandTime = conn.OverTime
-	}
-	if n.has("rand_time") {
-		conn.RandTime = get[time.Duration](n, "rand_time")
-	}
+	ikeTimes(n, conn)
 	conn.Childless, _ = sa.ParseChildless(get[string](n, "childless"))
 	if conn.PathMTU = set.PathMTU; n.has("path_mtu") {
 		conn.PathMTU = get[bool](n, "path_mtu")
@@ -76,6 +59,31 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	}
 	return conn
 }
+
+// minOverTime is the least over_time that is not configured.
+const minOverTime = 3 * time.Minute
+
+// ikeTimes are when the IKE SA is replaced; what is not configured follows from
+// what is.
+func ikeTimes(n *node, conn *sa.Connection) {
+	conn.RekeyTime = get[time.Duration](n, "rekey_time")
+	conn.RandTime = conn.RekeyTime / 10
+	if conn.ReauthTime = get[time.Duration](n, "reauth_time"); conn.ReauthTime != 0 && !n.has("rekey_time") {
+		conn.RekeyTime = 0 // as strongSwan has it: the new IKE SA comes anyway
+	}
+	// With a short rekey_time a tenth is less than one retransmission run takes.
+	conn.OverTime = max(conn.RekeyTime/10, minOverTime)
+	if n.has("over_time") {
+		conn.OverTime = get[time.Duration](n, "over_time")
+		conn.RandTime = conn.OverTime
+	}
+	if n.has("rand_time") {
+		conn.RandTime = get[time.Duration](n, "rand_time")
+	}
+}
+
+// uniqueness are the values of the key unique.
+var uniqueness = map[string]sa.Uniqueness{"no": sa.UniquenessNo, "never": sa.UniquenessNever, "keep": sa.UniquenessKeep, "replace": sa.UniquenessReplace}
 
 // fragmentModes are the values of fragmentation. IKE_SA_INIT is never fragmented
 // in IKEv2, which is all that force adds.
@@ -213,253 +221,6 @@ func (c *compiler) pskOnly(n *node, names ...string) {
 			}
 		}
 	}
-}
-
-// child compiles one section of children.
-func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig {
-	ch := &sa.ChildConfig{
-		Name:           n.name,
-		Proposals:      get[[]suite.Proposal](n, "esp_proposals"),
-		LocalTS:        get[[]selector.Spec](n, "local_ts"),
-		RemoteTS:       get[[]selector.Spec](n, "remote_ts"),
-		Mode:           modes[get[string](n, "mode")],
-		Shunt:          shunts[get[string](n, "mode")],
-		Start:          strings.Contains(get[string](n, "start_action"), "start"),
-		Trap:           strings.Contains(get[string](n, "start_action"), "trap"),
-		DPDAction:      followUp(get[string](n, "dpd_action")),
-		CloseAction:    followUp(get[string](n, "close_action")),
-		ReqID:          get[uint32](n, "reqid"),
-		Priority:       get[uint32](n, "priority"),
-		ReplayWindow:   get[uint32](n, "replay_window"),
-		MarkInSA:       get[bool](n, "mark_in_sa"),
-		Policies:       get[bool](n, "policies"),
-		PoliciesFwdOut: get[bool](n, "policies_fwd_out"),
-		CopyDF:         get[bool](n, "copy_df"),
-		CopyECN:        get[bool](n, "copy_ecn"),
-		IPComp:         get[bool](n, "ipcomp"),
-		Interface:      get[string](n, "interface"),
-		SHA256By96:     get[bool](n, "sha256_96"),
-		ICMP:           get[bool](n, "icmp"),
-	}
-	numbers(n, conn, ch)
-	if pad := get[int64](n, "tfc_padding"); pad < 0 {
-		ch.TFCPad = sa.PadToMTU
-	} else {
-		ch.TFCPad = uint32(pad)
-	}
-	switch get[string](n, "copy_dscp") {
-	case "out":
-		ch.CopyDSCPOut = true
-	case "in":
-		ch.CopyDSCPIn = true
-	case "yes":
-		ch.CopyDSCPOut, ch.CopyDSCPIn = true, true
-	}
-	lifetimes(n, ch)
-	if ch.Shunt != sa.NoShunt {
-		ch.Mode = dataplane.Tunnel // policies for what is forwarded, too
-	}
-	if !n.bad && !conn.bad {
-		c.contradictions(n, ch, compiled)
-		c.modeContradictions(n, ch)
-	}
-	return ch
-}
-
-// minOverTime is the least over_time that is not configured.
-const minOverTime = 3 * time.Minute
-
-// lifetimes are a child's limits; what is not configured follows from what is.
-func lifetimes(n *node, ch *sa.ChildConfig) {
-	ch.RekeyTime, ch.Inactivity = get[time.Duration](n, "rekey_time"), get[time.Duration](n, "inactivity")
-	limit(n, "time", &ch.RekeyTime, &ch.LifeTime, &ch.RandTime)
-	limit(n, "bytes", &ch.RekeyBytes, &ch.LifeBytes, &ch.RandBytes)
-	limit(n, "packets", &ch.RekeyPackets, &ch.LifePackets, &ch.RandPackets)
-}
-
-func limit[T time.Duration | uint64](n *node, what string, rekey, life, margin *T) {
-	*rekey, *life = get[T](n, "rekey_"+what), get[T](n, "life_"+what)
-	if !n.has("life_" + what) {
-		*life = *rekey + *rekey/10
-	}
-	if *margin = 0; *life > *rekey {
-		*margin = *life - *rekey
-	}
-	if n.has("rand_" + what) {
-		*margin = get[T](n, "rand_"+what)
-	}
-}
-
-// uniqueness are the values of the key unique.
-var uniqueness = map[string]sa.Uniqueness{"no": sa.UniquenessNo, "never": sa.UniquenessNever, "keep": sa.UniquenessKeep, "replace": sa.UniquenessReplace}
-
-// followUp is the meaning of dpd_action and close_action.
-func followUp(action string) (f sa.FollowUp) {
-	if strings.Contains(action, "trap") {
-		f |= sa.FollowTrap
-	}
-	if strings.Contains(action, "start") {
-		f |= sa.FollowStart
-	}
-	return f
-}
-
-// numbers compiles the marks and interface ids of a child.
-func numbers(n, conn *node, ch *sa.ChildConfig) {
-	in, out := get[markValue](n, "mark_in"), get[markValue](n, "mark_out")
-	ch.MarkIn, ch.UniqueMarkIn, ch.MarkOut, ch.UniqueMarkOut = in.mark, in.unique, out.mark, out.unique
-	in, out = get[markValue](n, "set_mark_in"), get[markValue](n, "set_mark_out")
-	ch.SetMarkIn, ch.SetMarkInSame, ch.SetMarkOut, ch.SetMarkOutSame = in.mark, in.same, out.mark, out.same
-	ch.IfIDIn, ch.UniqueIfIDIn = orConnection(n, conn, "if_id_in")
-	ch.IfIDOut, ch.UniqueIfIDOut = orConnection(n, conn, "if_id_out")
-}
-
-// orConnection takes a child's interface id, else the connection's, which is one
-// for each IKE SA when it is unique.
-func orConnection(n, conn *node, key string) (uint32, sa.Unique) {
-	if n.has(key) {
-		v := get[ifIDValue](n, key)
-		return v.id, v.unique
-	}
-	v := get[ifIDValue](conn, key)
-	switch v.unique {
-	case sa.UniqueChild:
-		return 0, sa.UniqueIKE
-	case sa.UniqueChildDir:
-		return 0, sa.UniqueIKEDir
-	}
-	return v.id, sa.NotUnique
-}
-
-// contradictions refuses options of a child that can't be meant together.
-func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connection) {
-	if ch.Shunt != sa.NoShunt {
-		c.shuntContradictions(n, ch)
-		return
-	}
-	if ch.LifeTime != 0 && ch.RekeyTime >= ch.LifeTime {
-		key := "rekey_time"
-		if !n.has(key) {
-			key = "life_time"
-		}
-		c.rep.add(n.at(key), fmt.Sprintf("a rekey_time below life_time (%s)", ch.LifeTime), ch.RekeyTime.String(), "")
-	}
-	if (ch.Start || ch.Trap) && !slices.ContainsFunc(conn.RemoteAddrs, isTarget) {
-		c.rep.add(n.at("start_action"), "a single address or host name in remote_addrs, since start_action is "+get[string](n, "start_action"), "none", "")
-	}
-	if ch.Trap && !ch.Policies {
-		c.rep.add(n.at("start_action"), "policies = yes, since start_action is "+get[string](n, "start_action"), "no", "")
-	}
-	if ch.MarkInSA && ch.MarkIn == (dataplane.Mark{}) {
-		c.rep.add(n.at("mark_in_sa"), "a mark_in, since mark_in_sa is yes", "none", "")
-	}
-	if unique := max(ch.UniqueMarkIn, ch.UniqueMarkOut, ch.UniqueIfIDIn, ch.UniqueIfIDOut); ch.Trap && unique != sa.NotUnique {
-		c.rep.add(n.at("start_action"), "marks and interface ids that are numbers, since start_action is trap", "unique ones", "a trap stands before a CHILD SA has them")
-	}
-	if ch.MarkInSA && ch.UniqueMarkIn != sa.NotUnique {
-		c.rep.add(n.at("mark_in_sa"), "a mark_in that is a number, since mark_in_sa is yes", quote(n.keys["mark_in"].Value), "the SPI is reserved before the mark is chosen")
-	}
-	if ch.PoliciesFwdOut && !ch.Policies {
-		c.rep.add(n.at("policies_fwd_out"), "policies_fwd_out = no, since policies is no", "yes", "")
-	}
-	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
-		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
-	}
-	if max(ch.RekeyPackets, ch.RekeyBytes) > math.MaxInt64 || ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
-		c.rep.add(n.pos, "numbers of bytes and packets below 2^63", "more", "")
-	}
-	volumes(c, n, ch)
-}
-
-// guardable refuses what leak = block can't guard: its policies stand before a
-// CHILD SA has its numbers, and for all network interfaces.
-func (c *compiler) guardable(n *node, ch *sa.ChildConfig, set *Settings) {
-	if !set.BlockLeaks || n.bad {
-		return
-	}
-	if max(ch.UniqueMarkIn, ch.UniqueMarkOut, ch.UniqueIfIDIn, ch.UniqueIfIDOut) != sa.NotUnique {
-		c.rep.add(n.pos, "marks and interface ids that are numbers in "+n.path+", since leak is block", "unique ones", "")
-	}
-	if ch.Interface != "" {
-		c.rep.add(n.at("interface"), "no interface, since leak is block", quote(ch.Interface), "what leaves by other interfaces would be blocked, too")
-	}
-}
-
-// modeContradictions refuses options that a mode does not have.
-func (c *compiler) modeContradictions(n *node, ch *sa.ChildConfig) {
-	if ch.Interface != "" && ch.Shunt != 0 {
-		c.rep.add(n.at("interface"), "no interface, since mode is "+get[string](n, "mode"), quote(ch.Interface), "shunts are for all of them")
-	}
-	if ch.IPComp && ch.Mode != dataplane.Tunnel && ch.Mode != dataplane.Transport {
-		c.rep.add(n.at("ipcomp"), "ipcomp = no, since mode is "+get[string](n, "mode"), "yes", "")
-	}
-	if ch.TFCPad != 0 && (ch.Mode != dataplane.Tunnel || ch.IPComp) {
-		why := "mode is " + get[string](n, "mode")
-		if ch.IPComp {
-			why = "ipcomp is yes"
-		}
-		c.rep.add(n.at("tfc_padding"), "tfc_padding = 0, since "+why, quote(n.keys["tfc_padding"].Value), "the kernel pads packets of plain tunnels only")
-	}
-	if ch.Mode == dataplane.BEET && !(host(ch.LocalTS) && host(ch.RemoteTS)) {
-		c.rep.add(n.at("mode"), "one host in local_ts and one in remote_ts, since mode is beet", "more", "")
-	}
-	if n.has("replay_window") && ch.ReplayWindow == 0 {
-		for _, p := range ch.Proposals {
-			if slices.ContainsFunc(p.Transforms, func(t suite.Transform) bool { return t.Type == wire.TransformESN && wire.ESNID(t.ID) == wire.ESNYes }) {
-				c.rep.add(n.at("replay_window"), "a replay_window above 0, since esp_proposals has esn", "0", "extended sequence numbers do not work without")
-				return
-			}
-		}
-	}
-}
-
-// host reports whether selectors stand for exactly one host.
-func host(list []selector.Spec) bool {
-	return len(list) == 1 && (list[0].Dynamic || list[0].TS.Start == list[0].TS.End)
-}
-
-// shuntContradictions is contradictions for a child that is not negotiated.
-func (c *compiler) shuntContradictions(n *node, ch *sa.ChildConfig) {
-	mode := get[string](n, "mode")
-	if ch.Start {
-		c.rep.add(n.at("start_action"), "start_action none or trap, since mode is "+mode, quote(get[string](n, "start_action")), "")
-	}
-	if !ch.Policies {
-		c.rep.add(n.at("policies"), "policies = yes, since mode is "+mode, "no", "")
-	}
-	if !shareFamily(ch.LocalTS, ch.RemoteTS) {
-		c.rep.add(n.at("remote_ts"), "local_ts and remote_ts with an address family in common", "IPv4 on one side and IPv6 on the other", "")
-	}
-}
-
-// volumes refuses a hard limit that the soft one could not come before.
-func volumes(c *compiler, n *node, ch *sa.ChildConfig) {
-	for _, v := range []struct {
-		what        string
-		rekey, life uint64
-	}{{"bytes", ch.RekeyBytes, ch.LifeBytes}, {"packets", ch.RekeyPackets, ch.LifePackets}} {
-		if v.rekey != 0 && v.life != 0 && v.rekey >= v.life {
-			c.rep.add(n.at("rekey_"+v.what), fmt.Sprintf("a rekey_%s below life_%s (%d)", v.what, v.what, v.life), fmt.Sprint(v.rekey), "")
-		}
-	}
-}
-
-// isTarget reports whether an initiator can go there.
-func isTarget(a sa.AddrSpec) bool {
-	_, single := a.Single()
-	return single || a.Host != ""
-}
-
-// shareFamily reports whether packets can pass between the two lists.
-func shareFamily(a, b []selector.Spec) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if x.Dynamic || y.Dynamic || x.TS.Start.Is4() == y.TS.Start.Is4() {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // listedFile is a certificate named in the configuration.
