@@ -18,6 +18,7 @@ type Tuner struct {
 	trial  *trial          // the last round's moves, until they are judged
 	banned map[Move]ban    // moves that made things worse; Name is empty
 	still  int             // rounds since the last action
+	short  map[Setting]int // rounds in a row in which the box ran short of it
 	wanted int             // rounds in a row in which a move was worth it
 }
 
@@ -35,7 +36,7 @@ type memory struct {
 
 // New makes a tuner that knows nothing yet.
 func New(l Limits) *Tuner {
-	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}}
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}}
 }
 
 // Decide takes the next observation and says what to do. Actions are expected to
@@ -51,6 +52,7 @@ func (t *Tuner) Decide(o Observation) Decision {
 		d.Actions = t.moves(v)
 	}
 	d.Actions = append(d.Actions, t.splits(v)...)
+	d.Actions = append(d.Actions, t.settings(o)...)
 	d.Loads = v.loads()
 	d.Next = t.next(v, len(d.Actions) > 0)
 	return d

@@ -33,6 +33,7 @@ type Observation struct {
 	Interval time.Duration // how long the counts of this observation took; above 0
 	CPUs     []CPU         // each possible CPU once, by ascending ID
 	SAs      []SA          // inbound SAs, in any order, each once
+	System   System
 }
 
 // CPU is one CPU over the interval. Shares are of the CPU's time, 0 to 1.
@@ -63,7 +64,7 @@ type SA struct {
 	Parts    int
 }
 
-// Action is one change the tuner asks for: Move, Split, Join.
+// Action is one change the tuner asks for: Move, Split, Join, Set.
 type Action interface {
 	isAction()
 	String() string
