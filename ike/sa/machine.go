@@ -82,8 +82,11 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	case Displaced:
 		m.displaced(e)
 	case NetworkChanged:
-		m.renetwork()
+		was := m.s.Network
 		m.networkChanged(e.Paths)
+		if m.s.Network == was { // else it has moved, and its routes with it
+			m.renetwork()
+		}
 	case Mapped:
 		m.mapped(e)
 	case ReauthenticateNow:

@@ -78,6 +78,34 @@ func TestInitiatorMoves(t *testing.T) {
 	}
 }
 
+// TestRoutesMoveAlong: a session that moves asks for routes by way of its new
+// address, and no more for those by way of the one that is gone.
+func TestRoutesMoveAlong(t *testing.T) {
+	w, moon, sun := mobile(t)
+	set := *moon.Env.Settings
+	set.InstallRoutes = true
+	moon.Env.Settings = &set
+	var asked []netip.Addr
+	moon.Fail = func(s sa.Spec) error {
+		if n, ok := s.(sa.Network); ok {
+			asked = append(asked, n.Wish.Local)
+		}
+		return nil
+	}
+	var want []netip.Addr
+	for _, addr := range []string{"192.0.2.90", "192.0.2.91", "192.0.2.92"} {
+		goTo(moon, addr, sunAddr)
+		w.Settle(100)
+		want = append(want, moon.Addr)
+	}
+	moon.Do(0, sa.NetworkChanged{Paths: []sa.Ends{{Local: moon.Addr, Remote: sunAddr}}})
+	w.Settle(100)
+	if want = append(want, moon.Addr); !slices.Equal(asked, want) { // where it is, they are looked over
+		t.Errorf("routes by way of %v, expected %v", asked, want)
+	}
+	noErrors(t, moon, sun)
+}
+
 // TestReturnRoutability: CHILD SAs do not follow to an address from which nothing
 // comes back.
 func TestReturnRoutability(t *testing.T) {
