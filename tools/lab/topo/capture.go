@@ -17,7 +17,7 @@ type Counts struct {
 	// ESP counts bare ESP packets, UDPESP such in UDP port 4500.
 	ESP, UDPESP int
 	// Repeated counts ESP packets with an SPI and a sequence number that were on the wire before: with one key that must never be.
-	// Reflected counts those that are the same packet once more.
+	// Reflected counts those that are the same packet once more, behind a router.
 	Repeated, Reflected int
 	// RepeatedSPIs are those of the first of them.
 	RepeatedSPIs []uint32
@@ -36,7 +36,7 @@ type Counts struct {
 	// ClearSamples describes the first packets of Clear.
 	ClearSamples []string
 
-	sequences map[uint64]uint64 // by SPI and sequence number: a digest of what follows
+	sequences map[uint64]sighting // by SPI and sequence number
 }
 
 // Protected is the number of ESP packets, in UDP or not.

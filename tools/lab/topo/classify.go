@@ -29,20 +29,28 @@ func (c *Counts) add(frame []byte) {
 	}
 }
 
+// sighting is what an ESP packet looked like: a digest of what follows its sequence number, and how many routers it may still pass.
+type sighting struct {
+	look uint64
+	hops byte
+}
+
 // sequence notes the SPI and the sequence number of an ESP packet, and what it looks like: a gateway that no longer has the address it
-// is sent to routes it back, and the very same packet on the wire again is no second one with its number.
-func (c *Counts) sequence(esp []byte) {
+// is sent to routes it back, and the very same packet on the wire again is no second one with its number. A router has taken one off
+// its TTL or hop limit; the same octets with as many hops as before are a packet that was made twice, of one plain text.
+func (c *Counts) sequence(esp []byte, hops byte) {
 	if len(esp) < 8 {
 		return
 	}
 	if c.sequences == nil {
-		c.sequences = map[uint64]uint64{}
+		c.sequences = map[uint64]sighting{}
 	}
 	id, look := binary.BigEndian.Uint64(esp), fnv.New64a()
 	look.Write(esp[8:])
+	now := sighting{look.Sum64(), hops}
 	before, seen := c.sequences[id]
 	switch {
-	case seen && before == look.Sum64():
+	case seen && before.look == now.look && hops < before.hops:
 		c.Reflected++
 	case seen:
 		c.Repeated++
@@ -50,13 +58,14 @@ func (c *Counts) sequence(esp []byte) {
 			c.RepeatedSPIs = append(c.RepeatedSPIs, uint32(id>>32))
 		}
 	}
-	c.sequences[id] = look.Sum64()
+	c.sequences[id] = now
 }
 
 // packet is what the headers of an IP packet say.
 type packet struct {
 	src, dst netip.Addr
 	length   int  // of the whole IP packet
+	hops     byte // TTL or hop limit
 	proto    byte // of the payload
 	later    bool // a fragment after the first
 	payload  []byte
@@ -69,7 +78,7 @@ func (c *Counts) addIPv4(b []byte) {
 	}
 	c.count(packet{
 		src: netip.AddrFrom4([4]byte(b[12:16])), dst: netip.AddrFrom4([4]byte(b[16:20])),
-		length: int(binary.BigEndian.Uint16(b[2:])), proto: b[9],
+		length: int(binary.BigEndian.Uint16(b[2:])), hops: b[8], proto: b[9],
 		later: binary.BigEndian.Uint16(b[6:])&0x1fff != 0, payload: b[int(b[0]&15)*4:],
 	})
 }
@@ -81,7 +90,7 @@ func (c *Counts) addIPv6(b []byte) {
 	}
 	p := packet{
 		src: netip.AddrFrom16([16]byte(b[8:24])), dst: netip.AddrFrom16([16]byte(b[24:40])),
-		length: 40 + int(binary.BigEndian.Uint16(b[4:])), proto: b[6], payload: b[40:],
+		length: 40 + int(binary.BigEndian.Uint16(b[4:])), hops: b[7], proto: b[6], payload: b[40:],
 	}
 	for p.proto == 0 || p.proto == protoIPv6Frag || p.proto == 43 || p.proto == 60 {
 		if len(p.payload) < 8 {
@@ -107,7 +116,7 @@ func (c *Counts) count(p packet) {
 	case p.proto == protoESP:
 		c.ESP++
 		if !p.later {
-			c.sequence(p.payload)
+			c.sequence(p.payload, p.hops)
 		}
 		c.Bytes += int64(p.length)
 	case p.later:
@@ -149,7 +158,7 @@ func (c *Counts) countUDP(p packet) bool {
 		c.IKE++
 	case len(body) >= 4:
 		c.UDPESP++
-		c.sequence(body)
+		c.sequence(body, p.hops)
 		c.Bytes += int64(p.length)
 	default:
 		return false

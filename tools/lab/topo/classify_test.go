@@ -40,13 +40,44 @@ func TestRepeatedSequence(t *testing.T) {
 	for i, seq := range []byte{1, 2, 1, 3, 3} {
 		c.add(ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq, byte(i)))
 		c.add(ipv4(17, 0, udp(4500, 4500, 0, 0, 0x20, 1, 0, 0, 0, seq, byte(i))...))
-		c.add(ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq, byte(i))) // routed back
-	}
-	if c.Reflected != 5 {
-		t.Errorf("%d reflected, expected 5", c.Reflected)
 	}
 	if want := []uint32{0x1001, 0x2001, 0x1001, 0x2001}; c.Repeated != 4 || !slices.Equal(c.RepeatedSPIs, want) {
 		t.Errorf("%d repeated, of SPIs %x, expected %x", c.Repeated, c.RepeatedSPIs, want)
+	}
+}
+
+// TestReflected: the same packet once more has lost a hop; the same octets that have not are a number used twice.
+func TestReflected(t *testing.T) {
+	v4 := func(hops, seq, body byte) []byte {
+		f := ipv4(50, 0, 0, 0, 0x10, 1, 0, 0, 0, seq, body)
+		f[14+8] = hops
+		return f
+	}
+	v6 := func(hops, seq, body byte) []byte {
+		f := ipv6(17, udp(4500, 4500, 0, 0, 0x20, 1, 0, 0, 0, seq, body)...)
+		f[14+7] = hops
+		return f
+	}
+	for name, frame := range map[string]func(hops, seq, body byte) []byte{"IPv4": v4, "IPv6, in UDP": v6} {
+		for _, c := range []struct {
+			what                string
+			frames              [][]byte
+			reflected, repeated int
+		}{
+			{"routed back, and back again", [][]byte{frame(64, 1, 7), frame(63, 1, 7), frame(62, 1, 7)}, 2, 0},
+			{"the same octets made twice", [][]byte{frame(64, 1, 7), frame(64, 1, 7)}, 0, 1},
+			{"made twice, routed back in between", [][]byte{frame(64, 1, 7), frame(63, 1, 7), frame(64, 1, 7)}, 1, 1},
+			{"other octets", [][]byte{frame(64, 1, 7), frame(63, 1, 8)}, 0, 1},
+			{"another number", [][]byte{frame(64, 1, 7), frame(63, 2, 7)}, 0, 0},
+		} {
+			var got Counts
+			for _, f := range c.frames {
+				got.add(f)
+			}
+			if got.Reflected != c.reflected || got.Repeated != c.repeated {
+				t.Errorf("%s, %s: %d reflected, %d repeated, expected %d and %d", name, c.what, got.Reflected, got.Repeated, c.reflected, c.repeated)
+			}
+		}
 	}
 }
 
