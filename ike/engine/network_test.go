@@ -19,6 +19,7 @@ func TestNetworkChange(t *testing.T) {
 		synctest.Wait()
 		before := sun.Stats().Received
 		network <- struct{}{}
+		time.Sleep(networkSettle)
 		synctest.Wait()
 		// The channel is both boxes': one of them took the change.
 		if n := sun.Stats().Received + moon.Stats().Received - before; n < 2 {

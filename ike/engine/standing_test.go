@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -234,6 +235,7 @@ func TestBypassLAN(t *testing.T) {
 		}
 		nets = nets[:1]
 		network <- struct{}{}
+		time.Sleep(networkSettle)
 		synctest.Wait()
 		moon.wantKinds("an address went", 0, 3, 3)
 		set := moon.opts.Settings

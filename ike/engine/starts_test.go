@@ -154,6 +154,7 @@ func TestNetworkChangeHurries(t *testing.T) {
 		time.Sleep(10*time.Minute + 30*time.Second)
 		there.Store(true)
 		network <- struct{}{}
+		time.Sleep(networkSettle)
 		synctest.Wait()
 		if n := moon.Stats().Established; n != 1 {
 			t.Errorf("established %d times right after the change, expected once", n)
