@@ -29,6 +29,10 @@ func (f facade) Redirect(ctx context.Context, t vici.Target, gateway string) err
 	return notFound(f.Engine.Redirect(ctx, engine.Target{IKE: t.IKE}, gateway))
 }
 
+func (f facade) Reauthenticate(ctx context.Context, ike uint64) error {
+	return notFound(f.Engine.Reauthenticate(ctx, ike))
+}
+
 func (f facade) Stats() vici.Stats {
 	s := f.Engine.Stats()
 	return vici.Stats{

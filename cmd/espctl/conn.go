@@ -37,7 +37,7 @@ type connResult struct {
 	Schema int    `json:"version"`
 	Name   string `json:"name"`
 	Child  string `json:"child,omitempty"`
-	State  string `json:"state"` // up, down, rekeying or redirected
+	State  string `json:"state"` // up, down, rekeying, reauthenticating or redirected
 }
 
 // Run brings the connection up, telling what happens meanwhile.

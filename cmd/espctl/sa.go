@@ -14,6 +14,8 @@ type saCmd struct {
 type saRekeyCmd struct {
 	Name  string `arg:"" help:"Connection; without a child its IKE SAs are rekeyed."`
 	Child string `arg:"" optional:"" help:"Child of the connection whose CHILD SAs are rekeyed."`
+
+	Reauth bool `help:"Set up new IKE SAs, with authentication, in the place of the old ones, and the same children."`
 }
 
 // Run begins the rekeying; the log tells how it ends.
@@ -23,10 +25,15 @@ func (cmd *saRekeyCmd) Run(e *env) error {
 	if cmd.Child != "" {
 		req.Put("child", cmd.Child)
 	}
+	state := "rekeying"
+	if cmd.Reauth {
+		req.Put("reauth", "yes")
+		state = "reauthenticating"
+	}
 	if err := e.control("rekey", req, 0); err != nil {
 		return err
 	}
-	return e.tellConn(connResult{schema, cmd.Name, cmd.Child, "rekeying"})
+	return e.tellConn(connResult{schema, cmd.Name, cmd.Child, state})
 }
 
 type saShowCmd struct {

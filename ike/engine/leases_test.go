@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -55,6 +56,10 @@ func TestLeases(t *testing.T) {
 			}
 		}
 		up("10.9.0.1")
+		// A new IKE SA that sun began would be without the address.
+		if err := sun.Reauthenticate(t.Context(), sun.infos()[0].UniqueID); err == nil || !strings.Contains(err.Error(), "virtual addresses") {
+			t.Errorf("reauthentication by the one who gave a lease: %v", err)
+		}
 		// A reload that keeps the pool keeps the lease.
 		sun.SetPools(pool("10.9.0.1", "10.9.0.4"))
 		if s := sun.Pools()[0]; s.Online != 1 || s.Size != 4 {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"espalier/ike/sa"
@@ -73,17 +74,23 @@ func (s *shard) superseded(x *session, id uint32, spec sa.Supersede, twin bool) 
 
 // Reauthenticate sets up a new IKE SA with the same children in the place of the
 // one with the unique id, which goes when that is up. It returns when the
-// attempt began. Errors: ErrNotFound, ErrStopping.
+// attempt began. Errors: ErrNotFound, ErrStopping, or that only the peer can do it.
 func (e *Engine) Reauthenticate(ctx context.Context, id uint64) error {
 	for _, s := range e.shards {
 		found := false
+		var refused error
 		err := s.ask(ctx, func(s *shard) {
-			if x := s.byID[id]; x != nil && x.m.IsEstablished() {
+			x := s.byID[id]
+			switch {
+			case x == nil || !x.m.IsEstablished():
+			case x.lease != nil:
+				refused = fmt.Errorf("IKE SA %d: the peer has virtual addresses from us, so only it can authenticate anew", id)
+			default:
 				found = true
 				s.step(x, sa.ReauthenticateNow{})
 			}
 		})
-		if err != nil || found {
+		if err = errors.Join(err, refused); err != nil || found {
 			return err
 		}
 	}

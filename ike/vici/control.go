@@ -152,7 +152,8 @@ func terminated(matches, done int) Message {
 }
 
 // rekey begins to replace all SAs that the filter selects, children when it
-// names a child, else IKE SAs; "matches" says how many.
+// names a child, else IKE SAs, with reauth = yes by new ones that are set up from
+// scratch; "matches" says how many.
 func (c *client) rekey(req Message) (Message, error) {
 	f, err := parseFilter(req)
 	switch {
@@ -160,12 +161,16 @@ func (c *client) rekey(req Message) (Message, error) {
 		return failure("%s", err), nil
 	case f == (saFilter{}):
 		return failure("missing rekey selector"), nil
-	case req.Text("reauth") == "yes":
-		return failure("reauth: not supported yet; rekey without it"), nil
+	case req.Text("reauth") == "yes" && f.byChild():
+		return failure("reauth: expected an IKE SA alone, whose children all get new SAs, got a child"), nil
+	}
+	begin := c.srv.cfg.Engine.Rekey
+	if req.Text("reauth") == "yes" {
+		begin = func(ctx context.Context, t Target) error { return c.srv.cfg.Engine.Reauthenticate(ctx, t.IKE) }
 	}
 	begun := 0
 	for _, t := range c.targets(&f, false) {
-		err := c.srv.cfg.Engine.Rekey(c.ctx, t)
+		err := begin(c.ctx, t)
 		switch {
 		case err == nil:
 			begun++

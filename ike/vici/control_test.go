@@ -185,6 +185,9 @@ func TestRekey(t *testing.T) {
 		{"no match", "no matching SAs to rekey found", "0", request("child", "other")},
 		{"nothing named", "missing rekey selector", "", request()},
 		{"bad id", `child-id "net": expected a number`, "", request("child-id", "net")},
+		{"no reauthentication", "", "1", request("ike", "gw", "reauth", "no")},
+		{"reauthentication", "", "1", request("ike", "gw", "reauth", "yes")},
+		{"of a child", "reauth: expected an IKE SA alone, whose children all get new SAs, got a child", "", request("child", "net", "reauth", "yes")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			engine := vicitest.New(vicitest.Gateway())
@@ -201,6 +204,9 @@ func TestRekey(t *testing.T) {
 			}
 			if changed := before != fmt.Sprint(sessionsOf(engine)); changed != (tc.err == "") {
 				t.Errorf("sessions changed: %v", changed)
+			}
+			if anew := sessionsOf(engine)[0].UniqueID > 100; anew != (tc.name == "reauthentication") {
+				t.Errorf("reauthenticated: %v", anew)
 			}
 		})
 	}

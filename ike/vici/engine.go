@@ -41,6 +41,12 @@ type Engine interface {
 	// begun or waits for its turn. Errors: ErrNotFound when the SA is not there.
 	Rekey(ctx context.Context, target Target) error
 
+	// Reauthenticate has a new IKE SA, authenticated anew and with the same children,
+	// take the place of the one with the unique id. It returns when that has begun.
+	// Errors: ErrNotFound when the IKE SA is not there, or not established; else why
+	// it cannot be.
+	Reauthenticate(ctx context.Context, ike uint64) error
+
 	// Redirect asks the client of an IKE SA to go to another gateway (RFC 5685),
 	// an address or a host name. It returns when that is on its way.
 	// Errors: ErrNotFound; else why the client is not asked.

@@ -171,6 +171,18 @@ func (e *Engine) Rekey(_ context.Context, t vici.Target) error {
 	return nil
 }
 
+// Reauthenticate gives the IKE SA and its children new ids at once.
+func (e *Engine) Reauthenticate(_ context.Context, ike uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.sessions, func(s sa.Info) bool { return s.UniqueID == ike })
+	if i < 0 || e.sessions[i].State != sa.IKEEstablished {
+		return vici.ErrNotFound
+	}
+	e.sessions[i].UniqueID += 100
+	return nil
+}
+
 // Redirect changes a client's address at once. One that is ours to begin with is
 // no client.
 func (e *Engine) Redirect(_ context.Context, t vici.Target, gateway string) error {
