@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"net/netip"
+
 	"espalier/ike/auth"
 	"espalier/ike/sa"
 )
@@ -105,9 +107,9 @@ func (r *registry) firstContact(c *contact, now sa.Contact) (other bool) {
 }
 
 // admitContact says whether there may be one more IKE SA with a peer. It looks
-// no further than to the first that does not cross the new one.
+// no further than to the first that refuses the new one.
 func (r *registry) admitContact(c sa.Contact, policy sa.Uniqueness) bool {
-	if policy != sa.UniquenessKeep || c.Replacement {
+	if policy != sa.UniquenessKeep {
 		return true
 	}
 	r.mu.Lock()
@@ -119,7 +121,7 @@ func (r *registry) admitContact(c sa.Contact, policy sa.Uniqueness) bool {
 	for _, o := range p.up {
 		for ; o != nil; o = o.next {
 			r.contacts.looks++
-			if o.ID != c.ID && !c.Crosses(o.Contact) { // of those that cross one ends later
+			if o.Refuses(c) {
 				return false
 			}
 		}
@@ -162,6 +164,13 @@ func (r *registry) displaced(c *contact, d sa.Displace) (ends []fate) {
 		}
 	}
 	return ends
+}
+
+// moveContact notes where the peer of a session is now.
+func (r *registry) moveContact(c *contact, peer netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.Peer = peer
 }
 
 func (r *registry) leaveContact(c *contact) {

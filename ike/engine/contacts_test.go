@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,7 @@ func TestContacts(t *testing.T) {
 			c := sa.Contact{
 				ID: uint64(i + 1), Local: auth.ID{Type: wire.IDFQDN, Data: "sun"}, Remote: auth.ID{Type: wire.IDFQDN, Data: fmt.Sprint(rnd.IntN(2))},
 				Initiator: rnd.IntN(2) == 0, SPIi: wire.SPI(rnd.Uint64()), Created: instant(i), Replacement: rnd.IntN(6) == 0,
+				Peer: netip.AddrPortFrom(netip.MustParseAddr(moonAddr), uint16(500+rnd.IntN(8))),
 			}
 			x := new(contact)
 			others := func(up bool) (out []sa.Contact) {
@@ -144,7 +146,7 @@ func TestContacts(t *testing.T) {
 				continue // never finished
 			}
 			policy := sa.Uniqueness(rnd.IntN(4))
-			refused := policy == sa.UniquenessKeep && !c.Replacement && slices.ContainsFunc(others(true), func(o sa.Contact) bool { return !c.Crosses(o) })
+			refused := policy == sa.UniquenessKeep && slices.ContainsFunc(others(true), func(o sa.Contact) bool { return o.Refuses(c) })
 			if got := r.admitContact(c, policy); got == refused {
 				t.Fatalf("seed %d, session %d: admitted %v", seed, c.ID, got)
 			}

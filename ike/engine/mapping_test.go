@@ -31,6 +31,13 @@ func TestMapping(t *testing.T) {
 		if info.Remote != to || info.Children[0].Remote != to {
 			t.Errorf("the peer is at %s, its CHILD SA at %s, expected both at %s", info.Remote, info.Children[0].Remote, to)
 		}
+		for _, p := range sun.reg.contacts.peers {
+			for _, o := range p.up {
+				if o != nil && o.Peer != to {
+					t.Errorf("the registry has the peer at %s, so that its reauthentication would be refused", o.Peer)
+				}
+			}
+		}
 		out := dataplane.SAKey{Dst: to.Addr(), Proto: dataplane.ESP, SPI: c.SPIOut}
 		if s, ok := sun.dp.SA(out); !ok || s.Encap == nil || s.Encap.DstPort != 6000 {
 			t.Errorf("outbound SA %+v, %v, expected it at %s", s, ok, to)

@@ -123,8 +123,11 @@ func (s *shard) after(x *session) {
 	if !x.gone {
 		s.timers.set(x, x.m.Deadline())
 		s.byConn.list(x, x.m.ConnName()) // a responder's is chosen late
-		if x.m.Phase() > sa.Established {
+		switch {
+		case x.m.Phase() > sa.Established:
 			s.leaveContact(x)
+		case x.contact != nil && x.contact.Peer != x.m.Remote(): // nobody else writes it
+			s.e.reg.moveContact(x.contact, x.m.Remote())
 		}
 		if x.m.Phase() >= sa.Lingering {
 			s.calm(x)

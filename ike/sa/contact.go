@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"net/netip"
 	"time"
 
 	"espalier/ike/auth"
@@ -18,7 +19,7 @@ const (
 	// INITIAL_CONTACT that it knows only the new one (RFC 7296 2.4).
 	UniquenessNo      Uniqueness = iota
 	UniquenessNever              // INITIAL_CONTACT is neither sent nor heeded
-	UniquenessKeep               // a further one is refused
+	UniquenessKeep               // a further one is refused, see Refuses
 	UniquenessReplace            // the new one replaces the others
 )
 
@@ -31,7 +32,8 @@ const (
 type Contact struct {
 	ID            uint64 // of the session
 	Local, Remote auth.ID
-	Initiator     bool // we began the first one
+	Peer          netip.AddrPort // where the peer is
+	Initiator     bool           // we began the first one
 	SPIi          wire.SPI
 	Created       time.Time // when its set-up began
 	Since         time.Time // established at; zero: not yet
@@ -87,10 +89,19 @@ func (c Contact) Crosses(o Contact) bool {
 	return o.Initiator != c.Initiator && !c.Replacement && !o.Replacement && !c.Created.After(o.Since)
 }
 
+// Refuses reports whether another IKE SA, established, with the same identities
+// keeps a new one from being, when unique = keep. One that the peer begins from the
+// same address and port may be its reauthentication, make-before-break, and cannot
+// be told from it; strongSwan has the same rule.
+func (o Contact) Refuses(c Contact) bool {
+	again := !c.Initiator && c.Peer.IsValid() && c.Peer == o.Peer
+	return o.ID != c.ID && !c.Replacement && !again && !c.Crosses(o) // of those that cross one ends later
+}
+
 // contact is this IKE SA's.
 func (m *Machine) contact() Contact {
 	k := &m.s.IKE
-	return Contact{ID: m.s.ID, Local: k.LocalID, Remote: k.RemoteID, Initiator: m.s.Began, SPIi: k.SPIi, Created: m.s.Created, Since: m.s.Since,
+	return Contact{ID: m.s.ID, Local: k.LocalID, Remote: k.RemoteID, Peer: k.Remote, Initiator: m.s.Began, SPIi: k.SPIi, Created: m.s.Created, Since: m.s.Since,
 		Replacement: m.Replaces() != 0}
 }
 

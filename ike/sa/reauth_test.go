@@ -67,6 +67,8 @@ func TestReauthenticate(t *testing.T) {
 		// responder waits.
 		{"unforeseen", []satest.Option{func(c *sa.Connection) { c.Children[0].IPComp = c.Name == "sun" }}, time.Hour, 0, time.Hour},
 		{"encapsulated", []satest.Option{func(c *sa.Connection) { c.Encap = true }}, time.Hour, 0, time.Hour},
+		{"unique = keep", []satest.Option{unique(sa.UniquenessKeep)}, time.Hour, 0, time.Hour},
+		{"unique = keep, encapsulated", []satest.Option{unique(sa.UniquenessKeep), func(c *sa.Connection) { c.Encap = true }}, time.Hour, 0, time.Hour},
 	} {
 		for seed := range uint64(4) {
 			t.Run(fmt.Sprintf("%s/%d", c.name, seed), func(t *testing.T) {

@@ -15,7 +15,7 @@ func (n *Node) contact(c sa.Contact, up bool) bool {
 	}
 	n.known[c.ID] = c
 	for id, o := range n.known {
-		if id != c.ID && n.living(id) && o.Local.Equal(c.Local) && o.Remote.Equal(c.Remote) && (!up || !o.Since.IsZero() && !c.Crosses(o)) {
+		if id != c.ID && n.living(id) && o.Local.Equal(c.Local) && o.Remote.Equal(c.Remote) && (!up || !o.Since.IsZero() && o.Refuses(c)) {
 			return true
 		}
 	}

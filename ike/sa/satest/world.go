@@ -314,7 +314,7 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 	case sa.AskContact:
 		return n.contact(s.Contact, false), nil
 	case sa.AskUnique:
-		return s.Policy != sa.UniquenessKeep || s.Replacement || !n.contact(s.Contact, true), nil
+		return s.Policy != sa.UniquenessKeep || !n.contact(s.Contact, true), nil
 	case sa.LinkMTU:
 		return n.Link, nil
 	case sa.QueryUse:

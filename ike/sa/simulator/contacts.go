@@ -41,8 +41,9 @@ func (x *session) firstContact(c sa.Contact) bool {
 
 // admitContact says whether there may be one more IKE SA with a peer.
 func (g *gateway) admitContact(c sa.Contact, policy sa.Uniqueness) bool {
-	return policy != sa.UniquenessKeep || c.Replacement || !slices.ContainsFunc(g.others(c), func(o contact) bool {
-		return !o.Since.IsZero() && !c.Crosses(o.Contact)
+	return policy != sa.UniquenessKeep || !slices.ContainsFunc(g.others(c), func(o contact) bool {
+		o.Peer = o.x.m.Remote() // it may have moved
+		return !o.Since.IsZero() && o.Refuses(c)
 	})
 }
 
@@ -75,7 +76,7 @@ func (x *session) recall() {
 	if st.IKE.RemoteID.IsAny() || st.Phase > sa.Established {
 		return
 	}
-	x.g.enter(contact{sa.Contact{ID: st.ID, Local: st.IKE.LocalID, Remote: st.IKE.RemoteID, Initiator: st.IKE.Initiator,
+	x.g.enter(contact{sa.Contact{ID: st.ID, Local: st.IKE.LocalID, Remote: st.IKE.RemoteID, Initiator: st.Began,
 		SPIi: st.IKE.SPIi, Created: st.Created, Since: st.Since}, x})
 }
 
