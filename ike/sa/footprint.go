@@ -16,6 +16,12 @@ func (m *Machine) Footprint() []dataplane.Op {
 		as.Status = ChildInstalling
 		ops = append(ops, m.removeOps(&as)...)
 	}
+	for i := range m.s.Children {
+		if c := m.s.Children[i]; c.Moving != nil { // by now it may be there
+			c.put(*c.Moving)
+			ops = append(ops, m.removeOps(&c)...)
+		}
+	}
 	reserved := func(s SPIs, dst netip.Addr, mark dataplane.Mark) {
 		if s.SPI != 0 {
 			ops = append(ops, dataplane.DeleteSA{Key: Orphan{Dst: dst, SPI: s.SPI, Mark: mark}.key()})

@@ -41,6 +41,7 @@ func (s *sim) check() {
 	}
 	s.sameIKE()
 	s.sameChildren()
+	s.sameAddresses()
 	for _, g := range s.gws {
 		g.nothingLeft()
 		g.checkKernel()
@@ -171,7 +172,7 @@ func (g *gateway) checkKernel() {
 	if err != nil {
 		s.failf("%s: list: %v", g.name, err)
 	}
-	out := map[uint32]bool{}
+	out := map[dataplane.Template]bool{}
 	for _, i := range snap.SAs {
 		if i.Reserved {
 			s.failf("%s: the kernel holds the reserved SPI %s", g.name, i.SAKey)
@@ -179,8 +180,8 @@ func (g *gateway) checkKernel() {
 		if !sas[i.SAKey] {
 			s.failf("%s: the kernel holds SA %s of no child", g.name, i.SAKey)
 		}
-		if i.Src == g.addr {
-			out[i.ReqID] = true
+		if o := g.kernel.sas[i.SAKey]; o != nil && o.sa.Dir == dirOut {
+			out[dataplane.Template{Src: i.Src, Dst: i.Dst, ReqID: i.ReqID}] = true
 		}
 		delete(sas, i.SAKey)
 	}
@@ -193,8 +194,11 @@ func (g *gateway) checkKernel() {
 		}
 		delete(policies, p.PolicyKey)
 		for _, t := range p.Templates {
-			if !out[t.ReqID] {
-				s.failf("%s: policy %s %s has no SA with request id %d", g.name, p.Dir, p.Selector, t.ReqID)
+			if p.Dir != dirOut {
+				t.Src, t.Dst = t.Dst, t.Src
+			}
+			if !out[dataplane.Template{Src: t.Src, Dst: t.Dst, ReqID: t.ReqID}] {
+				s.failf("%s: policy %s %s has no SA from %s to %s with request id %d", g.name, p.Dir, p.Selector, t.Src, t.Dst, t.ReqID)
 			}
 		}
 	}

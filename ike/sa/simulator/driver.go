@@ -39,6 +39,7 @@ func (s *sim) configuration(i int) (*sa.ConnSet, *auth.Credentials) {
 	}
 	c.RekeyTime, c.RandTime = s.rekeyIKE, s.rekeyIKE/4
 	c.Unique = s.unique
+	c.MOBIKE = s.mobike[i]
 	if s.liveness {
 		c.DPDDelay = 40 * time.Second
 	}
@@ -69,8 +70,11 @@ func (s *sim) traffic() {
 	for _, g := range s.gws {
 		g.kernel.packets()
 	}
-	if !s.calm {
+	switch {
+	case !s.calm:
 		s.after(s.between(100*time.Millisecond, 1500*time.Millisecond), s.traffic)
+	case s.churn > 0 && s.now.Before(s.calmUntil):
+		s.after(20*time.Second, s.traffic) // it shows where who is
 	}
 }
 
@@ -95,6 +99,10 @@ func (s *sim) operate() {
 
 // deed does something at one gateway, or at both at once.
 func (s *sim) deed() {
+	if s.churn > 0 && s.chance(s.churn) {
+		s.upheaval()
+		return
+	}
 	g := s.gws[s.rnd.IntN(2)]
 	up := g.established()
 	if up == nil {
@@ -141,7 +149,7 @@ func (s *sim) deed() {
 		up.step(sa.ReauthenticateNow{})
 	case n < 92:
 		s.tracef("OPERATOR %s: network changed", g.name)
-		up.step(sa.NetworkChanged{})
+		up.step(sa.NetworkChanged{Paths: g.paths(up.m)})
 	default:
 		s.ensure()
 	}
@@ -239,8 +247,8 @@ func (s *sim) ensure() {
 		}
 	}
 	g := s.gws[s.rnd.IntN(2)]
-	if s.profile.nat {
-		g = s.gws[0]
+	if len(g.targets()) == 0 {
+		g = s.gws[1-g.index]
 	}
 	g.open("net")
 }
@@ -250,4 +258,11 @@ func (s *sim) heal() {
 	s.tracef("THE NETWORK IS WELL AGAIN")
 	s.calm = true
 	s.cut = time.Time{}
+	for _, g := range s.gws {
+		clear(g.dark)
+		if len(g.addrs) == 0 {
+			g.addrs = []netip.Addr{g.fresh()}
+		}
+		g.networkChanged()
+	}
 }

@@ -10,11 +10,15 @@ import (
 // nil.
 type Fault struct {
 	Name string
+	// Churn: only changes of addresses can show it, so other seeds need not be run.
+	Churn bool
 	// Before and After change the state around a step.
 	Before, After func(st *sa.State, ev sa.Event)
 	// Actions changes what is done, Ops what goes to the kernel.
 	Actions func(st *sa.State, acts []sa.Action) []sa.Action
 	Ops     func(st *sa.State, ops []dataplane.Op) []dataplane.Op
+	// Kernel is Ops for a kernel that does something else than it was told.
+	Kernel func(dp *dataplane.Fake, ops []dataplane.Op) []dataplane.Op
 	// Decoded changes what a restart reads back.
 	Decoded func(st *sa.State)
 }
@@ -42,10 +46,16 @@ func (f *Fault) actions(x *session, ev sa.Event, acts []sa.Action) []sa.Action {
 }
 
 func (f *Fault) ops(x *session, ops []dataplane.Op) []dataplane.Op {
-	if f == nil || f.Ops == nil || x.g.index != struck {
+	if f == nil || x.g.index != struck {
 		return ops
 	}
-	return f.Ops(x.m.State(), ops)
+	if f.Kernel != nil {
+		ops = f.Kernel(x.g.dp, ops)
+	}
+	if f.Ops != nil {
+		ops = f.Ops(x.m.State(), ops)
+	}
+	return ops
 }
 
 func (f *Fault) decoded(g *gateway, m *sa.Machine) {

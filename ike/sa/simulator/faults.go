@@ -98,6 +98,54 @@ var Faults = []Fault{
 	{Name: "the SPI of a replaced IKE SA stays", Actions: func(_ *sa.State, acts []sa.Action) []sa.Action {
 		return slices.DeleteFunc(acts, func(a sa.Action) bool { _, ok := a.(sa.Disown); return ok })
 	}},
+	{Name: "a move forgets one of the SAs", Churn: true, Ops: func(_ *sa.State, ops []dataplane.Op) []dataplane.Op {
+		return slices.DeleteFunc(ops, func(op dataplane.Op) bool { m, ok := op.(dataplane.MoveSA); return ok && m.Dir == dataplane.Out })
+	}},
+	{Name: "a move leaves the policies where they were", Churn: true, Ops: func(_ *sa.State, ops []dataplane.Op) []dataplane.Op {
+		return slices.DeleteFunc(ops, func(op dataplane.Op) bool {
+			_, ok := op.(dataplane.InstallPolicy)
+			return ok && slices.ContainsFunc(ops, func(op dataplane.Op) bool { _, ok := op.(dataplane.MoveSA); return ok })
+		})
+	}},
+	{Name: "an address update that comes late is obeyed", Churn: true, Before: func(st *sa.State, ev sa.Event) {
+		if h, ok := requestOf(ev); ok && h.SPIi == st.IKE.SPIi && h.MessageID < st.IKE.NextIn && st.Phase == sa.Established && !st.Began && st.Mobile != nil {
+			st.IKE.Remote = ev.(sa.Received).Remote
+		}
+	}},
+	{Name: "an update that another change overtakes is not repeated", Churn: true, After: func(st *sa.State, _ sa.Event) {
+		if r := st.IKE.Request; r != nil && r.For.Kind == taskUpdate {
+			st.Tasks = slices.DeleteFunc(st.Tasks, func(t sa.Task) bool { return t.Kind == taskUpdate })
+			st.Mobile.Local, st.Mobile.Remote = st.IKE.Local, st.IKE.Remote
+		}
+	}},
+	{Name: "CHILD SAs go to an address that is not proven", Churn: true, After: func(st *sa.State, _ sa.Event) {
+		if st.Mobile != nil {
+			st.Mobile.Check = false
+		}
+	}},
+	{Name: "an SPI that was reserved at an old address is released at the new one", Churn: true, Ops: func(st *sa.State, ops []dataplane.Op) []dataplane.Op {
+		for i, op := range ops {
+			if d, ok := op.(dataplane.DeleteSA); ok && slices.ContainsFunc(st.Orphans, func(o sa.Orphan) bool { return o.SPI == d.Key.SPI }) {
+				d.Key.Dst = st.IKE.Local.Addr()
+				ops[i] = d
+			}
+		}
+		return ops
+	}},
+	{Name: "sequence numbers begin again after a move", Churn: true, Kernel: func(dp *dataplane.Fake, ops []dataplane.Op) (out []dataplane.Op) {
+		for _, op := range ops {
+			m, ok := op.(dataplane.MoveSA)
+			had, there := dp.SA(m.Key)
+			if !ok || !there || m.Dir != dataplane.Out {
+				out = append(out, op)
+				continue
+			}
+			moved := had
+			moved.Src, moved.Dst, moved.Encap, moved.Seq = m.NewSrc, m.NewDst, m.Encap, dataplane.Replay{}
+			out = append(out, dataplane.DeleteSA{Key: had.SAKey}, dataplane.InstallSA{SA: moved})
+		}
+		return out
+	}},
 }
 
 // rank puts what is stored last.

@@ -18,12 +18,16 @@ type gateway struct {
 	s      *sim
 	index  int
 	name   string
-	conn   string // its only connection
-	addr   netip.Addr
-	peer   netip.Addr // where it finds the other one
+	conn   string              // its only connection
+	addrs  []netip.Addr        // what it has; packets go out by the first
+	dark   map[netip.Addr]bool // those that nothing gets through
 	dp     *dataplane.Fake
 	kernel kernelWatch
 	disk   map[uint64][]byte
+	// answered are the addresses that ever answered a request.
+	answered map[netip.Addr]bool
+	lastAddr byte
+	lastMove time.Time
 
 	// The daemon.
 	up       bool
@@ -39,6 +43,8 @@ type gateway struct {
 	// When the kernel's queue, and the way back from it, are free: both keep
 	// their order.
 	kernelFree, answerFree time.Time
+	hinted                 bool // a change of the network is about to be told
+	hintFree               time.Time
 }
 
 type halfOpenKey struct {
@@ -64,13 +70,10 @@ type session struct {
 
 func newGateway(s *sim, i int) *gateway {
 	g := &gateway{s: s, index: i, name: [2]string{"moon", "sun"}[i], conn: [2]string{"sun", "moon"}[i],
-		addr: [2]netip.Addr{moonAddr, sunAddr}[i], peer: [2]netip.Addr{sunAddr, moonAddr}[i],
+		addrs: []netip.Addr{[2]netip.Addr{moonAddr, sunAddr}[i]}, dark: map[netip.Addr]bool{}, answered: map[netip.Addr]bool{},
 		disk: map[uint64][]byte{}, settings: sa.DefaultSettings()}
-	if i == 1 && s.profile.nat {
-		g.peer = natAddr
-	}
 	g.dp = dataplane.NewFake(dataplane.FakeOptions{Seed: s.seed*2 + uint64(i), Now: func() time.Time { return s.now }, Events: 2})
-	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}}
+	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}, sent: map[string]uint64{}}
 	if s.tokens {
 		g.settings.CrashSecret = secret.Bytes(g.name + g.name)
 	}
@@ -86,6 +89,8 @@ func (g *gateway) boot() {
 	g.spis, g.halfOpen = map[wire.SPI]*session{}, map[halfOpenKey]*session{}
 	g.reg.reset()
 	g.kernelFree, g.answerFree = time.Time{}, time.Time{}
+	g.hinted = false
+	g.lookAround()
 }
 
 // crash ends the daemon: what was under way in it is lost.
@@ -142,6 +147,7 @@ func (g *gateway) restart(keep bool) {
 		x.drain()
 		x.after()
 	}
+	g.networkChanged() // who knows what became of it meanwhile
 }
 
 // adopt makes the gateway the owner of a machine.
@@ -206,15 +212,21 @@ func (g *gateway) reconcile() {
 
 // initiate starts a session.
 func (g *gateway) initiate() {
-	if !g.up || g.s.profile.nat && g.index != 0 { // what stands behind a NAT is not reached
+	targets := g.targets()
+	local, ok := g.route()
+	if !g.up || !ok || len(targets) == 0 { // what stands behind a NAT is not reached
 		return
+	}
+	remote := targets[0]
+	if len(targets) > 1 {
+		remote = targets[g.s.rnd.IntN(len(targets))]
 	}
 	if len(g.s.gws[0].sessions)+len(g.s.gws[1].sessions) > 0 {
 		g.s.strict = false
 	}
 	g.lastID++
 	m := sa.NewInitiator(g.lastID, g.newSPI(), g.env.Conns.ByName(g.conn), "net",
-		netip.AddrPortFrom(g.addr, 500), netip.AddrPortFrom(g.peer, 500))
+		netip.AddrPortFrom(local, 500), netip.AddrPortFrom(remote, 500))
 	x := g.adopt(m)
 	x.step(sa.Start{})
 }
@@ -256,7 +268,7 @@ func (g *gateway) receive(from, to netip.AddrPort, data []byte) {
 
 // refuse answers INVALID_IKE_SPI (RFC 7296 2.21.4).
 func (g *gateway) refuse(from, to netip.AddrPort, h wire.Header) {
-	g.s.send(to, from, sa.RefuseUnknown(&g.settings, 0, h))
+	g.s.send(g, to, from, sa.RefuseUnknown(&g.settings, 0, h), "")
 }
 
 // soonest is the session with the next deadline.
@@ -339,7 +351,13 @@ func (x *session) act(a sa.Action, doomed bool) {
 		g.disk[x.m.ID()] = x.m.Encode(nil)
 	case sa.Send:
 		g.s.wire.sent(g, x, a.Data)
-		g.s.send(a.Local, a.Remote, a.Data)
+		purpose := x.purpose(a.Data)
+		x.crosses(purpose)
+		g.s.send(g, a.Local, a.Remote, a.Data, purpose)
+	case sa.Keepalive:
+		if g.has(a.Local.Addr()) {
+			g.s.outward(a.Local)
+		}
 	case sa.Job:
 		x.job(a, doomed)
 	case sa.Publish:
@@ -476,7 +494,7 @@ func (s *sim) mayFail(x *session, ev event.Failed) {
 
 // fair reports whether every message arrives and everybody is there.
 func (s *sim) fair() bool {
-	return s.lose == 0 && s.crash == 0 && s.res.Features["outage"] == 0 && s.res.Features["crash"] == 0 && s.slowJobs == 0
+	return s.churn == 0 && s.lose == 0 && s.crash == 0 && s.res.Features["outage"] == 0 && s.res.Features["crash"] == 0 && s.slowJobs == 0
 }
 
 // after brings the shell's view up to date, as the engine does.

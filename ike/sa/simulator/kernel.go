@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +18,11 @@ type kernelWatch struct {
 	g     *gateway
 	sas   map[dataplane.SAKey]*kernelSA
 	keys  map[string]dataplane.SAKey // every key that was ever installed
-	sent  map[string]uint64          // packets that were sent with a key
+	sent  map[string]uint64          // the last sequence number of a key
 	works map[uint32]bool            // request ids with which a packet went through
 	order int
+	// policies are the templates of outbound policies; nil: look.
+	policies []dataplane.Template
 }
 
 // kernelSA is an SA in the kernel.
@@ -38,6 +41,7 @@ func (k *kernelWatch) apply(ops []dataplane.Op) error {
 		s.tracef("%s kernel refuses: %v", k.g.name, err)
 		return err
 	}
+	k.policies = nil
 	for _, op := range ops {
 		switch op := op.(type) {
 		case dataplane.InstallSA:
@@ -53,6 +57,7 @@ func (k *kernelWatch) apply(ops []dataplane.Op) error {
 			delete(k.sas, op.Key)
 		case dataplane.MoveSA:
 			if sa := k.sas[op.Key]; sa != nil {
+				k.moves(sa.sa, op)
 				delete(k.sas, op.Key)
 				if op.NewSrc.IsValid() {
 					sa.sa.Src = op.NewSrc
@@ -66,6 +71,17 @@ func (k *kernelWatch) apply(ops []dataplane.Op) error {
 		}
 	}
 	return nil
+}
+
+// moves checks a move: nothing is sent to where the peer has not shown that it is,
+// unless that is said by its own packets.
+func (k *kernelWatch) moves(had dataplane.SA, op dataplane.MoveSA) {
+	s := k.g.s
+	s.tracef("%s kernel moves %s %s to %s %s %v", k.g.name, had.Dir, op.Key, op.NewSrc, op.NewDst, op.Encap)
+	s.res.Features["SA moved"]++
+	if had.Dir == dataplane.Out && s.mobike[0] && s.mobike[1] && op.NewDst != had.Dst && !k.g.answered[op.NewDst] {
+		s.failf("%s: SA %s goes to %s, from where no answer ever came", k.g.name, op.Key, op.NewDst)
+	}
 }
 
 // installed checks a new SA.
@@ -101,6 +117,7 @@ func sameChild(g *gateway, reqID uint32) bool {
 			return
 		}
 		id := identityOf(m, c)
+		id.remote = netip.Addr{} // it moves
 		if first == nil {
 			first = &id
 		}
@@ -235,54 +252,4 @@ func tsKey(ts []selector.TS) string {
 		b = append(b, ' ')
 	}
 	return string(b)
-}
-
-// packets sends one packet through every tunnel of a gateway, as its kernel
-// would, and sees whether the other one can take it.
-func (k *kernelWatch) packets() {
-	s := k.g.s
-	newest := map[uint32]*kernelSA{}
-	for _, o := range k.sas {
-		if o.sa.Dir == dataplane.Out {
-			if n := newest[o.sa.ReqID]; n == nil || n.order < o.order {
-				newest[o.sa.ReqID] = o
-			}
-		}
-	}
-	for _, o := range newest {
-		if k.sent == nil {
-			k.sent = map[string]uint64{}
-		}
-		_ = k.g.dp.Count(o.sa.SAKey, 1, 100)
-		k.sent[string(o.sa.AEAD.Key)]++
-		key, req, secret := o.sa.SAKey, o.sa.ReqID, string(o.sa.AEAD.Key)
-		s.after(s.latency+time.Duration(uint64(key.SPI)%uint64(s.jitter+1)), func() { s.packet(k, key, req, secret) })
-	}
-}
-
-// packet arrives at the other gateway.
-func (s *sim) packet(k *kernelWatch, key dataplane.SAKey, reqID uint32, secret string) {
-	from, to := k.g, s.gws[1-k.g.index]
-	dst := key
-	if key.Dst == natAddr {
-		dst.Dst = to.addr
-	}
-	in := to.kernel.sas[dst]
-	switch {
-	case in == nil || in.sa.Dir != dataplane.In:
-		s.res.Features["packet lost"]++
-		// The first child's first packets may be faster than IKE_AUTH's answer.
-		if s.strict && k.works[reqID] {
-			s.failf("%s has no inbound SA for a packet of %s on %s", to.name, from.name, key)
-		}
-	case string(in.sa.AEAD.Key) != secret:
-		s.failf("%s: a packet of %s on %s meets another key", to.name, from.name, key)
-	default:
-		_ = to.dp.Count(dst, 1, 100)
-		if k.works == nil {
-			k.works = map[uint32]bool{}
-		}
-		k.works[reqID] = true
-		s.res.Features["packet"]++
-	}
 }

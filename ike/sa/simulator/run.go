@@ -13,6 +13,8 @@ type Config struct {
 	Seed  uint64
 	Fault *Fault // planted; nil: none
 	Trace bool   // keep a line for each thing that happens
+	// Without are classes of events that the seed shall not have.
+	Without Classes
 }
 
 // Result is what a run showed.
@@ -38,7 +40,9 @@ func Run(c Config) (res Result) {
 		s.res.Trace = s.lines
 		res = s.res
 	}()
-	s.run()
+	if c.Fault == nil || !c.Fault.Churn || s.churn > 0 {
+		s.run()
+	}
 	return s.res
 }
 
@@ -48,6 +52,7 @@ type failure string
 // sim is one run.
 type sim struct {
 	profile
+	topology
 	seed  uint64
 	fault *Fault
 	begin time.Time
@@ -57,10 +62,14 @@ type sim struct {
 	queue queue
 	order uint64 // of events of the same time
 	gws   [2]*gateway
-	nat   nat
+	nats  [2]*nat // before the gateways; nil: none
 	wire  wireWatch
 	cut   time.Time // until then nothing passes
 	calm  bool      // the end: no loss, no crash, no operator
+	// calmUntil is when the traffic of the end ends.
+	calmUntil time.Time
+	// lastRebind is when a NAT last forgot its mappings.
+	lastRebind time.Time
 	// strict: nothing has happened yet that may cost a packet.
 	strict  bool
 	tracing bool
@@ -81,13 +90,21 @@ func newSim(c Config) *sim {
 	}
 	s.now = s.begin
 	s.profile = newProfile(s.rnd)
-	s.tokens = c.Seed%5 == 1
+	s.tokens = c.Seed%5 == 1 && c.Without&Tokens == 0
+	s.topology = newTopology(rand.New(rand.NewPCG(c.Seed, 0x746f706f)), s.profile.nat, c.Without)
+	for i := range s.nats {
+		if s.topology.nat[i] {
+			s.nats[i] = newNAT(i, s.forward[i])
+		}
+	}
+	if s.churn > 0 {
+		s.liveness = true
+	}
 	s.strict = s.gentle
 	s.wire.flows = map[flowKey]*flow{}
 	for i := range s.gws {
 		s.gws[i] = newGateway(s, i)
 	}
-	s.nat.init(s)
 	return s
 }
 
@@ -97,6 +114,12 @@ func (s *sim) run() {
 	s.until(func() bool { return s.operations == 0 })
 	s.heal()
 	end := s.now.Add(s.aftermath)
+	s.calmUntil = end.Add(-time.Minute)
+	if s.churn > 0 { // before rekeyings cover up what is wrong
+		half := s.now.Add(settleTime)
+		s.until(func() bool { return s.now.After(half) })
+		s.settled()
+	}
 	s.until(func() bool { return s.now.After(end) })
 	limit := s.now.Add(quietLimit)
 	s.until(func() bool {
@@ -114,6 +137,10 @@ func (s *sim) run() {
 	})
 	s.check()
 }
+
+// settleTime is how long after the last change of addresses all are known: a
+// check of the peer is due every 40 s, and given up after less than 170.
+const settleTime = 4 * time.Minute
 
 // quietLimit is how long it may take at the end until nothing is under way.
 const quietLimit = 20 * time.Minute
