@@ -229,6 +229,30 @@ func TestLeak(t *testing.T) {
 	})
 }
 
+// TestLeakResponder is the same where only the other site brings tunnels up.
+func TestLeakResponder(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	k := l.leak(t, shapes[0], "none")
+	k.start(t)
+	k.blocked(t, "before the peer begins")
+	l.mustInitiate(t, false)
+	k.flows(t, "after the peer has begun")
+	l.esp.Kill()
+	k.flows(t, "without a daemon, after SIGKILL")
+	k.start(t)
+	k.blocked(t, "after the second start, which has removed the tunnel")
+	// The peer has the old one still, as far as it knows.
+	if err := l.strongSwan(t.Context(), "terminate", "ike", "peer", "force", "yes", "timeout", "1000"); err != nil {
+		t.Logf("strongSwan: %.200v", err)
+	}
+	l.mustInitiate(t, false)
+	k.flows(t, "after the peer has begun again")
+	k.stop(t)
+	k.blocked(t, "after SIGTERM")
+	k.sum(t)
+	k.once(t, "--unblock", "nothing is blocked any more")
+}
+
 // TestLeakTransport is the same between the gateways themselves, where IKE and ESP fall under the selectors, too, and so does neighbour discovery.
 func TestLeakTransport(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)

@@ -56,16 +56,7 @@ func TestPeerGone(t *testing.T) {
 		t.Errorf("expected no liveness checks while traffic came in, got %d in 6 s", n)
 	}
 
-	cut(t, l.theirs)
-	l.event(t, "negotiation failed", "cause", "PEER_TIMEOUT")
-	l.eventually(t, "strongSwan to give up, too", func() error {
-		sas, err := l.swan.SAs(t.Context())
-		if err == nil && strings.Contains(sas, "ESTABLISHED") {
-			err = fmt.Errorf("%s", sas)
-		}
-		return err
-	})
-	heal(t, l.theirs)
+	l.cutOff(t, 1)
 	one("after the cut")
 
 	for _, weStart := range []bool{true, false} {
@@ -85,7 +76,36 @@ func TestPeerGone(t *testing.T) {
 		one(fmt.Sprintf("after a crash, set up by us: %t", weStart))
 		t.Logf("set up by us: %t: the tunnel was back %.1f s after the peer", weStart, time.Since(began).Seconds())
 	}
+	// Now it is strongSwan that has begun.
+	l.cutOff(t, l.messages(t, "negotiation failed")+1)
+	one("after the second cut")
 	l.end(t, "SIGTERM")
+}
+
+// cutOff cuts the wire until both sides have given up, which is our nth failure.
+func (l *lab) cutOff(t *testing.T, n int) {
+	t.Helper()
+	cut(t, l.theirs)
+	l.eventually(t, "us to give up", func() error {
+		timeouts := 0
+		for _, m := range l.lines(t) {
+			if m["message"] == "negotiation failed" && m["cause"] == "PEER_TIMEOUT" {
+				timeouts++
+			}
+		}
+		if failures := l.messages(t, "negotiation failed"); failures < n || timeouts == 0 {
+			return fmt.Errorf("%d failures, %d timeouts", failures, timeouts)
+		}
+		return nil
+	})
+	l.eventually(t, "strongSwan to give up, too", func() error {
+		sas, err := l.swan.SAs(t.Context())
+		if err == nil && strings.Contains(sas, "ESTABLISHED") {
+			err = fmt.Errorf("%s", sas)
+		}
+		return err
+	})
+	heal(t, l.theirs)
 }
 
 // cut makes a host drop all that comes in from outside.

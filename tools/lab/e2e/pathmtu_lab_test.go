@@ -26,7 +26,7 @@ func TestPathMTU(t *testing.T) {
 	}{{topo.IPv4, 1441}, {topo.IPv6, 1444}} {
 		t.Run(c.outer.String(), func(t *testing.T) {
 			l.narrow(t, l.Router, "out0", c.mtu)
-			if got := l.findMTU(t, c.outer); got != c.mtu {
+			if got := l.findMTU(t, c.outer, true); got != c.mtu {
 				t.Errorf("found %d, the router has %d", got, c.mtu)
 			}
 		})
@@ -37,7 +37,9 @@ func TestPathMTU(t *testing.T) {
 func TestPathMTUBlackHole(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)
 	l.narrow(t, l.Wire, "port2", 1437) // a bridge lets four octets more pass, for a VLAN tag
-	l.findMTU(t, topo.IPv4)
+	for _, weStart := range []bool{true, false} {
+		t.Run(fmt.Sprintf("we start: %t", weStart), func(t *testing.T) { l.findMTU(t, topo.IPv4, weStart) })
+	}
 }
 
 // narrow sets the MTU of a device.
@@ -49,7 +51,7 @@ func (l *lab) narrow(t *testing.T, h *topo.Host, dev string, mtu int) {
 }
 
 // findMTU brings a tunnel up and waits until the path MTU is known, which must be what pings find, and must not have disturbed the tunnel.
-func (l *lab) findMTU(t *testing.T, outer topo.Family) int {
+func (l *lab) findMTU(t *testing.T, outer topo.Family, weStart bool) int {
 	t.Helper()
 	s := shape{outer: outer, inner: topo.IPv4}
 	ours, theirs := l.sides(psk, suites[1], s)
@@ -58,7 +60,7 @@ func (l *lab) findMTU(t *testing.T, outer topo.Family) int {
 		theirs.remote = "%any"
 	}
 	l.start(t, ours, theirs)
-	l.mustInitiate(t, true)
+	l.mustInitiate(t, weStart)
 	line := l.event(t, "path MTU")
 	mtu, err := strconv.Atoi(fmt.Sprint(line["mtu"]))
 	if err != nil {

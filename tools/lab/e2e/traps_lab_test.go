@@ -82,6 +82,40 @@ func TestTrap(t *testing.T) {
 	l.end(t, "SIGTERM")
 }
 
+// TestPeersTrap has a packet on the peer's side bring the tunnel up: we pass over its own selectors, which strongSwan offers first.
+func TestPeersTrap(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	s := shapes[0]
+	ours, theirs := l.sides(psk, suites[1], s)
+	theirs.child = "start_action = trap"
+	l.start(t, ours, theirs)
+	a, b := l.client(l.ours), l.client(l.theirs)
+	for i := range 2 {
+		l.eventually(t, "the peer's trap alone", func() error {
+			if k, err := kernelOf(l.theirs); err != nil || len(k.states) != 0 || len(k.policies) != 3 {
+				return fmt.Errorf("%v\n%s", err, k)
+			}
+			return nil
+		})
+		l.eventually(t, "answers through the tunnel", func() error { return b.Ping(t.Context(), a.Inner(s.inner), 2) })
+		l.states(t, 2)
+		if n := l.messages(t, "CHILD SA installed"); n != i+1 {
+			t.Errorf("%d CHILD SAs since the start, expected %d", n, i+1)
+		}
+		if e := l.event(t, "CHILD SA installed"); fmt.Sprint(e["local_ts"]) != "["+ours.localTS+"]" || fmt.Sprint(e["remote_ts"]) != "["+ours.remoteTS+"]" {
+			t.Errorf("expected the whole networks, got %v", e)
+		}
+		l.ask(t, "terminate", "child", "net", "timeout", "30000")
+	}
+	if c := l.counts(t); c.Clear != 0 {
+		t.Errorf("expected no clear text, got %+v", c)
+	}
+	if err := l.strongSwan(t.Context(), "uninstall", "ike", "peer", "child", "net"); err != nil {
+		t.Error(err)
+	}
+	l.end(t, "SIGTERM")
+}
+
 // grep returns the lines that hold the text.
 func grep(log, text string) string {
 	var out []string
