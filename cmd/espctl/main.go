@@ -1,4 +1,4 @@
-// Command espctl shows and steers a running espalierd, in bpftool's grammar:
+// Command espctl shows and steers a running espalierd and its fast path, in bpftool's grammar:
 //
 //	espctl [OPTIONS] OBJECT COMMAND [ARGUMENTS]
 //
@@ -14,6 +14,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
+
+	"espalier/dataplane/flow"
 )
 
 // Exit codes.
@@ -27,10 +30,16 @@ type cli struct {
 	Socket string `placeholder:"PATH" default:"${socket}" help:"Control socket of the daemon (${default})."`
 	JSON   bool   `short:"j" help:"Print JSON."`
 	Pretty bool   `short:"p" help:"Print JSON for people. Implies --json."`
+	Pins   string `placeholder:"DIR" default:"${pins}" help:"Folder of the fast path's pinned maps (${default})."`
+	State  string `placeholder:"PATH" default:"${state}" help:"What the daemon left about the fast path (${default})."`
 
 	Version versionCmd `cmd:"" help:"Versions of espctl and of the daemon."`
 	SA      saCmd      `cmd:"" name:"sa" help:"IKE SAs and their CHILD SAs."`
 	Conn    connCmd    `cmd:"" help:"Configured connections: bring up, take down."`
+	SPI     spiCmd     `cmd:"" name:"spi" help:"What the fast path counts of each SA; works without the daemon, as the rest below."`
+	Drop    dropCmd    `cmd:"" help:"Packets that were lost, by SA and reason."`
+	Guard   guardCmd   `cmd:"" help:"What stops packets that nobody asked for."`
+	Host    hostCmd    `cmd:"" help:"The box: what of the fast path is attached, and where."`
 }
 
 // env is what commands run with.
@@ -39,12 +48,16 @@ type env struct {
 	socket string
 	format format
 	stdout io.Writer
+
+	pinned  pinned
+	readers flow.ReaderOptions
+	now     func() time.Time
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, kernel{}, time.Now)) }
 
 // run parses and executes a command line and returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer, pinned pinned, now func() time.Time) int {
 	var grammar cli
 	parser, err := newParser(&grammar, stdout, stderr)
 	if err != nil {
@@ -63,7 +76,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	e := &env{ctx: ctx, socket: grammar.Socket, format: formatOf(grammar.JSON, grammar.Pretty), stdout: stdout}
+	e := &env{ctx: ctx, socket: grammar.Socket, format: formatOf(grammar.JSON, grammar.Pretty), stdout: stdout,
+		pinned: pinned, readers: flow.ReaderOptions{Pins: grammar.Pins, State: grammar.State}, now: now}
 	if err := command.Run(e); err != nil {
 		fmt.Fprintf(stderr, "espctl: %v\n", err)
 		return exitFailed

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"espctl": main})
+	testscript.Main(m, map[string]func(){"espctl": main, "fakectl": fakectl})
 }
 
 // The scripts talk to real servers over made-up engines: $SOCKET has the sessions
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 // behind by a daemon that crashed.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: "testdata/script", UpdateScripts: os.Getenv("UPDATE") != "",
 		Setup: func(env *testscript.Env) error {
 			// Socket paths are short; a script's folder may not be.
 			dir, err := os.MkdirTemp("", "espctl")
