@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -56,6 +57,18 @@ func (f *fabric) setPass(pass func(from, to netip.AddrPort, data []byte) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pass = pass
+}
+
+// delay has every message take its own time, up to a bound, so that they overtake
+// one another.
+func (f *fabric) delay(seed uint64, most time.Duration) {
+	rnd := rand.New(rand.NewPCG(seed, 5))
+	f.setPass(func(from, to netip.AddrPort, data []byte) bool {
+		d := sockets.Datagram{Local: to, Remote: from, Data: bytes.Clone(data)}
+		end := f.ends[to.Addr()]
+		time.AfterFunc(time.Duration(rnd.Int64N(int64(most))), func() { end.ch <- d })
+		return false
+	})
 }
 
 func (t *memTransport) Receive(fn func(sockets.Datagram)) error {

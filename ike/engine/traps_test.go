@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -346,4 +347,54 @@ func TestTrapWaitsForAnAddress(t *testing.T) {
 			t.Errorf("Install after the stop: %v", err)
 		}
 	})
+}
+
+// TestBothTrap: packets on both sides meet a trap at the same time, so that both
+// begin an IKE SA, or a CHILD SA on the one that there is. One CHILD SA stands.
+func TestBothTrap(t *testing.T) {
+	for name, policy := range map[string]sa.Uniqueness{"no": sa.UniquenessNo, "never": sa.UniquenessNever, "keep": sa.UniquenessKeep, "replace": sa.UniquenessReplace} {
+		for seed := range uint64(12) {
+			t.Run(fmt.Sprint(name, seed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFabric()
+					trap := func(c *sa.Connection) {
+						c.Unique, c.Children[0].Trap = policy, true
+						c.Children[0].CloseAction, c.Children[0].DPDAction = sa.FollowTrap, sa.FollowTrap
+					}
+					moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(trap)}, fourShards)
+					sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn(trap, to(moonAddr))}, fourShards)
+					synctest.Wait()
+					f.delay(seed, 50*time.Millisecond)
+					both := func(when string) {
+						t.Helper()
+						moon.acquire()
+						time.Sleep(time.Duration(seed%3) * 10 * time.Millisecond)
+						sun.acquire()
+						time.Sleep(time.Minute)
+						synctest.Wait()
+						for _, b := range []*box{moon, sun} {
+							b.holds(2, 3)
+							if is := b.infos(); len(is) != 1 || len(is[0].Children) != 1 {
+								t.Errorf("%s: %d IKE SAs: %+v", when, len(is), is)
+							}
+						}
+						if a, b := moon.infos(), sun.infos(); a[0].SPIi != b[0].SPIi {
+							t.Errorf("%s: the two sides have kept another one each", when)
+						}
+					}
+					both("no IKE SA before")
+					if t.Failed() {
+						return
+					}
+					info := moon.infos()[0]
+					if err := moon.Terminate(t.Context(), Target{IKE: info.UniqueID, Child: info.Children[0].UniqueID}, false); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+					moon.holds(0, 3)
+					both("on the IKE SA")
+				})
+			})
+		}
+	}
 }

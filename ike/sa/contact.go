@@ -17,10 +17,12 @@ type Uniqueness uint8
 const (
 	// UniquenessNo: they stand beside each other, unless the peer says by
 	// INITIAL_CONTACT that it knows only the new one (RFC 7296 2.4).
-	UniquenessNo      Uniqueness = iota
-	UniquenessNever              // INITIAL_CONTACT is neither sent nor heeded
-	UniquenessKeep               // a further one is refused, see Refuses
-	UniquenessReplace            // the new one replaces the others
+	UniquenessNo Uniqueness = iota
+	// UniquenessNever: INITIAL_CONTACT is neither sent nor heeded. Only of two that
+	// both sides of one peer begin at once one ends.
+	UniquenessNever
+	UniquenessKeep    // a further one is refused, see Refuses
+	UniquenessReplace // the new one replaces the others
 )
 
 const (
@@ -55,12 +57,12 @@ const (
 
 // MayEnd reports whether the new IKE SA can be the end of another one, or another
 // one its.
-func (d Displace) MayEnd() bool { return d.Policy != UniquenessNever && !d.Replacement }
+func (d Displace) MayEnd() bool { return !d.Replacement }
 
 // EndsAll reports whether every other IKE SA is concerned. Else it is only those
 // that cross the new one.
 func (d Displace) EndsAll() bool {
-	return d.MayEnd() && (d.Initial || d.Policy == UniquenessReplace)
+	return d.MayEnd() && d.Policy != UniquenessNever && (d.Initial || d.Policy == UniquenessReplace)
 }
 
 // Against decides what the new IKE SA means for another one, established, that
@@ -70,6 +72,8 @@ func (d Displace) Against(o Contact) Fate {
 	switch {
 	case !d.MayEnd() || o.ID == d.ID:
 		return BothStay
+	case d.Policy == UniquenessNever && (!d.Crosses(o) || d.Peer.Addr() != o.Peer.Addr()):
+		return BothStay // several peers may share an identity
 	case d.Crosses(o):
 		if d.SPIi < o.SPIi {
 			return OtherEnds

@@ -120,7 +120,7 @@ func TestUniqueSecond(t *testing.T) {
 // TestBothInitiate: when both sides begin at the same time, one IKE SA stands,
 // whatever the order of the messages and the policy.
 func TestBothInitiate(t *testing.T) {
-	for _, u := range []sa.Uniqueness{sa.UniquenessNo, sa.UniquenessKeep, sa.UniquenessReplace} {
+	for _, u := range []sa.Uniqueness{sa.UniquenessNo, sa.UniquenessKeep, sa.UniquenessReplace, sa.UniquenessNever} {
 		for seed := range uint64(60) {
 			w := satest.New(seed)
 			w.RoundTrip = seed%4 == 0
@@ -153,6 +153,19 @@ func TestBothInitiate(t *testing.T) {
 			if t.Failed() {
 				return
 			}
+		}
+	}
+}
+
+// TestNeverAcrossPeers: where several peers share an identity, one that begins an
+// IKE SA while we begin one with another of them crosses nothing.
+func TestNeverAcrossPeers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	ours := sa.Contact{ID: 1, Initiator: true, SPIi: 1, Created: now, Since: now.Add(time.Second), Peer: netip.MustParseAddrPort("192.0.2.1:500")}
+	for addr, want := range map[string]sa.Fate{"192.0.2.1:4500": sa.NewOneEnds, "192.0.2.3:500": sa.BothStay} {
+		d := sa.Displace{Contact: sa.Contact{ID: 2, SPIi: 2, Created: now, Since: now.Add(2 * time.Second), Peer: netip.MustParseAddrPort(addr)}, Policy: sa.UniquenessNever, Initial: true}
+		if got := d.Against(ours); got != want {
+			t.Errorf("a peer at %s: fate %d, expected %d", addr, got, want)
 		}
 	}
 }

@@ -70,11 +70,14 @@ func (m *Machine) sweepOps() []dataplane.Op {
 // removed follows when the kernel has done a jobRemove.
 func (m *Machine) removed() {
 	m.s.Orphans = slices.DeleteFunc(m.s.Orphans, func(o Orphan) bool { return o.Goes })
-	var heirs []uint64
+	var look []uint64 // children that may be duplicates now
 	kept := m.s.Children[:0]
 	for i := range m.s.Children {
 		c := m.s.Children[i]
 		if c.OutboundGoes {
+			if !c.TakeOverAt.IsZero() {
+				look = append(look, c.UniqueID) // for another session's, or for one that we asked for at the same time
+			}
 			c.OutboundGoes, c.OutboundDue, c.TakeOverAt, c.MovedAt = false, false, time.Time{}, m.env.Now
 			c.Keys.Wipe()
 		}
@@ -89,7 +92,7 @@ func (m *Machine) removed() {
 			if !c.Fade {
 				c.Keys.Wipe()
 				m.childDown(&c, c.EndReason)
-				heirs = append(heirs, c.OwnNew, c.PeerNew)
+				look = append(look, c.OwnNew, c.PeerNew)
 				continue
 			}
 			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
@@ -100,7 +103,7 @@ func (m *Machine) removed() {
 	clear(m.s.Children[len(kept):])
 	m.s.Children = kept
 	m.persist = true
-	for _, id := range heirs {
+	for _, id := range look {
 		if c := m.child(id); c != nil {
 			m.dropTwin(c)
 		}
