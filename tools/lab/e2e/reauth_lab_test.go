@@ -65,3 +65,37 @@ func TestReauthentication(t *testing.T) {
 		})
 	}
 }
+
+// TestReauthenticationNow has either side reauthenticate when its operator says so. With unique = keep the new IKE SA is not one too many.
+func TestReauthenticationNow(t *testing.T) {
+	l := newLab(t, topo.Config{}, false, "make_before_break = yes")
+	for _, weStart := range []bool{true, false} {
+		t.Run(fmt.Sprintf("we start %v", weStart), func(t *testing.T) {
+			ours, theirs := l.sides(psk, suites[0], shapes[0])
+			l.startWith(t, files{inConnection(ours.conf(), "unique = keep"), nil}, files{inConnection(theirs.conf(), "unique = keep"), nil})
+			l.mustInitiate(t, weStart)
+			for _, weDo := range []bool{true, false, true} {
+				l.rekeyed(t, "IKE SA closed", func() {
+					if !weDo {
+						if err := l.strongSwan(t.Context(), "rekey", "ike", "peer", "reauth", "yes"); err != nil {
+							t.Fatal(err)
+						}
+						return
+					}
+					if out, err := l.esp.Espctl(t.Context(), "sa", "rekey", "peer", "--reauth"); err != nil || !strings.Contains(out, "peer is reauthenticating") {
+						t.Fatalf("%v: %s", err, out)
+					}
+				})
+				l.states(t, 2)
+			}
+			for _, m := range l.lines(t) {
+				if m["message"] == "negotiation failed" {
+					t.Errorf("%v", m)
+				}
+			}
+			if n := l.messages(t, "IKE SA established"); n != 4 {
+				t.Errorf("%d IKE SAs, expected the first and one for each reauthentication", n)
+			}
+		})
+	}
+}
