@@ -15,10 +15,10 @@
  *
  * Publication (user space is the only writer of index and sas, one process at a
  * time): sas[slot] is filled, then the entry's value word, then its key word, each
- * with one 64-bit store. Removal clears the key word first. A reader that met an
- * entry halfway finds that sas[slot] has another key or generation and treats the
- * packet as unknown. A slot is handed out again only after its last read, with the
- * next generation.
+ * with one 64-bit store. Removal clears the key word first. An entry that must make
+ * room is copied to its other bucket before its first place is cleared. A reader that
+ * met an entry halfway finds that sas[slot] has another key or generation and looks
+ * on. A slot is handed out again only after its last read, with the next generation.
  */
 #ifndef ESPALIER_LAYOUT_H
 #define ESPALIER_LAYOUT_H
@@ -36,10 +36,10 @@ struct sa_key {
 	__u8 family; /* 4, 6 */
 	__u16 zero;
 	__u8 addr[16];
-};
+} __attribute__((aligned(8)));
 
-/* An index entry: key word 0 is free. tag is a keyed hash of the whole sa_key,
- * never 0 (see sa_index.h for the hash and the two buckets of a key). */
+/* An index entry: key word 0 is free. tag is the upper half of a keyed hash of the
+ * whole sa_key, never 0 (see sa_index.h for the hash and the two buckets of a key). */
 struct index_entry {
 	__u64 key;   /* spi in the low half (as in the packet), tag in the high half */
 	__u64 value; /* slot in the low half, generation in the high half */
@@ -54,6 +54,7 @@ struct index_bucket { /* one cache line */
 
 #define SA_OWN 1        /* the daemon's own; otherwise somebody else's that is only counted */
 #define SA_RESERVED 2   /* an SPI without SA yet: known to the guard */
+#define SA_GONE 4       /* removed from the index; its counts can be read until the slot is given back */
 
 struct sa_slot { /* one cache line */
 	struct sa_key key;  /* 24 bytes */
@@ -113,7 +114,11 @@ enum total {
 	TOTAL_GUARD_RATE,         /* IKE_SA_INIT above its prefix's rate */
 	TOTAL_GUARD_IKE_SPI,      /* IKE for an IKE SPI that is not ours */
 	TOTAL_GUARD_MALFORMED,    /* too short or impossible to be IKE or ESP */
-	TOTALS = 24
+	TOTAL_CPU_TAKEN,          /* packets that this CPU's thread took from its queue (cpu_in) */
+	TOTAL_ESP_OUT_UNKNOWN,    /* ESP that left with an SPI that is nobody's */
+	TOTAL_MALFORMED,          /* cut off or impossible before what it carries was known: passed */
+	TOTAL_ESP_BEHIND,         /* ESP to our addresses for a host behind us (masqueraded), passed by */
+	TOTALS = 32
 };
 
 enum guard_mode { GUARD_OFF = 0, GUARD_LOG = 1, GUARD_ON = 2 };
@@ -138,7 +143,7 @@ struct config {
 	__u32 slots;         /* capacity: of sas, and the stride of counters */
 	__u32 buckets;       /* of index, a power of two */
 	__u32 cpus;          /* possible CPUs: rows of counters and totals */
-	__u64 hash_seed;     /* secret, random at creation */
+	__u64 hash_key[3];   /* secret, random and odd, chosen at creation: see sa_index.h */
 	__u32 jiffies_hz;
 	__u32 steer;         /* enum steer_mode */
 	__u32 steer_cpus;    /* how many of steer_list count */

@@ -1,0 +1,191 @@
+// Package bpf holds the BPF programs and loads them, nothing more: attaching
+// them and filling their maps is dataplane/flow's. The types are those of
+// headers/layout.h, as bpf2go writes them down.
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// What the programs and user space share; headers/layout.h says what each field means.
+type (
+	// Key is an SA as packets name it; MakeKey makes one.
+	Key = layoutSaKey
+	// IndexEntry points from a key's hash to a slot.
+	IndexEntry = layoutIndexEntry
+	// IndexBucket is a cache line of entries.
+	IndexBucket = layoutIndexBucket
+	// Slot is what the programs know of an SA.
+	Slot = layoutSaSlot
+	// Counters are one CPU's of one SA.
+	Counters = layoutSaCounters
+	// Config is the one element of the map config.
+	Config = layoutConfig
+	// Port is one of Config.Ports, in host order.
+	Port = layoutPort
+	// AddrKey is a key of own_addrs and behind.
+	AddrKey = layoutAddrKey
+	// LPMKey is a key of peers and mss_prefixes.
+	LPMKey = layoutLpmKey
+	// MSS is a value of mss_ifs and mss_prefixes.
+	MSS = layoutMssValue
+	// TokenBucket is a value of buckets.
+	TokenBucket = layoutTokenBucket
+	// DropSample is a record of the ring buffer samples.
+	DropSample = layoutDropSample
+	// DropReason says why a packet was lost.
+	DropReason = layoutDropReason
+	// Total is one of the totals of a CPU.
+	Total = layoutTotal
+	// GuardMode is a value of Config.Guard.
+	GuardMode = layoutGuardMode
+	// SteerMode is a value of Config.Steer.
+	SteerMode = layoutSteerMode
+)
+
+// Directions of a Key.
+const (
+	DirIn  = 0
+	DirOut = 1
+)
+
+// LayoutVersion is that of headers/layout.h. Maps of another one cannot be taken over as they are.
+const LayoutVersion = 1
+
+// NoCPU as a slot's CPU: its packets stay on the CPU that received them.
+const NoCPU = 1<<32 - 1
+
+// Flags of a Slot.
+const (
+	// FlagOwn: the daemon's own SA; otherwise somebody else's that is only counted.
+	FlagOwn = 1
+	// FlagReserved: an SPI without SA yet, known to the guard.
+	FlagReserved = 2
+	// FlagGone: removed; its counts can be read until the slot is given back.
+	FlagGone = 4
+)
+
+// Kinds of a Port.
+const (
+	PortIKE  = 1 // IKE without marker (500)
+	PortNATT = 2 // non-ESP marker, ESP in UDP, keepalives (4500)
+)
+
+// Limits of Sizes.
+const (
+	MinSlots = 64
+	MaxSlots = 1 << 20
+)
+
+// Sizes of the maps that grow with the box.
+type Sizes struct {
+	Slots int // SAs, both directions together, MinSlots to MaxSlots
+	CPUs  int // possible ones, 1 to 4096
+}
+
+// Check says what is wrong with the sizes.
+func (s Sizes) Check() error {
+	if s.Slots < MinSlots || s.Slots > MaxSlots {
+		return fmt.Errorf("%d SPIs: expected %d to %d", s.Slots, MinSlots, MaxSlots)
+	}
+	if s.CPUs < 1 || s.CPUs > 4096 || uint64(s.Slots)*uint64(s.CPUs) > 1<<31 {
+		return fmt.Errorf("%d CPUs with %d SPIs: expected 1 to 4096, and less than 2^31 counters", s.CPUs, s.Slots)
+	}
+	return nil
+}
+
+// Buckets of the index: a power of two, so that at most half of its entries are ever in use.
+func (s Sizes) Buckets() int {
+	return max(2, 1<<bits.Len(uint(s.Slots-1))/(indexWays/2))
+}
+
+// indexWays are the entries of a bucket.
+const indexWays = len(IndexBucket{}.Way)
+
+// MaxEntries is what each of the maps of these sizes holds, by the map's name.
+func (s Sizes) MaxEntries() map[string]uint32 {
+	return map[string]uint32{
+		"config":      1,
+		"index":       uint32(s.Buckets()),
+		"sas":         uint32(s.Slots),
+		"counters":    uint32(s.Slots * s.CPUs),
+		"drop_counts": uint32(s.Slots) * uint32(DropReasons),
+		"totals":      uint32(s.CPUs) * uint32(Totals),
+		"cpus":        uint32(s.CPUs),
+	}
+}
+
+// Apply sets the sizes in an object that is to be loaded.
+func (s Sizes) Apply(spec *ebpf.CollectionSpec) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	for name, n := range s.MaxEntries() {
+		if m := spec.Maps[name]; m != nil {
+			m.MaxEntries = n
+		}
+	}
+	return nil
+}
+
+// MakeKey is the key of an SA: spi in host order.
+func MakeKey(dir uint8, dst netip.Addr, spi uint32) Key {
+	a := MakeAddrKey(dst)
+	k := Key{Dir: dir, Family: a.Family, Addr: a.Addr}
+	binary.BigEndian.PutUint32(spiBytes(&k), spi)
+	return k
+}
+
+// MakeAddrKey is an address as the maps have it: IPv4 in the first four bytes.
+func MakeAddrKey(a netip.Addr) AddrKey {
+	a = a.Unmap()
+	if a.Is4() {
+		k, b := AddrKey{Family: 4}, a.As4()
+		copy(k.Addr[:], b[:])
+		return k
+	}
+	return AddrKey{Family: 6, Addr: a.As16()}
+}
+
+// MakeLPMKey is a prefix as peers and mss_prefixes have it.
+func MakeLPMKey(p netip.Prefix) LPMKey {
+	a := MakeAddrKey(p.Addr())
+	n := p.Bits()
+	if p.Addr().Is4In6() {
+		n -= 96
+	}
+	return LPMKey{Prefixlen: uint32(32 + n), Family: a.Family, Addr: a.Addr}
+}
+
+// KeySPI is the SPI in host order.
+func KeySPI(k *Key) uint32 { return binary.BigEndian.Uint32(spiBytes(k)) }
+
+// KeyAddr is the destination.
+func KeyAddr(k *Key) netip.Addr { return addr(k.Family, k.Addr) }
+
+// SampleSrc is the source of the packet that a sample tells of.
+func SampleSrc(s *DropSample) netip.Addr { return addr(s.Family, s.Src) }
+
+func addr(family uint8, b [16]uint8) netip.Addr {
+	if family == 4 {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16(b)
+}
+
+// Check holds programs for tests and measurements; the daemon has no use for it.
+func Check(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadCheck, s) }
+
+// sized is an object with the sizes of its maps set.
+func sized(load func() (*ebpf.CollectionSpec, error), s Sizes) (*ebpf.CollectionSpec, error) {
+	spec, err := load()
+	if err != nil {
+		return nil, err
+	}
+	return spec, s.Apply(spec)
+}

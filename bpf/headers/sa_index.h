@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * sa_index.h: from a packet's (direction, family, destination, SPI) to its SA's
+ * slot, and counting there. dataplane/flow/table is the writer; it has the same
+ * hash, and a test compares the two.
+ */
+#ifndef ESPALIER_SA_INDEX_H
+#define ESPALIER_SA_INDEX_H
+
+#include "layout.h"
+#include "maps.h"
+
+/* sa_hash: the key's three words, each times a secret odd number, summed and mixed.
+ * Peers choose the SPIs of outbound SAs; without the secret they cannot aim at a bucket. */
+static __always_inline __u64 sa_hash(const struct config *c, const __u64 *word)
+{
+	__u64 h = word[0] * c->hash_key[0] + word[1] * c->hash_key[1] + word[2] * c->hash_key[2];
+
+	h ^= h >> 32;
+	h *= 0x9e3779b97f4a7c15ULL;
+	return h ^ h >> 29;
+}
+
+/* The first bucket of a key comes from the hash, the second from the first and the tag. */
+static __always_inline __u32 other_bucket(__u32 bucket, __u32 tag, __u32 mask)
+{
+	return (bucket ^ (tag * 0x5bd1e995U | 1)) & mask;
+}
+
+/* same_key compares what the slot holds with what the packet has. */
+static __always_inline int same_key(const struct sa_slot *sa, const __u64 *word)
+{
+	const __u64 *have = (const __u64 *)&sa->key;
+
+	return have[0] == word[0] && have[1] == word[1] && have[2] == word[2];
+}
+
+/* sa_find gives the SA of a key and its slot, or NULL. It looks into the first bucket
+ * once more after the second: an entry that moved from the second to the first
+ * meanwhile was in neither when it was looked for. */
+static __always_inline struct sa_slot *sa_find(const struct config *c, const struct sa_key *key, __u32 *slot)
+{
+	const __u64 *word = (const __u64 *)key;
+	__u64 h = sa_hash(c, word);
+	__u32 mask = c->buckets - 1, tag = h >> 32 ?: 1, n = h & mask;
+	__u64 want = (__u64)tag << 32 | key->spi;
+
+	for (int pass = 0; pass < 3; pass++) {
+		struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
+		struct index_entry *e = NULL;
+
+		if (!b)
+			return NULL;
+		if (LOAD_ONCE(b->way[0].key) == want)
+			e = &b->way[0];
+		else if (LOAD_ONCE(b->way[1].key) == want)
+			e = &b->way[1];
+		else if (LOAD_ONCE(b->way[2].key) == want)
+			e = &b->way[2];
+		else if (LOAD_ONCE(b->way[3].key) == want)
+			e = &b->way[3];
+		if (e) {
+			__u64 value = LOAD_ONCE(e->value);
+			__u32 s = value;
+			struct sa_slot *sa = bpf_map_lookup_elem(&sas, &s);
+
+			if (sa && LOAD_ONCE(sa->generation) == value >> 32 && same_key(sa, word)) {
+				*slot = s;
+				return sa;
+			}
+		}
+		n = other_bucket(n, tag, mask);
+	}
+	return NULL;
+}
+
+/* sa_count adds packets to the row of the CPU that runs. */
+static __always_inline void sa_count(const struct config *c, __u32 cpu, __u32 slot, __u32 packets, __u64 bytes)
+{
+	__u32 n = cpu * c->slots + slot;
+	struct sa_counters *count = bpf_map_lookup_elem(&counters, &n);
+
+	if (!count)
+		return;
+	count->packets += packets;
+	count->bytes += bytes;
+	count->last_used = bpf_jiffies64();
+}
+
+/* total_add adds one to a total, in the row of the CPU that runs. */
+static __always_inline void total_add(__u32 cpu, enum total total)
+{
+	__u32 n = cpu * TOTALS + total;
+	__u64 *count = bpf_map_lookup_elem(&totals, &n);
+
+	if (count)
+		*count += 1;
+}
+
+/* the_config: the one element; NULL only for the verifier. */
+static __always_inline const struct config *the_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+#endif
