@@ -58,7 +58,8 @@ func Expand(local, remote Range, limit int) ([]Selector, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, dst := Prefixes(local.Start, local.End), Prefixes(remote.Start, remote.End)
+	var srcRoom, dstRoom [8]netip.Prefix // most ranges are one
+	src, dst := appendPrefixes(srcRoom[:0], local.Start, local.End), appendPrefixes(dstRoom[:0], remote.Start, remote.End)
 	// At most 254 prefixes a side and 30*30 pairs of masks: no overflow.
 	if need := len(src) * len(dst) * len(ports); need > limit {
 		return nil, &TooManyError{Local: local, Remote: remote, Need: need, Limit: limit}
@@ -103,9 +104,12 @@ type portPair struct{ src, dst masked }
 
 func (r *Range) anyPort() bool { return r.StartPort == 0 && r.EndPort == 65535 }
 
+// anyPorts is the one pair of masks that every packet meets.
+var anyPorts [1]portPair
+
 func portMasks(proto uint8, local, remote *Range) ([]portPair, error) {
 	if local.anyPort() && remote.anyPort() {
-		return []portPair{{}}, nil
+		return anyPorts[:], nil
 	}
 	switch proto {
 	case protoICMP, protoICMPv6:
@@ -166,8 +170,9 @@ func maskRange(lo, hi uint16) []masked {
 }
 
 // Prefixes covers start to end with the fewest prefixes.
-func Prefixes(start, end netip.Addr) []netip.Prefix {
-	var out []netip.Prefix
+func Prefixes(start, end netip.Addr) []netip.Prefix { return appendPrefixes(nil, start, end) }
+
+func appendPrefixes(out []netip.Prefix, start, end netip.Addr) []netip.Prefix {
 	for at := start; ; {
 		bits := at.BitLen()
 		// Widen the block while it still starts at at and ends within the range.

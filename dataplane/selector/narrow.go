@@ -107,14 +107,23 @@ outer:
 			}
 		}
 	}
-	return Compact(found)
+	return compact(found[:0], found)
 }
 
 // Compact removes selectors that an other one of the list contains, and cuts
 // the list at MaxNarrowed. A selector that contains earlier ones takes the
-// place of the first of them.
+// place of the first of them. The list is not changed; the result may be the
+// list itself.
 func Compact(list []TS) []TS {
-	var kept []TS
+	if len(list) < 2 {
+		return list
+	}
+	return compact(nil, list)
+}
+
+// compact is Compact into the room of kept, which may be that of the list: what
+// is kept is never longer than what was looked at.
+func compact(kept, list []TS) []TS {
 next:
 	for _, t := range list {
 		for _, k := range kept {

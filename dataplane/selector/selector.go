@@ -134,13 +134,18 @@ func prefixRange(p netip.Prefix) (start, end netip.Addr) {
 // String writes the selector as Parse reads it: "10.1.0.0/16[tcp/80]", a range
 // as "10.0.0.1-10.0.0.9", without brackets when every protocol and port matches.
 func (t TS) String() string {
-	var s string
+	var room [96]byte
+	return string(t.AppendTo(room[:0]))
+}
+
+// AppendTo appends what String writes.
+func (t TS) AppendTo(b []byte) []byte {
 	if p, ok := t.Prefix(); ok {
-		s = p.String()
+		b = p.AppendTo(b)
 	} else {
-		s = fmt.Sprintf("%s-%s", t.Start, t.End)
+		b = fmt.Appendf(b, "%s-%s", t.Start, t.End)
 	}
-	return s + t.protoPort()
+	return append(b, t.protoPort()...)
 }
 
 // protoPort writes the part in brackets, or nothing when it does not restrict.

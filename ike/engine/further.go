@@ -42,9 +42,10 @@ func (x *session) suits(child string) joining {
 // that can make it, and waits for it there; nil when there is none.
 func (e *Engine) join(ctx context.Context, conn string, w *wait) (*shard, error) {
 	for _, level := range []joining{joinChild, joinSession} {
+		found, any := false, false
 		for _, s := range e.shards {
-			found := false
 			err := s.ask(ctx, func(s *shard) {
+				any = any || s.byConn[conn] != nil
 				if x := s.joinable(conn, w.child, level); x != nil {
 					found = true
 					s.joined(x, w, level)
@@ -53,6 +54,9 @@ func (e *Engine) join(ctx context.Context, conn string, w *wait) (*shard, error)
 			if err != nil || found {
 				return s, err
 			}
+		}
+		if !any {
+			break
 		}
 	}
 	return nil, nil

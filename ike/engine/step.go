@@ -42,9 +42,12 @@ func (s *shard) handle(x *session, ev sa.Event) {
 	if addrs := s.e.addrs.Load(); addrs != nil {
 		s.env.Addrs = *addrs
 	}
-	for _, a := range x.m.Handle(&s.env, ev) {
+	acts := x.m.Handle(&s.env, ev)
+	for _, a := range acts {
 		s.perform(x, a)
 	}
+	clear(acts)
+	s.env.Room = acts
 }
 
 // perform executes one action.

@@ -203,7 +203,7 @@ func (m *Machine) authRequest(msg *wire.Message, ps []wire.Payload, first wire.P
 		return
 	}
 	m.certRequests(ps)
-	m.keep(first, inner)
+	m.keep(first, inner, ps)
 	m.to(Verifying)
 	m.job(jobVerify)
 }
@@ -215,13 +215,10 @@ func (m *Machine) chooseConn(peer, wanted auth.ID, method wire.AuthMethod) bool 
 	var best *Connection
 	var bestID auth.ID
 	bestScore := -1
-	tried, n := "", 0
-	for _, c := range m.env.Conns.Match(k.Local.Addr(), k.Remote.Addr()) {
+	conns := m.env.Conns.Match(k.Local.Addr(), k.Remote.Addr())
+	for _, c := range conns {
 		if !c.oneRound() {
 			continue
-		}
-		if n++; n <= 8 { // enough to see what is meant, however many there are
-			tried += c.Name + " (remote " + c.Remote[0].ID.String() + "); "
 		}
 		score, ok := peer.Matches(c.Remote[0].ID)
 		if !ok || score*4+3 <= bestScore || !allowedBy(k.Chosen, c.Proposals) {
@@ -247,11 +244,27 @@ func (m *Machine) chooseConn(peer, wanted auth.ID, method wire.AuthMethod) bool 
 	}
 	if best == nil {
 		m.authFailed("identity", "no connection takes the peer's identity", []event.Fact{
-			{Name: "peer_id", Value: peer.String()}, {Name: "wanted_id", Value: wanted.String()}, {Name: "connections", Value: tried}})
+			{Name: "peer_id", Value: peer.String()}, {Name: "wanted_id", Value: wanted.String()}, {Name: "connections", Value: triedText(conns)}})
 		return false
 	}
 	m.conn, m.s.Conn, k.LocalID = best, best.Name, bestID
 	return true
+}
+
+// triedText names connections that did not take a peer: enough to see what is
+// meant, however many there are.
+func triedText(conns []*Connection) string {
+	text, n := "", 0
+	for _, c := range conns {
+		if !c.oneRound() {
+			continue
+		}
+		if n++; n > 8 {
+			break
+		}
+		text += c.Name + " (remote " + c.Remote[0].ID.String() + "); "
+	}
+	return text
 }
 
 // authFailed refuses the peer: a responder answers AUTHENTICATION_FAILED, an
@@ -276,7 +289,11 @@ func (m *Machine) verified(r auth.VerifyResult) {
 	k := &m.s.IKE
 	k.RemoteAuth = r.Describe
 	m.readAuthExtras(m.kept())
-	m.job(jobUnique)
+	if m.conn.Unique == UniquenessKeep {
+		m.job(jobUnique)
+		return
+	}
+	m.unique()
 }
 
 // unique continues when the IKE SA may be.
@@ -322,7 +339,7 @@ func (m *Machine) authResponse(ps []wire.Payload, first wire.PayloadType, inner 
 		return
 	}
 	k.RemoteID = peer
-	m.keep(first, inner)
+	m.keep(first, inner, ps)
 	m.to(Verifying)
 	m.job(jobVerify)
 }

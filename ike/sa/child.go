@@ -36,7 +36,7 @@ func resolved(specs []selector.Spec, leased []netip.Addr, outer netip.Addr) []se
 	if len(leased) == 0 {
 		leased = []netip.Addr{outer}
 	}
-	var out []selector.TS
+	out := make([]selector.TS, 0, len(specs))
 	for _, s := range specs {
 		if !s.Dynamic {
 			out = append(out, s.TS)
@@ -168,6 +168,16 @@ func (m *Machine) withinLimit(local, remote []selector.TS) (l, r []selector.TS, 
 	limit := m.env.Settings.MaxSelectors
 	local = local[:min(len(local), maxPeerSelectors)]
 	remote = remote[:min(len(remote), maxPeerSelectors)]
+	if len(local) == 1 && len(remote) == 1 { // nearly always
+		s, err := expandPair(local[0], remote[0], limit)
+		if err != nil {
+			return nil, nil, err.Error()
+		}
+		if len(s) == 0 {
+			return nil, nil, ""
+		}
+		return local, remote, ""
+	}
 	cost := make([][]int, len(local))
 	for i := range local {
 		cost[i] = make([]int, len(remote))
@@ -353,7 +363,8 @@ func (m *Machine) acceptChild() bool {
 		m.undoPeerChild(sa)
 		return false
 	}
-	if ourLocal, _ = m.resolve(cfg); m.s.Lease != nil {
+	if m.s.Lease != nil {
+		ourLocal, _ = m.resolve(cfg)
 		l = selector.Narrow(ourLocal, l) // the peer may have left it as wide as we offered it
 	}
 	if _, err := expand(l, r, m.env.Settings.MaxSelectors); err != nil {
@@ -471,12 +482,15 @@ func tsOf(ps []wire.Payload, initiator bool) ([]selector.TS, error) {
 	if !ok {
 		return nil, errMissing("TSi or TSr payload missing beside SA")
 	}
-	var out []selector.TS
+	out := make([]selector.TS, 0, len(p.Selectors))
 	for _, t := range p.Selectors {
 		if t.TSType != wire.TSIPv4AddrRange && t.TSType != wire.TSIPv6AddrRange {
 			continue
 		}
 		out = append(out, selector.TS{Proto: t.Protocol, StartPort: t.StartPort, EndPort: t.EndPort, Start: t.Start, End: t.End})
+	}
+	if len(out) == 0 {
+		return nil, nil
 	}
 	return out, nil
 }
@@ -523,6 +537,10 @@ func (m *Machine) childDown(c *Child, reason string) {
 // identity is the text by which the registry knows a CHILD SA's selectors,
 // whatever order the peer gave them.
 func identity(ts []selector.TS) string {
+	if len(ts) == 1 {
+		var room [96]byte
+		return string(ts[0].AppendTo(append(room[:0], "1:"...)))
+	}
 	texts := tsTexts(ts)
 	slices.Sort(texts)
 	return strconv.Itoa(len(ts)) + ":" + strings.Join(texts, ",")

@@ -32,18 +32,18 @@ func (c *Child) appendInstall(ops []dataplane.Op, esp dataplane.SA) []dataplane.
 	return append(ops, dataplane.InstallSA{SA: comp}, dataplane.InstallSA{SA: esp})
 }
 
-// deleteIn and deleteOut remove a child's SAs of a direction, or what is reserved
-// of them.
-func (c *Child) deleteIn() []dataplane.Op {
-	ops := []dataplane.Op{dataplane.DeleteSA{Key: c.keyIn()}}
+// appendDeleteIn and appendDeleteOut remove a child's SAs of a direction, or what
+// is reserved of them.
+func (c *Child) appendDeleteIn(ops []dataplane.Op) []dataplane.Op {
+	ops = append(ops, dataplane.DeleteSA{Key: c.keyIn()})
 	if c.CPIIn != 0 {
 		ops = append(ops, dataplane.DeleteSA{Key: c.keyComp(c.keyIn(), c.CPIIn)})
 	}
 	return ops
 }
 
-func (c *Child) deleteOut() []dataplane.Op {
-	ops := []dataplane.Op{dataplane.DeleteSA{Key: c.keyOut()}}
+func (c *Child) appendDeleteOut(ops []dataplane.Op) []dataplane.Op {
+	ops = append(ops, dataplane.DeleteSA{Key: c.keyOut()})
 	if c.compressed() {
 		ops = append(ops, dataplane.DeleteSA{Key: c.keyComp(c.keyOut(), c.CPIOut)})
 	}

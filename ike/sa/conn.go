@@ -237,7 +237,8 @@ func (s *ConnSet) Match(local, remote netip.Addr) []*Connection {
 		c *Connection
 		n int
 	}
-	var found []scored
+	var room [16]scored
+	found := room[:0]
 	for _, c := range s.conns {
 		if c.OnlyShunts() {
 			continue

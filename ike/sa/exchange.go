@@ -335,6 +335,9 @@ func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) 
 		return nil, w, false
 	}
 	m.alive()
+	if msg.Exchange == wire.ExchangeIKEAuth {
+		w.inner = bytes.Clone(w.inner) // what keep keeps
+	}
 	payloads, err := wire.ParsePayloads(w.first, w.inner)
 	if err == nil {
 		for _, p := range payloads {
@@ -400,12 +403,12 @@ func (m *Machine) badContent(k *IKE, msg *wire.Message, ev Received, digest [32]
 	}
 }
 
-// keep copies a peer's decrypted payloads into the set-up, for the steps that
-// follow their jobs, and parses the copy.
-func (m *Machine) keep(first wire.PayloadType, inner []byte) {
+// keep takes a peer's decrypted payloads into the set-up, for the steps that
+// follow their jobs. They are those of IKE_AUTH, of which open has made a copy.
+func (m *Machine) keep(first wire.PayloadType, inner []byte, ps []wire.Payload) {
 	st := m.s.Setup
-	st.Inner, st.InnerFirst = bytes.Clone(inner), first
-	m.inner = nil
+	st.Inner, st.InnerFirst = inner, first
+	m.inner = ps
 }
 
 // kept are the payloads that keep stored.

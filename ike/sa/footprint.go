@@ -14,12 +14,12 @@ func (m *Machine) Footprint() []dataplane.Op {
 	if c := m.negotiated(); c != nil && m.hasJob(jobInstall) {
 		as := *c
 		as.Status = ChildInstalling
-		ops = append(ops, m.removeOps(&as)...)
+		ops = as.appendRemove(ops)
 	}
 	for i := range m.s.Children {
 		if c := m.s.Children[i]; c.Moving != nil { // by now it may be there
 			c.put(*c.Moving)
-			ops = append(ops, m.removeOps(&c)...)
+			ops = c.appendRemove(ops)
 		}
 	}
 	reserved := func(s SPIs, dst netip.Addr, mark dataplane.Mark) {
@@ -42,7 +42,7 @@ func (m *Machine) Footprint() []dataplane.Op {
 		if h := c.Candidate; h != nil {
 			as := *h
 			as.Status = ChildInstalling
-			ops = append(ops, m.removeOps(&as)...)
+			ops = as.appendRemove(ops)
 		}
 	}
 	return ops

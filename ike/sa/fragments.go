@@ -247,7 +247,7 @@ func (m *Machine) seal(k *IKE, h wire.Header, payloads []wire.Payload) ([]byte, 
 
 // sealWhole makes one datagram, however long.
 func (k *IKE) sealWhole(h wire.Header, payloads []wire.Payload) ([]byte, error) {
-	return wire.AppendEncrypted(make([]byte, 0, 512), h, payloads, k.ciphers.sealer)
+	return wire.AppendEncrypted(nil, h, payloads, k.ciphers.sealer)
 }
 
 // send transmits a message of ours: each of its datagrams.

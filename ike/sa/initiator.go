@@ -93,13 +93,13 @@ func (m *Machine) appendNATDetection(ps []wire.Payload) []wire.Payload {
 }
 
 func (m *Machine) appendNATHashes(ps []wire.Payload, k *IKE) []wire.Payload {
-	src := natHash(k.SPIi, k.SPIr, k.Local)
+	src, dst := natHash(k.SPIi, k.SPIr, k.Local), natHash(k.SPIi, k.SPIr, k.Remote)
 	if m.conn != nil && m.conn.Encap {
 		src[0] ^= 0xff
 	}
 	return append(ps,
-		&wire.Notify{NotifyType: wire.NotifyNATDetectionSourceIP, Data: src},
-		&wire.Notify{NotifyType: wire.NotifyNATDetectionDestinationIP, Data: natHash(k.SPIi, k.SPIr, k.Remote)})
+		&wire.Notify{NotifyType: wire.NotifyNATDetectionSourceIP, Data: src[:]},
+		&wire.Notify{NotifyType: wire.NotifyNATDetectionDestinationIP, Data: dst[:]})
 }
 
 // detectNAT evaluates the peer's NAT detection notifies.
@@ -229,7 +229,7 @@ func (m *Machine) certRequests(ps []wire.Payload) {
 
 // signatureHashes announces RFC 7427 with what our verifier can do.
 func signatureHashes() wire.Payload {
-	var d []byte
+	d := make([]byte, 0, 8)
 	for _, h := range []wire.HashAlgorithm{wire.HashSHA2_256, wire.HashSHA2_384, wire.HashSHA2_512, wire.HashIdentity} {
 		d = binary.BigEndian.AppendUint16(d, uint16(h))
 	}

@@ -25,6 +25,9 @@ type Env struct {
 	Lacks Lacks
 	// Addrs are the box's addresses that a peer could use; empty: not known.
 	Addrs []netip.Addr
+	// Room is what Handle may use for the actions that it returns: those of an
+	// earlier step, for instance, once they are done. It is nil afterwards.
+	Room []Action
 }
 
 // Lacks are features that a kernel may be without.

@@ -24,7 +24,11 @@ func expand(local, remote []selector.TS, limit int) ([]pair, error) {
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, s...)
+			if out == nil {
+				out = s // mostly there is one pair
+			} else {
+				out = append(out, s...)
+			}
 		}
 	}
 	if len(out) == 0 {
@@ -136,7 +140,7 @@ func (m *Machine) installOps(c *Child) []dataplane.Op {
 	if !cfg.Policies {
 		return ops
 	}
-	return append(ops, policyOps(c, cfg, true)...)
+	return appendPolicies(ops, c, cfg, true)
 }
 
 // pairOf describes a child's two SAs.
@@ -196,20 +200,18 @@ func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
 	return f
 }
 
-// policyOps installs or deletes a child's policies: out, in, and for tunnels
+// appendPolicies installs or deletes a child's policies: out, in, and for tunnels
 // fwd. The kernel matches prefixes and port masks, so ranges become several.
-func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
+func appendPolicies(ops []dataplane.Op, c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 	// The limit was checked when the child was agreed, and may be lower by now.
 	pairs, err := expand(c.LocalTS, c.PeerTS, math.MaxInt)
 	if err != nil {
-		return nil
+		return ops
 	}
-	dirs := 2
-	if c.Mode != dataplane.Transport {
-		dirs = 4
+	var out, in []dataplane.Template
+	if install {
+		out, in = c.templates(dataplane.Out), c.templates(dataplane.In) // the policies share them: nobody changes them
 	}
-	ops := make([]dataplane.Op, 0, dirs*len(pairs))
-	out, in := c.templates(dataplane.Out), c.templates(dataplane.In) // the policies share them: nobody changes them
 	add := func(sel pair, dir dataplane.Direction, t []dataplane.Template, mark dataplane.Mark, ifID uint32) {
 		key := dataplane.PolicyKey{Selector: sel, Dir: dir, Mark: mark, IfID: ifID}
 		if dir == dataplane.Out {
@@ -249,29 +251,29 @@ func policyOps(c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
 	return ops
 }
 
-// removeOps take a child out of the kernel; policies first, so that no packet
+// appendRemove takes a child out of the kernel; policies first, so that no packet
 // meets a policy whose SA is gone.
-func (m *Machine) removeOps(c *Child) []dataplane.Op {
+func (c *Child) appendRemove(ops []dataplane.Op) []dataplane.Op {
 	if c.Status == ChildNegotiated {
 		// Only its SPI is ours: an outbound SA under its key is another session's,
 		// for outbound SPIs are the peers' choice.
 		if c.SPIIn == 0 {
-			return nil
+			return ops
 		}
-		return c.deleteIn()
+		return c.appendDeleteIn(ops)
 	}
-	ops := append(policyOps(c, nil, false), c.deleteOut()...)
+	ops = c.appendDeleteOut(appendPolicies(ops, c, nil, false))
 	if c.Fade {
 		return ops
 	}
-	return append(ops, c.deleteIn()...)
+	return c.appendDeleteIn(ops)
 }
 
 // cleanOps are everything that the session has in the kernel.
 func (m *Machine) cleanOps() []dataplane.Op {
 	var ops []dataplane.Op
 	for i := range m.s.Children {
-		ops = append(ops, m.removeOps(&m.s.Children[i])...)
+		ops = m.s.Children[i].appendRemove(ops)
 	}
 	for _, o := range m.s.Orphans {
 		ops = append(ops, dataplane.DeleteSA{Key: o.key()})

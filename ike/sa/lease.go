@@ -45,6 +45,20 @@ func configOf(ps []wire.Payload, t wire.CfgType) *wire.CP {
 	return nil
 }
 
+// asksAddress reports which families of virtual addresses the peer's CFG_REQUEST
+// asks for.
+func (m *Machine) asksAddress() (v4, v6 bool) {
+	cp := configOf(m.kept(), wire.CfgRequest)
+	if cp == nil {
+		return false, false
+	}
+	for _, x := range cp.Attributes {
+		v4 = v4 || x.Type == wire.CfgAttrInternalIP4Address
+		v6 = v6 || x.Type == wire.CfgAttrInternalIP6Address
+	}
+	return v4, v6
+}
+
 // askLease describes what the peer's CFG_REQUEST wants of our pools.
 func (m *Machine) askLease() AskLease {
 	ps, id := m.kept(), m.s.IKE.RemoteID
@@ -55,15 +69,10 @@ func (m *Machine) askLease() AskLease {
 		_, initial := wire.FindNotify(ps, wire.NotifyInitialContact)
 		a.Takeover = initial && m.conn.Unique != UniquenessNever || m.conn.Unique == UniquenessReplace
 	}
+	a.V4, a.V6 = m.asksAddress()
 	a.Key, a.Identity = string([]byte{byte(id.Type)})+string(id.Data), id.String()
 	if cp := configOf(ps, wire.CfgRequest); cp != nil {
 		for _, x := range cp.Attributes {
-			switch x.Type {
-			case wire.CfgAttrInternalIP4Address:
-				a.V4 = true
-			case wire.CfgAttrInternalIP6Address:
-				a.V6 = true
-			}
 			if w, ok := configAddr(x); ok && len(a.Wished) < 2 {
 				a.Wished = append(a.Wished, w)
 			}
@@ -90,7 +99,7 @@ func configAddr(x wire.CfgAttribute) (netip.Addr, bool) {
 // authorised continues a responder whose peer is authenticated: with the
 // addresses that it asks for, if we have pools for it, then with its child.
 func (m *Machine) authorised() {
-	if a := m.askLease(); (a.V4 || a.V6) && len(a.Pools) > 0 {
+	if v4, v6 := m.asksAddress(); (v4 || v6) && m.conn != nil && len(m.conn.Pools) > 0 {
 		m.job(jobLease)
 		return
 	}
@@ -121,19 +130,23 @@ func (m *Machine) answerOffer() {
 // or that we want it to have. Otherwise the IKE SA stands, and there is no CHILD
 // SA (RFC 7296 2.19 and 3.15.4).
 func (m *Machine) configured() bool {
-	a := m.askLease()
+	v4, v6 := m.asksAddress()
+	var pools []string
+	if m.conn != nil {
+		pools = m.conn.Pools
+	}
 	_, child := wire.First[*wire.SA](m.kept())
 	switch {
-	case (a.V4 || a.V6) && m.s.Lease == nil:
+	case (v4 || v6) && m.s.Lease == nil:
 		m.s.Setup.ChildError = wire.NotifyInternalAddressFailure
 		fix := "enlarge the connection's pools: every address is in use"
-		if len(a.Pools) == 0 {
+		if len(pools) == 0 {
 			fix = "give the connection pools, or let the peer ask for no virtual address"
 		}
-		m.failed(event.AddressFailure, false, "", fix, event.Fact{Name: "peer_id", Value: a.Identity},
-			event.Fact{Name: "asked_for", Value: familiesText(a.V4, a.V6)}, event.Fact{Name: "pools", Value: listText(a.Pools)})
+		m.failed(event.AddressFailure, false, "", fix, event.Fact{Name: "peer_id", Value: m.s.IKE.RemoteID.String()},
+			event.Fact{Name: "asked_for", Value: familiesText(v4, v6)}, event.Fact{Name: "pools", Value: listText(pools)})
 		return false
-	case child && !a.V4 && !a.V6 && len(a.Pools) > 0:
+	case child && !v4 && !v6 && len(pools) > 0:
 		m.s.Setup.ChildError = wire.NotifyFailedCPRequired
 		m.failed(event.AddressFailure, false, "", "let the peer ask for a virtual address (vips), or take pools out of the connection",
 			event.Fact{Name: "detail", Value: "the peer asks for no virtual address, and the connection has pools"})

@@ -51,11 +51,10 @@ func NewResponder(id uint64, spi wire.SPI, local, remote netip.AddrPort) *Machin
 }
 
 // Handle takes one step. It never blocks and never panics on what came from the
-// network. The returned slice is valid until the next call.
+// network. The returned slice is the caller's.
 func (m *Machine) Handle(env *Env, ev Event) []Action {
-	clear(m.acts)
-	m.acts, m.env, m.persist = m.acts[:0], env, false
-	defer func() { m.env = nil }()
+	m.begin(env)
+	defer m.done()
 	if m.s.Phase == Ended {
 		return nil
 	}
@@ -106,11 +105,19 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	return m.ordered()
 }
 
+// begin and done are around a step: between steps a machine holds nothing but
+// its state.
+func (m *Machine) begin(env *Env) {
+	m.acts, m.env, m.persist = env.Room[:0], env, false
+	env.Room = nil
+}
+
+func (m *Machine) done() { m.acts, m.env, m.at = nil, nil, Received{} }
+
 // Resume issues the outstanding jobs again, for a machine made by Decode.
 func (m *Machine) Resume(env *Env) []Action {
-	clear(m.acts)
-	m.acts, m.env, m.persist = m.acts[:0], env, false
-	defer func() { m.env = nil }()
+	m.begin(env)
+	defer m.done()
 	for _, j := range m.s.Jobs {
 		spec := m.spec(j)
 		if k, ok := spec.(Kernel); ok {

@@ -204,9 +204,9 @@ func natOf(ps []wire.Payload, spii, spir wire.SPI, local, remote netip.AddrPort)
 	for n := range wire.All[*wire.Notify](ps) {
 		switch n.NotifyType {
 		case wire.NotifyNATDetectionSourceIP:
-			sources, matched = true, matched || bytes.Equal(n.Data, src)
+			sources, matched = true, matched || bytes.Equal(n.Data, src[:])
 		case wire.NotifyNATDetectionDestinationIP:
-			dest, destMatched = true, destMatched || bytes.Equal(n.Data, dst)
+			dest, destMatched = true, destMatched || bytes.Equal(n.Data, dst[:])
 			f.seen = n.Data
 		}
 	}

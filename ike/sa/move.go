@@ -185,15 +185,15 @@ func (m *Machine) moveOps(c *Child) []dataplane.Op {
 		return ops
 	}
 	if c.Mode == dataplane.Transport && (c.Local != n.Local || c.Remote != n.Remote) {
-		ops = append(ops, policyOps(c, nil, false)...)
+		ops = appendPolicies(ops, c, nil, false)
 	}
-	return append(ops, policyOps(&n, cfg, true)...)
+	return appendPolicies(ops, &n, cfg, true)
 }
 
 // blockOps have a child's outbound policies drop.
 func blockOps(c *Child, cfg *ChildConfig) []dataplane.Op {
 	var ops []dataplane.Op
-	for _, op := range policyOps(c, cfg, true) {
+	for _, op := range appendPolicies(nil, c, cfg, true) {
 		if p, ok := op.(dataplane.InstallPolicy); ok && p.Policy.Dir == dataplane.Out {
 			p.Policy.Verdict, p.Policy.Templates = dataplane.Block, nil
 			ops = append(ops, p)

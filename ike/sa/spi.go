@@ -83,12 +83,11 @@ func initReply(request *wire.Message, spir wire.SPI, payloads ...wire.Payload) [
 }
 
 // natHash is the NAT detection hash of RFC 7296 2.23.
-func natHash(spii, spir wire.SPI, ep netip.AddrPort) []byte {
+func natHash(spii, spir wire.SPI, ep netip.AddrPort) [sha1.Size]byte {
 	var buf [8 + 8 + 16 + 2]byte
 	b := binary.BigEndian.AppendUint64(buf[:0], uint64(spii))
 	b = binary.BigEndian.AppendUint64(b, uint64(spir))
 	b = append(b, ep.Addr().AsSlice()...)
 	b = binary.BigEndian.AppendUint16(b, ep.Port())
-	h := sha1.Sum(b)
-	return h[:]
+	return sha1.Sum(b)
 }

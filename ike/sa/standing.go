@@ -275,7 +275,7 @@ func (c *ChildConfig) policies(r Resolved, ch Child) []dataplane.Policy {
 		ch.Options = ChildFwdOut
 	}
 	var out []dataplane.Policy
-	for _, op := range policyOps(&ch, c, true) {
+	for _, op := range appendPolicies(nil, &ch, c, true) {
 		out = append(out, op.(dataplane.InstallPolicy).Policy)
 	}
 	return out

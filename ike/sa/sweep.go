@@ -54,9 +54,9 @@ func (m *Machine) sweepOps() []dataplane.Op {
 	for i := range m.s.Children {
 		switch c := &m.s.Children[i]; {
 		case c.Goes:
-			ops = append(ops, m.removeOps(c)...)
+			ops = c.appendRemove(ops)
 		case c.Stop == StopGoes:
-			ops = append(ops, c.deleteOut()...)
+			ops = c.appendDeleteOut(ops)
 		}
 	}
 	for _, o := range m.s.Orphans {

@@ -52,8 +52,17 @@ func (m *Machine) matchNAT(peerLocal, peerRemote []selector.TS, mode dataplane.M
 // firstHost is the address of the first selector of TSi (initiator) or TSr, when
 // that is one host.
 func firstHost(ps []wire.Payload, initiator bool) netip.Addr {
-	if ts, err := tsOf(ps, initiator); err == nil && len(ts) > 0 && ts[0].Start == ts[0].End {
-		return ts[0].Start
+	p, ok := wire.FindTS(ps, initiator)
+	if !ok {
+		return netip.Addr{}
+	}
+	for i := range p.Selectors {
+		if t := &p.Selectors[i]; t.IsAddrRange() {
+			if t.Start == t.End {
+				return t.Start
+			}
+			break
+		}
 	}
 	return netip.Addr{}
 }

@@ -41,7 +41,9 @@ func (i *IKE) fields(e *zerolog.Event) {
 	if i.Conn != "" {
 		e.Str("conn", i.Conn)
 	}
-	e.Uint64("ike", i.UniqueID).Stringer("local", i.Local).Stringer("remote", i.Remote)
+	e.Uint64("ike", i.UniqueID)
+	addrPort(e, "local", i.Local)
+	addrPort(e, "remote", i.Remote)
 	if i.LocalID != "" {
 		e.Str("local_id", i.LocalID)
 	}
@@ -124,7 +126,8 @@ func (IKEMoved) Message() string      { return "IKE SA moved" }
 func (IKEMoved) Level() zerolog.Level { return zerolog.InfoLevel }
 func (v IKEMoved) MarshalZerologObject(e *zerolog.Event) {
 	v.fields(e)
-	e.Stringer("old_local", v.OldLocal).Stringer("old_remote", v.OldRemote)
+	addrPort(e, "old_local", v.OldLocal)
+	addrPort(e, "old_remote", v.OldRemote)
 }
 
 // Exchange is what a side is about in a Collision.
@@ -322,7 +325,19 @@ type Discarded struct {
 func (Discarded) Message() string      { return "message ignored" }
 func (Discarded) Level() zerolog.Level { return zerolog.DebugLevel }
 func (v Discarded) MarshalZerologObject(e *zerolog.Event) {
-	e.Stringer("local", v.Local).Stringer("remote", v.Remote).Str("reason", v.Reason)
+	addrPort(e, "local", v.Local)
+	addrPort(e, "remote", v.Remote)
+	e.Str("reason", v.Reason)
+}
+
+// addrPort adds an address with its port, without a string for it in between.
+func addrPort(e *zerolog.Event, key string, a netip.AddrPort) {
+	if !a.IsValid() {
+		e.Str(key, a.String())
+		return
+	}
+	var room [64]byte // an address without a zone fits
+	e.Bytes(key, a.AppendTo(room[:0]))
 }
 
 func be64(v uint64) []byte {
