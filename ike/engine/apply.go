@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"slices"
 
 	"espalier/ike/auth"
 	"espalier/ike/sa"
@@ -33,9 +32,8 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	s.Port, s.NATTPort = running.Port, running.NATTPort // the sockets stay
 	e.setConfig(conns, creds, s)
 	e.hosts.want(conns)
-	e.starts.stop(func(n ChildName) bool {
-		return slices.Contains(ch.RemovedChildren, n) || slices.Contains(ch.RemovedConns, n.Conn)
-	})
+	goneConns, goneChildren, started := setOf(ch.RemovedConns), setOf(ch.RemovedChildren), setOf(ch.Start)
+	e.starts.stopAll(func(n ChildName) bool { return goneChildren[n] || goneConns[n.Conn] })
 	e.standing.forget(e.config.Load().set)
 	e.logIf(e.applyStanding(), "policies could not all be brought in line with the configuration")
 	e.applyTraps(conns)
@@ -46,7 +44,7 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 			}
 		}
 		for _, c := range ch.RemovedChildren {
-			if slices.Contains(ch.RemovedConns, c.Conn) {
+			if goneConns[c.Conn] {
 				continue
 			}
 			for x := range s.byConn.of(c.Conn) {
@@ -59,8 +57,17 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	}
 	for _, c := range conns {
 		e.startChildren(c, func(child string) bool {
-			return slices.Contains(ch.Start, ChildName{c.Name, child})
+			return started[ChildName{c.Name, child}]
 		})
 	}
 	return nil
+}
+
+// setOf is for lists that are looked through for each connection or child.
+func setOf[T comparable](list []T) map[T]bool {
+	set := make(map[T]bool, len(list))
+	for _, v := range list {
+		set[v] = true
+	}
+	return set
 }

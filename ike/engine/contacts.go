@@ -173,6 +173,24 @@ func (r *registry) moveContact(c *contact, peer netip.AddrPort) {
 	c.Peer = peer
 }
 
+// begunByPeer are the unique ids above after of a shard's established sessions
+// between two identities, of those that the peer began.
+func (r *registry) begunByPeer(p pairOfIDs, after uint64, s *shard) (ids []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	there := r.contacts.peers[p]
+	if there == nil {
+		return nil
+	}
+	for o := there.up[side(false)]; o != nil; o = o.next {
+		r.contacts.looks++
+		if o.ID > after && o.shard == s {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
+}
+
 func (r *registry) leaveContact(c *contact) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -59,7 +59,7 @@ func (s *shard) over(x *session, w *wait) (bool, error) {
 		return true, errors.New(x.failure)
 	case w.up && !x.m.IsEstablished():
 		return false, nil
-	case w.up && (w.child == "" || hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == w.child && c.State.InKernel() })):
+	case w.up && (w.child == "" || x.has(w.child)):
 		return true, nil
 	case w.up && x.failures > w.failures && (x.failedChild == "" || x.failedChild == w.child):
 		return true, errors.New(x.failure)
@@ -69,6 +69,12 @@ func (s *shard) over(x *session, w *wait) (bool, error) {
 		return ended || !hasChild(x, func(c *sa.ChildInfo) bool { return c.UniqueID == w.id }), nil
 	}
 	return ended, nil
+}
+
+// has reports whether a CHILD SA of that name is in the kernel.
+func (x *session) has(child string) bool {
+	_, up := x.m.InKernel(child)
+	return up
 }
 
 func hasChild(x *session, f func(*sa.ChildInfo) bool) bool {
@@ -225,8 +231,16 @@ func (e *Engine) usage(k dataplane.SAKey) sa.Usage {
 // a child of that name, only connection ike unless that is empty. With an
 // empty child it looks for the connection alone.
 func (e *Engine) FindChild(ike, child string) (conn string, found bool) {
-	for _, c := range e.config.Load().set.All() {
-		if (ike == "" || c.Name == ike) && (child == "" || c.Child(child) != nil) {
+	set := e.config.Load().set
+	if ike != "" {
+		c := set.ByName(ike)
+		if c == nil || child != "" && c.Child(child) == nil {
+			return "", false
+		}
+		return ike, true
+	}
+	for _, c := range set.All() {
+		if child == "" || c.Child(child) != nil {
 			return c.Name, true
 		}
 	}

@@ -187,6 +187,11 @@ func (b *box) stop() {
 	if st.Sessions != 0 && b.counters.busy.Load() != 0 || st.ReqIDs != 0 {
 		b.t.Errorf("after the stop: %d sessions, %d busy, %d request ids", st.Sessions, b.counters.busy.Load(), st.ReqIDs)
 	}
+	for _, s := range b.shards {
+		if n := len(s.children) + len(s.outbound.inbound) + len(s.outbound.more) + len(s.holding); n != 0 || len(s.replaced) > len(s.byID) {
+			b.t.Errorf("after the stop shard %d: %d CHILD SAs listed, %d of %d sessions that replace one", s.index, n, len(s.replaced), len(s.byID))
+		}
+	}
 }
 
 // holds checks what is in the kernel; reserved SPIs must be none.

@@ -32,7 +32,7 @@ func (x *session) suits(child string) joining {
 		return joinChild
 	case !m.IsEstablished() && child == x.child:
 		return joinChild
-	case hasChild(x, func(c *sa.ChildInfo) bool { return c.Name == child && c.State.InKernel() }):
+	case x.has(child):
 		return joinChild
 	}
 	return joinSession

@@ -101,7 +101,8 @@ func (s *shard) expired(key dataplane.SAKey, reqid uint32, hard bool) {
 		s.step(ref.sess, sa.Expired{ChildID: ref.id, Hard: hard})
 		return
 	}
-	for _, ref := range s.children {
+	for in := range s.outbound.of(key.SPI) {
+		ref := s.children[in]
 		x := ref.sess
 		if hasChild(x, func(c *sa.ChildInfo) bool {
 			return c.UniqueID == ref.id && c.Remote.Addr() == key.Dst && c.SPIOut == key.SPI && c.ReqID == reqid

@@ -34,11 +34,18 @@ func (e *Engine) keepalive(a sa.Keepalive) {
 // unwanted ends the tries for what somebody terminates: a child, or with 0 all
 // of the session's connection.
 func (s *shard) unwanted(x *session, child uint64) {
-	conn, name := x.m.ConnName(), ""
+	conn := x.m.ConnName()
+	var names []ChildName
 	for _, c := range x.m.Info().Children {
 		if c.UniqueID == child {
-			name = c.Name
+			names = append(names, ChildName{conn, c.Name})
 		}
 	}
-	s.e.starts.stop(func(n ChildName) bool { return n.Conn == conn && (child == 0 || n.Child == name) })
+	if c := s.e.config.Load().set.ByName(conn); c != nil && child == 0 {
+		names = append(names, ChildName{conn, ""})
+		for _, ch := range c.Children {
+			names = append(names, ChildName{conn, ch.Name})
+		}
+	}
+	s.e.starts.stop(names)
 }

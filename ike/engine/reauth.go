@@ -27,10 +27,8 @@ func (s *shard) reauthenticate(x *session) {
 
 // replacement is the session that is to take x's place; nil if there is none.
 func (s *shard) replacement(x *session) *session {
-	for n := range s.byConn.of(x.m.ConnName()) {
-		if n.m.Replaces() == x.m.ID() && n.m.Phase() <= sa.Established {
-			return n
-		}
+	if n := s.replaced[x.m.ID()]; n != nil && n.m.Phase() <= sa.Established {
+		return n
 	}
 	return nil
 }
@@ -47,13 +45,21 @@ func (s *shard) supersede(x *session, id uint32, spec sa.Supersede) {
 			return
 		}
 		s.e.shards[i].inbox.call(func(o *shard) {
-			for y := range o.byConn.of(spec.Twin.Conn) {
-				twin = twin || spec.Twin.Is(y.m)
-			}
+			twin = o.hasTwin(&spec.Twin)
 			ask(i + 1)
 		})
 	}
 	ask(0)
+}
+
+// hasTwin looks for the twin among the shard's sessions with the peer.
+func (s *shard) hasTwin(t *sa.Twin) bool {
+	for _, id := range s.e.reg.begunByPeer(pairOfIDs{t.Local, t.Peer}, t.After, s) {
+		if y := s.byID[id]; y != nil && t.Is(y.m) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *shard) superseded(x *session, id uint32, spec sa.Supersede, twin bool) {
@@ -115,7 +121,7 @@ func (s *shard) handOver(heir sa.Heir, done func()) {
 // takeOver is a shard's part of handOver.
 func (s *shard) takeOver(heir sa.Heir, done func()) {
 	var found []*session
-	for x := range s.byConn.of(heir.Conn) {
+	for x := range s.holding {
 		if heir.Is(x.m) {
 			found = append(found, x)
 		}

@@ -26,6 +26,9 @@ type shard struct {
 	byConn   byConn
 	halfOpen map[halfOpenKey]*session
 	children map[uint32]childRef // by inbound SPI of CHILD SAs
+	outbound outbound            // the same by their outbound SPIs
+	holding  map[*session]bool   // those that hold an outbound SA back
+	replaced map[uint64]*session // by unique id the session in whose place one comes
 	timers   timers
 	counted  int // of timers, in the engine's counter
 	timer    *time.Timer
@@ -40,6 +43,9 @@ type childRef struct {
 	sess *session
 	id   uint64
 }
+
+// spiPair are the SPIs of a CHILD SA.
+type spiPair struct{ in, out uint32 }
 
 // session is one machine with what the shell keeps about it.
 type session struct {
@@ -57,10 +63,11 @@ type session struct {
 	links    links // in byConn
 	grants   []grant
 	lease    *leaseGrant // virtual addresses that the peer has from us
-	spis     []uint32    // inbound SPIs that s.children has of it
+	spis     []spiPair   // of the CHILD SAs that s.children has of it
 	waits    []*wait
 	contact  *contact // in the registry; nil: not
 	failure  string   // the last failure's explanation, for those who wait
+	replaces uint64   // under which s.replaced has it; 0: it has not
 	failures int      // how many there were
 
 	failedChild string // of the last failure; empty: the IKE SA
@@ -74,7 +81,8 @@ func newShard(e *Engine, index int, in *inbox, seed uint64) *shard {
 		e: e, index: index, inbox: in, kernel: newQueue(1, true),
 		quit: make(chan struct{}), done: make(chan struct{}),
 		sessions: map[wire.SPI]*session{}, byID: map[uint64]*session{}, byConn: byConn{},
-		halfOpen: map[halfOpenKey]*session{}, children: map[uint32]childRef{},
+		halfOpen: map[halfOpenKey]*session{}, children: map[uint32]childRef{}, outbound: newOutbound(),
+		holding: map[*session]bool{}, replaced: map[uint64]*session{},
 		unknown: *newLimiter(10, 20), rand: rand.New(rand.NewPCG(seed, uint64(index))),
 	}
 	s.env.Rand = e.rand
@@ -186,6 +194,9 @@ func (s *shard) add(x *session) {
 	s.own(x.spi, x)
 	s.byID[x.m.ID()] = x
 	s.byConn.list(x, x.m.ConnName())
+	if x.replaces = x.m.Replaces(); x.replaces != 0 {
+		s.replaced[x.replaces] = x
+	}
 	s.e.counters.sessions.Add(1)
 	s.e.counters.busy.Add(1)
 }
@@ -212,15 +223,33 @@ func (s *shard) forget(x *session) {
 	if s.halfOpen[x.key] == x {
 		delete(s.halfOpen, x.key)
 	}
-	for _, spi := range x.spis {
-		if s.children[spi].sess == x {
-			delete(s.children, spi)
-		}
+	for _, p := range x.spis {
+		s.dropChild(x, p)
 	}
+	delete(s.holding, x)
+	s.replaces(x, 0)
 	if st := s.e.opts.Store; st != nil {
 		st.Remove(x.m.ID())
 	}
 	s.e.counters.sessions.Add(-1)
+}
+
+// dropChild forgets where a CHILD SA lives.
+func (s *shard) dropChild(x *session, p spiPair) {
+	if s.children[p.in].sess == x {
+		delete(s.children, p.in)
+		s.outbound.remove(p)
+	}
+}
+
+// replaces notes in whose place the session comes by now.
+func (s *shard) replaces(x *session, id uint64) {
+	if x.replaces != id {
+		if s.replaced[x.replaces] == x {
+			delete(s.replaced, x.replaces)
+		}
+		x.replaces = id
+	}
 }
 
 // settle takes the session out of the half-open count.

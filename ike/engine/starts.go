@@ -80,9 +80,20 @@ func (st *starts) drop(r *start) {
 	delete(st.want, r.name)
 }
 
-// stop ends the tries for children of which pick says so: they are configured no
-// more, or somebody has ended them.
-func (st *starts) stop(pick func(ChildName) bool) {
+// stop ends the tries for children that somebody has ended.
+func (st *starts) stop(names []ChildName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, n := range names {
+		if r := st.want[n]; r != nil {
+			st.drop(r)
+		}
+	}
+}
+
+// stopAll ends the tries for all children of which pick says that they are
+// configured no more.
+func (st *starts) stopAll(pick func(ChildName) bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for n, r := range st.want {

@@ -100,11 +100,14 @@ func (s *shard) perform(x *session, a sa.Action) {
 func (s *shard) observe(x *session, ev event.Event) {
 	switch ev := ev.(type) {
 	case event.ChildUp:
-		s.children[ev.Child.SPIIn] = childRef{x, ev.Child.UniqueID}
-		x.spis = append(x.spis, ev.Child.SPIIn)
+		p := spiPair{ev.Child.SPIIn, ev.Child.SPIOut}
+		s.children[p.in] = childRef{x, ev.Child.UniqueID}
+		s.outbound.add(p)
+		x.spis = append(x.spis, p)
 	case event.ChildDown:
-		delete(s.children, ev.Child.SPIIn)
-		x.spis = slices.DeleteFunc(x.spis, func(spi uint32) bool { return spi == ev.Child.SPIIn })
+		p := spiPair{ev.Child.SPIIn, ev.Child.SPIOut}
+		s.dropChild(x, p)
+		x.spis = slices.DeleteFunc(x.spis, func(o spiPair) bool { return o == p })
 		x.downSeen = true
 	case event.Discarded:
 		s.e.counters.discarded.Add(1)
@@ -126,6 +129,7 @@ func (s *shard) after(x *session) {
 	if !x.gone {
 		s.timers.set(x, x.m.Deadline())
 		s.byConn.list(x, x.m.ConnName()) // a responder's is chosen late
+		s.replaces(x, x.m.Replaces())
 		switch {
 		case x.m.Phase() > sa.Established:
 			s.leaveContact(x)
@@ -144,7 +148,13 @@ func (s *shard) after(x *session) {
 	if len(x.waits) > 0 {
 		s.answerWaits(x)
 	}
-	if len(x.heirs) > 0 && (x.gone || !x.m.Holds()) {
+	holds := !x.gone && x.m.Holds()
+	if holds {
+		s.holding[x] = true
+	} else if s.holding[x] {
+		delete(s.holding, x)
+	}
+	if len(x.heirs) > 0 && !holds {
 		done := x.heirs
 		x.heirs = nil
 		for _, f := range done {

@@ -531,10 +531,12 @@ func (e *Engine) isUp(ctx context.Context, n ChildName) (up bool, reqid uint32, 
 	for _, s := range e.shards {
 		err := s.ask(ctx, func(s *shard) {
 			for x := range s.byConn.of(n.Conn) {
-				up = up || x.m.IsEstablished() && hasChild(x, func(c *sa.ChildInfo) bool {
-					reqid = c.ReqID
-					return c.Name == n.Child && c.State.InKernel()
-				})
+				if x.m.IsEstablished() {
+					reqid, up = x.m.InKernel(n.Child)
+				}
+				if up {
+					return
+				}
 			}
 		})
 		if up || err != nil {

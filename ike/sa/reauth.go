@@ -233,6 +233,7 @@ func (m *Machine) Missing(old *Machine) (names []string) {
 type Twin struct {
 	Self     uint64 // unique id of who asks
 	Conn     string
+	Local    auth.ID
 	Peer     auth.ID
 	Remote   netip.Addr
 	After    uint64 // unique id of the old session
@@ -242,7 +243,7 @@ type Twin struct {
 // twin describes it for the job Supersede.
 func (m *Machine) twin() Twin {
 	k := &m.s.IKE
-	return Twin{m.s.ID, m.s.Conn, k.RemoteID, k.Remote.Addr(), m.Replaces(), m.installedNames(m.conn)}
+	return Twin{m.s.ID, m.s.Conn, k.LocalID, k.RemoteID, k.Remote.Addr(), m.Replaces(), m.installedNames(m.conn)}
 }
 
 // Is reports whether m is it.

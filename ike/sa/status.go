@@ -47,6 +47,17 @@ func (m *Machine) Info() Info {
 	return i
 }
 
+// InKernel reports whether a CHILD SA of the configuration is in the kernel, and
+// its request id.
+func (m *Machine) InKernel(child string) (reqid uint32, ok bool) {
+	for i := range m.s.Children {
+		if c := &m.s.Children[i]; c.Name == child && m.childState(c).InKernel() {
+			return c.ReqID, true
+		}
+	}
+	return 0, false
+}
+
 func (m *Machine) childInfo(c *Child) ChildInfo {
 	i := ChildInfo{
 		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: m.childState(c), Mode: c.Mode, Proto: dataplane.ESP,
