@@ -63,6 +63,9 @@ func Decode(b []byte, conns *ConnSet) (*Machine, error) {
 		if err := k.bind(); err != nil {
 			return nil, fmt.Errorf("session state: keys: %w", err)
 		}
+		if m.s.Phase >= Established {
+			k.ciphers = nil
+		}
 	}
 	return m, nil
 }

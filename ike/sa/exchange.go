@@ -8,43 +8,9 @@ import (
 	"math"
 	"time"
 
-	"espalier/ike/suite"
 	"espalier/ike/wire"
 	"espalier/internal/event"
 )
-
-// ciphers protect the messages of one IKE SA.
-type ciphers struct {
-	sealer suite.Sealer
-	opener wire.Opener
-}
-
-// bind makes the ciphers of the IKE SA from its keys.
-func (k *IKE) bind() error {
-	eOut, aOut, eIn, aIn := k.Keys.Ei, k.Keys.Ai, k.Keys.Er, k.Keys.Ar
-	if !k.Initiator {
-		eOut, aOut, eIn, aIn = eIn, aIn, eOut, aOut
-	}
-	s, err := suite.NewSealer(k.Chosen, eOut, aOut, k.SealCounter)
-	if err != nil {
-		return err
-	}
-	o, err := suite.NewOpener(k.Chosen, eIn, aIn)
-	if err != nil {
-		return err
-	}
-	k.ciphers = &ciphers{s, o}
-	return nil
-}
-
-// keepCounters copies the sealers' counters into the state after each step.
-func (m *Machine) keepCounters() {
-	for k := range m.ikes() {
-		if k.ciphers != nil {
-			k.SealCounter = k.ciphers.sealer.Counter()
-		}
-	}
-}
 
 // ikes yields the session's IKE SAs, the current one first.
 func (m *Machine) ikes() iter.Seq[*IKE] {
@@ -191,7 +157,7 @@ func (m *Machine) answer(k *IKE, data []byte) {
 
 // received is the front door of every datagram.
 func (m *Machine) received(ev Received) {
-	m.at = Received{Local: ev.Local, Remote: ev.Remote}
+	m.env.at = Received{Local: ev.Local, Remote: ev.Remote}
 	msg, err := wire.ParseMessage(ev.Data)
 	if err != nil {
 		m.discard("cannot be parsed: " + err.Error())
@@ -355,7 +321,7 @@ func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) 
 
 // decrypt opens a message, or a fragment, which may complete one.
 func (m *Machine) decrypt(k *IKE, msg *wire.Message, data []byte, digest [32]byte) (w whole, ok bool) {
-	if k.ciphers == nil {
+	if !k.keyed() {
 		m.discard("encrypted message before keys")
 		return w, false
 	}
@@ -366,7 +332,7 @@ func (m *Machine) decrypt(k *IKE, msg *wire.Message, data []byte, digest [32]byt
 		m.discard(msg.Exchange.String() + " without an SK payload")
 		return w, false
 	}
-	first, inner, err := wire.OpenInner(data, msg, k.ciphers.opener)
+	first, inner, err := wire.OpenInner(data, msg, k.opener())
 	if err != nil {
 		m.discard(err.Error())
 		return w, false

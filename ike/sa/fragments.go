@@ -138,7 +138,7 @@ func (m *Machine) gather(k *IKE, msg *wire.Message, skf *wire.SKF, data []byte, 
 		m.discard("repeated fragment")
 		return w, false
 	}
-	part, err := wire.OpenFragment(data, msg, k.ciphers.opener)
+	part, err := wire.OpenFragment(data, msg, k.opener())
 	switch {
 	case err != nil:
 		m.discard(err.Error())
@@ -199,10 +199,10 @@ func (m *Machine) join(f *Fragments) (w whole, ok bool) {
 // but then it has to be authentic.
 func (m *Machine) repeatedFragment(k *IKE, msg *wire.Message, data []byte) bool {
 	skf, ok := msg.SKF()
-	if !ok || skf.FragmentNumber != 1 || k.Answer == nil || k.ciphers == nil {
+	if !ok || skf.FragmentNumber != 1 || k.Answer == nil || !k.keyed() {
 		return false
 	}
-	_, err := wire.OpenFragment(data, msg, k.ciphers.opener)
+	_, err := wire.OpenFragment(data, msg, k.opener())
 	return err == nil
 }
 
@@ -237,8 +237,8 @@ func (m *Machine) fragments(k *IKE) bool {
 // after the other.
 func (m *Machine) seal(k *IKE, h wire.Header, payloads []wire.Payload) ([]byte, error) {
 	if m.fragments(k) {
-		if limit := m.maxMessage(k); wire.EncryptedLen(payloads, k.ciphers.sealer) > limit {
-			fragments, err := wire.AppendFragments(h, payloads, k.ciphers.sealer, limit)
+		if limit := m.maxMessage(k); wire.EncryptedLen(payloads, k.sealer()) > limit {
+			fragments, err := wire.AppendFragments(h, payloads, k.sealer(), limit)
 			return slices.Concat(fragments...), err
 		}
 	}
@@ -247,7 +247,7 @@ func (m *Machine) seal(k *IKE, h wire.Header, payloads []wire.Payload) ([]byte, 
 
 // sealWhole makes one datagram, however long.
 func (k *IKE) sealWhole(h wire.Header, payloads []wire.Payload) ([]byte, error) {
-	return wire.AppendEncrypted(nil, h, payloads, k.ciphers.sealer)
+	return wire.AppendEncrypted(nil, h, payloads, k.sealer())
 }
 
 // send transmits a message of ours: each of its datagrams.

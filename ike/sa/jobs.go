@@ -165,8 +165,9 @@ func (m *Machine) jobDone(e JobDone) {
 	j := m.s.Jobs[i]
 	m.s.Jobs = slices.Delete(m.s.Jobs, i, i+1)
 	m.persist = true
-	if j.Kind == jobExpect {
+	if j.Kind == jobExpect && m.expectKeys != nil {
 		m.expectKeys.Wipe()
+		m.expectKeys = nil
 	}
 	late := m.s.Phase == Cleaning || j.Of == OfSession && m.s.Setup == nil // its step was dropped meanwhile
 	switch {

@@ -22,9 +22,8 @@ type Machine struct {
 
 	// What follows is derived from the state and never encoded.
 	conn       *Connection
-	inner      []wire.Payload  // Setup.Inner parsed
-	expectKeys suite.ChildKeys // of the SA that jobExpect installs
-	at         Received        // of the message that is handled, without its data
+	inner      []wire.Payload   // Setup.Inner parsed
+	expectKeys *suite.ChildKeys // of the SA that jobExpect installs
 	acts       []Action
 	env        *Env
 	onStep     func(Transition) // tests count coverage
@@ -101,7 +100,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.fail(e.Reason)
 	}
 	m.supersede()
-	m.keepCounters()
+	m.restCiphers()
 	return m.ordered()
 }
 
@@ -109,10 +108,10 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 // its state.
 func (m *Machine) begin(env *Env) {
 	m.acts, m.env, m.persist = env.Room[:0], env, false
-	env.Room = nil
+	env.Room, env.at = nil, Received{}
 }
 
-func (m *Machine) done() { m.acts, m.env, m.at = nil, nil, Received{} }
+func (m *Machine) done() { m.acts, m.env = nil, nil }
 
 // Resume issues the outstanding jobs again, for a machine made by Decode.
 func (m *Machine) Resume(env *Env) []Action {
@@ -411,7 +410,7 @@ const lingerTime = 10 * time.Second
 func (m *Machine) end() {
 	m.to(Ended)
 	m.s.Expires, m.s.IKE.Answer = time.Time{}, nil
-	m.s.IKE.Keys.Wipe()
+	m.s.IKE.forgetKeys()
 	m.act(Disown{m.LocalSPI()})
 	m.act(Gone{})
 }

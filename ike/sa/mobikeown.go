@@ -136,9 +136,9 @@ func (m *Machine) updated(ps []wire.Payload) {
 	switch {
 	case k.Local != p.Local || k.Remote != p.Remote:
 		m.update() // they have changed since: once more
-	case slices.Contains(m.otherPaths(), Ends{m.at.Local.Addr(), m.at.Remote.Addr()}):
+	case slices.Contains(m.otherPaths(), Ends{m.env.at.Local.Addr(), m.env.at.Remote.Addr()}):
 		// It went, and was answered, by another path (RFC 4555 3.5).
-		m.moveTo(m.at.Local, m.at.Remote)
+		m.moveTo(m.env.at.Local, m.env.at.Remote)
 		m.update()
 	default:
 		f := natOf(ps, k.SPIi, k.SPIr, k.Local, k.Remote)
@@ -204,11 +204,11 @@ func (m *Machine) otherPaths() []Ends {
 // answeredBy follows an answer that came by another path than the one in use:
 // that is the one that works (RFC 4555 3.10).
 func (m *Machine) answeredBy(k *IKE, purpose TaskKind) {
-	if k != &m.s.IKE || !m.decides() || purpose == taskUpdate || m.at.Local.Addr() == k.Local.Addr() && m.at.Remote.Addr() == k.Remote.Addr() {
+	if k != &m.s.IKE || !m.decides() || purpose == taskUpdate || m.env.at.Local.Addr() == k.Local.Addr() && m.env.at.Remote.Addr() == k.Remote.Addr() {
 		return
 	}
-	if slices.Contains(m.otherPaths(), Ends{m.at.Local.Addr(), m.at.Remote.Addr()}) {
-		m.moveTo(m.at.Local, m.at.Remote)
+	if slices.Contains(m.otherPaths(), Ends{m.env.at.Local.Addr(), m.env.at.Remote.Addr()}) {
+		m.moveTo(m.env.at.Local, m.env.at.Remote)
 		m.update()
 	}
 }

@@ -17,24 +17,24 @@ func (m *Machine) appendMobileAnswer(k *IKE, ps, answer []wire.Payload) []wire.P
 	if n, ok := wire.FindNotify(ps, wire.NotifyCookie2); ok {
 		answer = append(answer, &wire.Notify{NotifyType: wire.NotifyCookie2, Data: bytes.Clone(n.Data)})
 	}
-	if n, ok := wire.FindNotify(ps, wire.NotifyNoNATsAllowed); ok && !bytes.Equal(n.Data, noNATs(m.at.Remote, m.at.Local)) {
+	if n, ok := wire.FindNotify(ps, wire.NotifyNoNATsAllowed); ok && !bytes.Equal(n.Data, noNATs(m.env.at.Remote, m.env.at.Local)) {
 		return append(answer, &wire.Notify{NotifyType: wire.NotifyUnexpectedNATDetected})
 	}
 	said := m.readAddrs(ps)
-	f := natOf(ps, k.SPIi, k.SPIr, m.at.Local, m.at.Remote)
+	f := natOf(ps, k.SPIi, k.SPIr, m.env.at.Local, m.env.at.Remote)
 	_, update := wire.FindNotify(ps, wire.NotifyUpdateSAAddresses)
 	switch {
 	case update && m.s.Began: // it is up to us
-	case update && !reachableAddr(m.at.Remote.Addr()):
+	case update && !reachableAddr(m.env.at.Remote.Addr()):
 		return append(answer, &wire.Notify{NotifyType: wire.NotifyUnacceptableAddresses})
 	case update:
 		m.peerUpdates(f)
 	case said && m.s.Began:
-		m.peerHas(m.at.Remote.Addr())
+		m.peerHas(m.env.at.Remote.Addr())
 	}
 	if f.there {
 		at := *k
-		at.Local, at.Remote = m.at.Local, m.at.Remote
+		at.Local, at.Remote = m.env.at.Local, m.env.at.Remote
 		answer = m.appendNATHashes(answer, &at)
 	}
 	return answer
@@ -55,11 +55,11 @@ func (m *Machine) peerUpdates(f natFacts) {
 		proven = p.Proven
 	}
 	m.setNAT(f)
-	m.moveTo(m.at.Local, m.at.Remote)
+	m.moveTo(m.env.at.Local, m.env.at.Remote)
 	if p := m.s.Mobile; p != nil {
 		p.Due = false // if we moved, the peer has followed
 	}
-	if m.at.Remote.Addr() != proven.Remote.Addr() || m.s.Mobile != nil && m.s.Mobile.Check {
+	if m.env.at.Remote.Addr() != proven.Remote.Addr() || m.s.Mobile != nil && m.s.Mobile.Check {
 		p := m.mobility()
 		p.Check, p.Proven = true, proven
 		m.wait(taskReachable)
@@ -94,6 +94,6 @@ func (m *Machine) peerHas(from netip.Addr) {
 			return
 		}
 	}
-	m.moveTo(k.Local, m.at.Remote)
+	m.moveTo(k.Local, m.env.at.Remote)
 	m.update()
 }

@@ -180,7 +180,7 @@ func (m *Machine) probe() {
 // probeSize is the size to try next, 0 when there is none.
 func (m *Machine) probeSize() uint16 {
 	p, k := m.s.Path, &m.s.IKE
-	low, high, step := int(p.Low), int(p.High), max(k.ciphers.sealer.BlockLen(), 1)
+	low, high, step := int(p.Low), int(p.High), max(k.sealer().BlockLen(), 1)
 	want := (max(low, p.floor()) + high + 1) / 2
 	switch was := int(p.MTU); {
 	case p.High == p.Link:
@@ -221,7 +221,7 @@ func (m *Machine) padding(k *IKE, size int) int {
 
 // probeLen is the size of the IP packet with a probe that has n octets of padding.
 func (m *Machine) probeLen(k *IKE, n int) int {
-	return wire.EncryptedLen(probePayload(n), k.ciphers.sealer) + m.headers(k)
+	return wire.EncryptedLen(probePayload(n), k.sealer()) + m.headers(k)
 }
 
 func probePayload(n int) []wire.Payload {

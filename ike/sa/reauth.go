@@ -288,7 +288,7 @@ func (m *Machine) expectOps() []dataplane.Op {
 	if c == nil {
 		return nil
 	}
-	m.expectKeys = c.Keys // the operation reads them
+	m.expectKeys = &c.Keys // the operation reads them
 	in, _ := m.pairOf(c, m.conn.Child(c.Name))
 	return []dataplane.Op{dataplane.InstallSA{SA: in}}
 }

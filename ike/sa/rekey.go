@@ -252,7 +252,7 @@ func (m *Machine) dropIKE(k *IKE) {
 	}
 	m.dropFragments(k.LocalSPI(), false)
 	m.dropFragments(k.LocalSPI(), true)
-	k.Keys.Wipe()
+	k.forgetKeys()
 	m.act(Disown{k.LocalSPI()})
 	m.persist = true
 }

@@ -163,10 +163,11 @@ type State struct {
 	Conn      string // connection name; empty on a responder before one is chosen
 	ChildName string // initiator: the child to negotiate with IKE_AUTH; empty: the first
 	Phase     Phase
+	Began     bool // we began the first IKE SA, of which this may be a successor
+	NextJob   uint32
 	IKE       IKE
 	Setup     *Setup // until established
 	Children  []Child
-	NextJob   uint32
 	Jobs      []JobRef
 	Tasks     []Task
 	// Pending is the peer's INFORMATIONAL request that is answered when the
@@ -192,7 +193,6 @@ type State struct {
 	Fragments []Fragments // IKE fragments that wait for the rest
 	Lease     *Lease      // virtual addresses, given or received; nil: none
 	Later     []Later     // tasks that wait for their time
-	Began     bool        // we began the first IKE SA, of which this may be a successor
 	Mobile    *Mobility   // MOBIKE; nil: nothing beside the addresses in use
 	// Network is the digest of what the box was last asked to have for the
 	// session, see hostWish; 0: nothing.
@@ -204,6 +204,7 @@ type State struct {
 // IKE is one IKE SA.
 type IKE struct {
 	Initiator     bool // we are its original initiator
+	Role          IKERole
 	SPIi, SPIr    wire.SPI
 	Local, Remote netip.AddrPort
 	Chosen        suite.Choice // one transform a type
@@ -215,13 +216,13 @@ type IKE struct {
 	RemoteAuth    string
 	NATLocal      bool // a NAT stands before us, or we pretend so
 	NATRemote     bool
-	NATFake       bool   // NATLocal is only pretended
-	NATT          bool   // the peer does NAT traversal, so that port 4500 reaches it
-	NextOut       uint32 // message id of our next request
-	NextIn        uint32 // message id that the peer's next request must have
+	NATFake       bool      // NATLocal is only pretended
+	NATT          bool      // the peer does NAT traversal, so that port 4500 reaches it
+	NextOut       uint32    // message id of our next request
+	NextIn        uint32    // message id that the peer's next request must have
+	Peer          Abilities // what the peer said it can do
 	Request       *Request
 	RekeyAt       time.Time // when we rekey it; a replaced one: when it is forgotten
-	Role          IKERole
 	EndsAt        time.Time // when the current one is deleted unless it was rekeyed
 	MinNonce      []byte    // the lower nonce of the exchange that made it by rekeying
 	Answer        []byte    // our last response, its fragments one after the other; nil while one is being made
@@ -229,7 +230,6 @@ type IKE struct {
 	// AnswerFrom and AnswerAt are our and the peer's address of that request.
 	AnswerFrom, AnswerAt netip.AddrPort
 
-	Peer Abilities // what the peer said it can do
 	// PeerToken is the SHA-256 of the token by which the peer says that it has lost
 	// the SA (RFC 6290); zero: it has given none.
 	PeerToken [32]byte
