@@ -54,6 +54,32 @@ func TestReqIDs(t *testing.T) {
 	}
 }
 
+// TestKeptReqID: what replaces a CHILD SA keeps its request id, wherever the peer
+// is by then, for as long as either is there.
+func TestKeptReqID(t *testing.T) {
+	r := newRegistry()
+	ask := func(child, remote string, keep uint32) grant {
+		return r.child(sa.AskChild{Conn: "c", Child: child, Remote: netip.MustParseAddr(remote), LocalTS: "x", PeerTS: "p", Keep: keep})
+	}
+	old := ask("a", sunAddr, 0)
+	moved := ask("a", "192.0.2.99", old.ids.ReqID)
+	other := ask("b", "192.0.2.99", old.ids.ReqID)
+	if moved.ids.ReqID != old.ids.ReqID || other.ids.ReqID == old.ids.ReqID {
+		t.Errorf("%d, then %d for what replaces it and %d for another child", old.ids.ReqID, moved.ids.ReqID, other.ids.ReqID)
+	}
+	r.release(old)
+	if fresh := ask("d", sunAddr, 0); fresh.ids.ReqID == moved.ids.ReqID {
+		t.Errorf("request id %d is given away while it is in use", fresh.ids.ReqID)
+	}
+	r.release(moved)
+	if fresh := ask("e", sunAddr, moved.ids.ReqID); fresh.ids.ReqID != moved.ids.ReqID {
+		t.Errorf("got %d, expected the freed %d", fresh.ids.ReqID, moved.ids.ReqID)
+	}
+	if again := ask("a", "192.0.2.99", moved.ids.ReqID); again.ids.ReqID == moved.ids.ReqID {
+		t.Errorf("the request id of another child")
+	}
+}
+
 func TestHalfOpenCounts(t *testing.T) {
 	r := newRegistry()
 	set := DefaultSettings()

@@ -18,6 +18,7 @@ type registry struct {
 	mu       sync.Mutex
 	prefixes map[netip.Prefix]int // half-open sessions by the peer's prefix
 	reqids   map[identity]*reqid
+	byID     map[uint32]*reqid
 	fixed    map[uint32]bool // request ids that the configuration claims
 	last     uint32
 	free     []uint32
@@ -35,6 +36,7 @@ type identity struct {
 }
 
 type reqid struct {
+	key  identity // of the first that got it
 	id   uint32
 	refs int
 	sas  int // of them CHILD SAs
@@ -43,13 +45,13 @@ type reqid struct {
 // grant is the registry's answer to AskChild with what it takes to give the
 // request id back.
 type grant struct {
-	ids sa.ChildIDs
-	key identity // zero for a fixed request id
-	sa  bool     // a CHILD SA holds it
+	ids  sa.ChildIDs
+	held *reqid // nil for a fixed request id
+	sa   bool   // a CHILD SA holds it
 }
 
 func newRegistry() *registry {
-	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, contacts: contacts{peers: map[pairOfIDs]*peer{}}, fixed: map[uint32]bool{}}
+	return &registry{prefixes: map[netip.Prefix]int{}, reqids: map[identity]*reqid{}, byID: map[uint32]*reqid{}, contacts: contacts{peers: map[pairOfIDs]*peer{}}, fixed: map[uint32]bool{}}
 }
 
 // prefixOf is the unit in which half-open sessions are counted.
@@ -104,22 +106,26 @@ func (r *registry) claim(conns []*sa.Connection) {
 }
 
 // child gives a CHILD SA its ids. Request ids count from 1 and return to use
-// when the last CHILD SA of an identity is gone.
+// when the last CHILD SA of an identity, and the last that took the place of one,
+// is gone.
 func (r *registry) child(ask sa.AskChild) grant {
 	g := grant{ids: sa.ChildIDs{UniqueID: r.childIDs.Add(1), ReqID: ask.ReqID}}
 	if ask.ReqID != 0 {
 		return g
 	}
-	g.key = identity{ask.Conn, ask.Child, ask.Remote, ask.LocalTS, ask.PeerTS}
+	key := identity{ask.Conn, ask.Child, ask.Remote, ask.LocalTS, ask.PeerTS}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	q := r.reqids[g.key]
+	q := r.byID[ask.Keep]
+	if q == nil || q.key.conn != key.conn || q.key.child != key.child { // it may be another's by now
+		q = r.reqids[key]
+	}
 	if q == nil {
-		q = &reqid{id: r.nextReqID()}
-		r.reqids[g.key] = q
+		q = &reqid{key: key, id: r.nextReqID()}
+		r.reqids[key], r.byID[q.id] = q, q
 	}
 	q.refs++
-	g.ids.ReqID = q.id
+	g.held, g.ids.ReqID = q, q.id
 	return g
 }
 
@@ -141,7 +147,7 @@ func (r *registry) nextReqID() uint32 {
 func (r *registry) counted(g grant) grant {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if q := r.reqids[g.key]; q != nil {
+	if q := g.held; q != nil {
 		q.sas++
 		g.sa, g.ids.Shared = true, q.sas > 1
 	}
@@ -151,20 +157,21 @@ func (r *registry) counted(g grant) grant {
 // release gives back a CHILD SA's request id, and reports whether another CHILD SA
 // has the same identity.
 func (r *registry) release(g grant) (others bool) {
-	if g.key == (identity{}) {
+	q := g.held
+	if q == nil {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	q := r.reqids[g.key]
-	if q == nil {
+	if r.byID[q.id] != q {
 		return false
 	}
 	if g.sa {
 		q.sas--
 	}
 	if q.refs--; q.refs == 0 {
-		delete(r.reqids, g.key)
+		delete(r.reqids, q.key)
+		delete(r.byID, q.id)
 		r.free = append(r.free, q.id)
 	}
 	return q.sas > 0

@@ -117,7 +117,11 @@ func (m *Machine) createSpec(kind JobKind, c *Create) Spec {
 		cfg := m.conn.Child(c.Child)
 		return ReserveSPI{m.reserveFor(cfg, m.reservePlace(c)), m.wishCPI(cfg, c.Candidate)}
 	case jobAsk:
-		return m.askChild(c.Candidate, m.ikeBySPI(c.On))
+		ask := m.askChild(c.Candidate, m.ikeBySPI(c.On))
+		if old := m.child(c.Old); old != nil {
+			ask.Keep = old.ReqID
+		}
+		return ask
 	case jobInstall:
 		return Kernel{m.installOps(c.Candidate)}
 	}

@@ -256,7 +256,10 @@ type (
 	// AskChild asks the registry for a CHILD SA's unique id and request id.
 	// Result: ChildIDs.
 	AskChild struct {
-		ReqID   uint32 // fixed by configuration; 0: by identity
+		ReqID uint32 // fixed by configuration; 0: by identity
+		// Keep is the request id of the CHILD SA that this one replaces, 0: none. The
+		// peer may have moved since that got it, and its policies must find either.
+		Keep    uint32
 		Conn    string
 		Child   string
 		Remote  netip.Addr

@@ -114,7 +114,11 @@ func (m *Machine) spec(ref JobRef) Spec {
 		}
 		return ReserveSPI{r, m.wishCPI(m.childConfig(), m.negotiated())}
 	case jobAsk:
-		return m.askChild(m.negotiated(), k)
+		ask := m.askChild(m.negotiated(), k)
+		if st.Expected != nil {
+			ask.Keep = st.Expected.ReqID
+		}
+		return ask
 	case jobInstall:
 		if c := m.child(ref.Child); c != nil && c.Status == ChildInstalling {
 			return Kernel{m.installOps(c)} // what was dropped meanwhile is done, then undone

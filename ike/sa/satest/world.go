@@ -280,7 +280,11 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		req := s.ReqID
 		if req == 0 {
 			id := s // one request id for one identity, as the registry has it
-			if req = n.reqids[id]; req == 0 {
+			id.Keep = 0
+			if req = s.Keep; req == 0 {
+				req = n.reqids[id]
+			}
+			if req == 0 {
 				n.lastReq++
 				req = n.lastReq
 				n.reqids[id] = req

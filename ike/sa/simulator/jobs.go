@@ -145,6 +145,7 @@ func (s *sim) cheapKE(spec sa.Spec) (any, bool) {
 type registry struct {
 	childIDs uint64 // survives restarts, as the owners of policies in the kernel do
 	reqids   map[identity]*reqid
+	byID     map[uint32]*reqid
 	last     uint32
 	free     []uint32
 }
@@ -157,29 +158,34 @@ type identity struct {
 }
 
 type reqid struct {
+	key  identity
 	id   uint32
 	refs int
 }
 
 // grant is the answer to AskChild with what it takes to give it back.
 type grant struct {
-	ids sa.ChildIDs
-	key identity
+	ids  sa.ChildIDs
+	held *reqid
 }
 
-func (r *registry) reset() { r.reqids, r.last, r.free = map[identity]*reqid{}, 0, nil }
+func (r *registry) reset() {
+	r.reqids, r.byID, r.last, r.free = map[identity]*reqid{}, map[uint32]*reqid{}, 0, nil
+}
 
 func (r *registry) child(ask sa.AskChild) grant {
 	r.childIDs++
-	g := grant{key: identity{ask.Conn, ask.Child, ask.Remote, ask.LocalTS, ask.PeerTS}}
-	q := r.reqids[g.key]
+	key := identity{ask.Conn, ask.Child, ask.Remote, ask.LocalTS, ask.PeerTS}
+	q := r.byID[ask.Keep]
+	if q == nil || q.key.conn != key.conn || q.key.child != key.child {
+		q = r.reqids[key]
+	}
 	if q == nil {
-		q = &reqid{id: r.next()}
-		r.reqids[g.key] = q
+		q = &reqid{key: key, id: r.next()}
+		r.reqids[key], r.byID[q.id] = q, q
 	}
 	q.refs++
-	g.ids = sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id}
-	return g
+	return grant{sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id}, q}
 }
 
 func (r *registry) next() uint32 {
@@ -193,12 +199,12 @@ func (r *registry) next() uint32 {
 }
 
 func (r *registry) release(g grant) {
-	q := r.reqids[g.key]
-	if q == nil {
-		return
-	}
+	q := g.held
 	if q.refs--; q.refs == 0 {
-		delete(r.reqids, g.key)
+		if r.reqids[q.key] == q {
+			delete(r.reqids, q.key)
+		}
+		delete(r.byID, q.id)
 		r.free = append(r.free, q.id)
 	}
 }

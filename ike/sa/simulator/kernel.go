@@ -155,15 +155,17 @@ func (r *registry) keep(m *sa.Machine) (out []grant) {
 		if c == nil || c.UniqueID == 0 || c.ReqID == 0 {
 			return
 		}
-		g := grant{sa.ChildIDs{UniqueID: c.UniqueID, ReqID: c.ReqID}, identityOf(m, c)}
-		q := r.reqids[g.key]
+		q := r.byID[c.ReqID]
 		if q == nil {
-			q = &reqid{id: c.ReqID}
-			r.reqids[g.key] = q
+			q = &reqid{key: identityOf(m, c), id: c.ReqID}
+			r.byID[q.id] = q
+			if r.reqids[q.key] == nil {
+				r.reqids[q.key] = q
+			}
 		}
 		q.refs++
 		r.last = max(r.last, c.ReqID)
-		out = append(out, g)
+		out = append(out, grant{sa.ChildIDs{UniqueID: c.UniqueID, ReqID: c.ReqID}, q})
 	}
 	st := m.State()
 	for i := range st.Children {

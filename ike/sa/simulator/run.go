@@ -72,6 +72,7 @@ type sim struct {
 	lastRebind time.Time
 	// strict: nothing has happened yet that may cost a packet.
 	strict  bool
+	probing bool // a rekeying is tried that must lose nothing
 	tracing bool
 	lines   []string
 	res     Result

@@ -98,6 +98,7 @@ var failedOnce = []struct {
 		532, 544, 827, 903, 1028, 1217, 1270, 1639, 1848, 1995, 2132, 2937, 6049, 8128, 8439, 9549, 9552, 170, 1295, 7348, 7482,
 	}},
 	{^(Rebinds | Moves), []uint64{1005, 1244, 1838, 2074, 2442}},
+	{^(Rebinds | Moves | Tokens), []uint64{33, 39, 116, 181, 216, 248}},
 }
 
 // TestFaults: each planted fault is found within the seeds of TestSeeds.

@@ -334,12 +334,36 @@ func (x *session) purpose(data []byte) string {
 // changed no more for settleTime.
 func (s *sim) settled() {
 	s.sameAddresses()
+	all := true
 	for _, g := range s.gws {
-		if g.up && !slices.ContainsFunc(g.sessions, func(x *session) bool { return !x.m.Quiet() }) {
+		quiet := g.up && len(g.sessions) == 1 && !slices.ContainsFunc(g.sessions, func(x *session) bool { return !x.m.Quiet() })
+		if all = all && quiet; quiet {
 			s.res.Features["settled gateway"]++
 			g.checkKernel()
 		}
 	}
+	if all {
+		s.probe()
+	}
+}
+
+// probe has a child rekeyed that may have moved, under traffic: no packet is lost
+// over that.
+func (s *sim) probe() {
+	g, pick := s.gws[s.rnd.IntN(2)], s.rnd.IntN(8)
+	s.tracef("OPERATOR %s: rekey child, without loss", g.name)
+	s.res.Features["rekeying that loses nothing after moves"]++
+	s.strict, s.probing = true, true
+	g.do(rekeyChild, pick)
+	step := (s.latency+s.jitter+s.jobs)/8 + time.Millisecond
+	for i := range 64 {
+		s.after(time.Duration(i)*step, func() {
+			for _, g := range s.gws {
+				g.kernel.packets()
+			}
+		})
+	}
+	s.after(80*step, func() { s.strict, s.probing = false, false })
 }
 
 // sameAddresses: each side has the other where that is, and all CHILD SAs are

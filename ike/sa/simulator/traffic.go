@@ -32,7 +32,7 @@ func (k *kernelWatch) packets() {
 		o := k.newest(t)
 		if o == nil {
 			s.res.Features["packet without SA"]++
-			if s.strict && k.works[t.ReqID] {
+			if s.strict && (k.works[t.ReqID] || s.probing) {
 				s.failf("%s has no outbound SA for a policy with request id %d", k.g.name, t.ReqID)
 			}
 			continue
@@ -115,7 +115,7 @@ func (s *sim) packet(k *kernelWatch, p esp) {
 	case in == nil || in.sa.Dir != dirIn || (in.sa.Encap != nil) != p.udp:
 		s.res.Features["packet lost"]++
 		// The first child's first packets may be faster than IKE_AUTH's answer.
-		if s.strict && k.works[p.reqID] {
+		if s.strict && (k.works[p.reqID] || s.probing) {
 			s.failf("%s has no inbound SA for a packet of %s on %s", g.name, from.name, key)
 		}
 	case string(in.sa.AEAD.Key) != p.secret:
