@@ -247,3 +247,27 @@ func removeFilter(h hook) error {
 	}
 	return err
 }
+
+// removeFilters removes all filters of ours, whichever run left them. The queueing
+// discipline stays: it may be another's.
+func removeFilters() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			list, err := netlink.FilterList(l, parent)
+			if err != nil {
+				continue // no queueing discipline of this kind
+			}
+			for _, x := range list {
+				if b, ok := x.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterName("")) {
+					errs = append(errs, netlink.FilterDel(b))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -339,13 +339,7 @@ func (f *Flow) detach() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.removeOthers(nil)
-	for name, m := range f.maps.byID {
-		if err := m.Unpin(); err != nil {
-			return fmt.Errorf("unpin map %s: %w", name, err)
-		}
-	}
-	_ = os.Remove(f.o.State)
-	return os.RemoveAll(f.o.Pins)
+	return takeDown(f.o)
 }
 
 // boxWatch calls refresh after changes of interfaces and addresses.

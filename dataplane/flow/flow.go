@@ -78,6 +78,9 @@ type Flow struct {
 // ErrInUse: another daemon has the pins.
 var ErrInUse = errors.New("another daemon keeps the fast path of this network namespace")
 
+// ErrNoPrograms: this build has no programs that run.
+var ErrNoPrograms = errors.New("no BPF programs in this build")
+
 // Open loads the programs, or takes over what a former daemon left: its maps with
 // their counts as they are, its programs replaced one by one, each in one step.
 // What cannot be attached is among Parts with the kernel's reason, and the rest
@@ -112,6 +115,9 @@ func Open(o Options) (_ *Flow, err error) {
 			err = errors.Join(err, f.release())
 		}
 	}()
+	if len(o.objects) == 0 {
+		return nil, ErrNoPrograms
+	}
 	if f.lock, err = lockPins(o.Pins); err != nil {
 		return nil, err
 	}
@@ -275,6 +281,36 @@ func (f *Flow) release() error {
 		errs = append(errs, f.lock.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// TakeDown removes what a former run left: programs, filters and pins. Errors:
+// ErrInUse.
+func TakeDown(o Options) error {
+	if o.State == "" {
+		o.State = DefaultState
+	}
+	if o.Pins == "" {
+		var err error
+		if o.Pins, err = pinsHere(); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(o.Pins, linkFolder)); errors.Is(err, os.ErrNotExist) {
+		return nil // nothing is there, nor a BPF file system, perhaps
+	}
+	lock, err := lockPins(o.Pins)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return takeDown(o)
+}
+
+// takeDown removes everything; the caller has the lock.
+func takeDown(o Options) error {
+	err := removeFilters()
+	_ = os.Remove(o.State) // there may be none
+	return errors.Join(err, os.RemoveAll(o.Pins))
 }
 
 // linkMTU asks the kernel.

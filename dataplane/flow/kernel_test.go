@@ -20,7 +20,6 @@ import (
 
 	"espalier/bpf"
 	"espalier/dataplane"
-	"espalier/dataplane/flow/table"
 	"espalier/dataplane/host"
 )
 
@@ -260,11 +259,11 @@ func TestOpenAttachesAndCloseLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(pins); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pins after the end: %v, expected none", err)
 	}
-	l, err := netlink.LinkByIndex(l.Attrs().Index)
-	must(t, err)
-	if x := l.Attrs().Xdp; x != nil && x.Attached {
-		t.Error("a program is still on the interface")
-	}
+	eventually(t, "the program leaves the interface", func() bool {
+		l, err := netlink.LinkByIndex(l.Attrs().Index)
+		must(t, err)
+		return l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached
+	})
 	must(t, f.Close())
 }
 
@@ -474,6 +473,8 @@ func TestClsact(t *testing.T) {
 	eventually(t, "packets are counted", func() bool { return f.tab.Total(bpf.Total(countIn)) >= was+10 })
 	must(t, removeFilter(h))
 	must(t, removeFilter(h))
+	must(t, replaceFilter(h, f.progs.loaded[progMSSIn]))
+	must(t, removeFilters())
 	if list, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS); err != nil || len(list) != 0 {
 		t.Errorf("filters after the removal: %+v, %v", list, err)
 	}
@@ -604,4 +605,26 @@ func TestIKESPIsOfLastRun(t *testing.T) {
 	must(t, f.Close())
 }
 
-var _ = table.ErrFull
+// TestTakeDown: what a killed daemon left goes, and nothing of another's.
+func TestTakeDown(t *testing.T) {
+	pins := needKernel(t)
+	l, _ := veth(t, "down0")
+	o := options(t, pins, "down0")
+	must(t, TakeDown(o)) // nothing is there
+	f := open(t, o)
+	if err := TakeDown(o); !errors.Is(err, ErrInUse) {
+		t.Errorf("while it runs: %v, expected ErrInUse", err)
+	}
+	kill(t, f)
+	must(t, TakeDown(o))
+	eventually(t, "the program leaves the interface", func() bool {
+		l, err := netlink.LinkByIndex(l.Attrs().Index)
+		must(t, err)
+		return l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached
+	})
+	for _, path := range []string{pins, o.State} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", path, err)
+		}
+	}
+}
