@@ -503,25 +503,25 @@ type Create struct {
 // TaskKind is a kind of request we want to make.
 type TaskKind uint8
 
-// The kinds of task; their numbers are part of the encoding.
+// The kinds of task; their numbers are part of the encoding. Further ones stand
+// where their exchanges do.
 const (
-	taskDeleteChild TaskKind = 1
-	taskDeleteIKE   TaskKind = 2
-	taskRekeyChild  TaskKind = 4
-	taskRekeyIKE    TaskKind = 5
-	taskCreateChild TaskKind = 6 // Task.Name is its configuration
-	taskDeleteOther TaskKind = 7 // Task.Child is the own SPI of an IKE SA in Others
-	taskDeleteSPI   TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
-
-	taskRedirect     TaskKind = 51 // Task.Name is the gateway
+	taskDeleteChild  TaskKind = 1
+	taskDeleteIKE    TaskKind = 2
+	taskDeleteSPI    TaskKind = 3 // Task.Child is an inbound SPI without a CHILD SA
+	taskRekeyChild   TaskKind = 4
+	taskRekeyIKE     TaskKind = 5
+	taskCreateChild  TaskKind = 6  // Task.Name is its configuration
+	taskDeleteOther  TaskKind = 7  // Task.Child is the own SPI of an IKE SA in Others
 	taskCreateSingle TaskKind = 50 // taskCreateChild with one selector a side: SINGLE_PAIR_REQUIRED
+	taskRedirect     TaskKind = 51 // Task.Name is the gateway
 )
 
 // Task waits for the request window.
 type Task struct {
 	Kind  TaskKind
-	Child uint64 // unique id
-	Name  string
+	Child uint64 // unique id of a CHILD SA, where the kind does not say otherwise
+	Name  string // where the kind says so
 }
 
 // PendingAnswer is a peer's request whose answer waits for the kernel.

@@ -77,6 +77,19 @@ func checkReply(t *testing.T, reply vici.Message, err error, want string) {
 	}
 }
 
+// checkMatches is checkReply with how many SAs the command found.
+func checkMatches(t *testing.T, reply vici.Message, err error, want, matches string) {
+	t.Helper()
+	checkReply(t, reply, err, want)
+	var cmdErr *vici.CommandError
+	if errors.As(err, &cmdErr) {
+		reply = cmdErr.Reply
+	}
+	if reply.Text("matches") != matches {
+		t.Errorf("reply %v; want %q matches", reply, matches)
+	}
+}
+
 // A failure's facts reach whoever asked for the SA.
 func TestControlLogExplains(t *testing.T) {
 	path, _ := start(t, vicitest.New(vicitest.Gateway()), nil)
@@ -160,14 +173,7 @@ func TestRedirect(t *testing.T) {
 			engine := vicitest.New(client, vicitest.Half(), server)
 			path, _ := start(t, engine, nil)
 			reply, err := dial(t, path).Call(t.Context(), "redirect", tc.req)
-			checkReply(t, reply, err, tc.err)
-			var cmdErr *vici.CommandError
-			if errors.As(err, &cmdErr) {
-				reply = cmdErr.Reply
-			}
-			if reply.Text("matches") != tc.matches {
-				t.Errorf("reply %v; want %q matches", reply, tc.matches)
-			}
+			checkMatches(t, reply, err, tc.err, tc.matches)
 			if went := sessionsOf(engine)[0].Remote.Addr().String() == to; went != (tc.err == "") {
 				t.Errorf("redirected: %v", went)
 			}
@@ -194,14 +200,7 @@ func TestRekey(t *testing.T) {
 			before := fmt.Sprint(sessionsOf(engine))
 			path, _ := start(t, engine, nil)
 			reply, err := dial(t, path).Call(t.Context(), "rekey", tc.req)
-			checkReply(t, reply, err, tc.err)
-			var cmdErr *vici.CommandError
-			if errors.As(err, &cmdErr) {
-				reply = cmdErr.Reply
-			}
-			if reply.Text("matches") != tc.matches {
-				t.Errorf("reply %v; want %q matches", reply, tc.matches)
-			}
+			checkMatches(t, reply, err, tc.err, tc.matches)
 			if changed := before != fmt.Sprint(sessionsOf(engine)); changed != (tc.err == "") {
 				t.Errorf("sessions changed: %v", changed)
 			}
