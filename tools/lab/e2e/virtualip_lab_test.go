@@ -35,6 +35,31 @@ func TestVirtualIP(t *testing.T) {
 	t.Run("everything", l.virtualEverything)
 	t.Run("reauthenticated", l.virtualReauthenticated)
 	t.Run("received", l.virtualReceived)
+	t.Run("trapped", l.virtualTrapped)
+}
+
+// virtualTrapped: a packet with an address of the box's brings up the tunnel through which the next ones go with the virtual address, and after its end again.
+func (l *lab) virtualTrapped(t *testing.T) {
+	ours, theirs := l.sides(psk, suites[0], shapes[0])
+	ours.child = "start_action = trap"
+	client, server := l.virtualSides(ours, theirs)
+	l.startWith(t, files{client, l.pki.files(t, ours)}, files{server, l.pki.files(t, theirs)})
+	l.event(t, "trap installed", "child", "net")
+	for _, f := range []topo.Family{topo.IPv4, topo.IPv6} {
+		to := l.theirs.Inner(f)
+		l.eventually(t, "answers through the tunnel", func() error { return l.ours.Ping(t.Context(), to, 2) })
+		l.virtualPing(t, l.ours, l.client(l.theirs), false)
+		if err := l.strongSwan(t.Context(), "terminate", "ike", "peer", "timeout", "30000"); err != nil {
+			t.Fatal(err)
+		}
+		l.expectBox(t, false, true)
+	}
+	if c := l.counts(t); c.Clear != 0 {
+		t.Errorf("expected no clear text, got %+v", c)
+	}
+	if err := l.esp.Stop(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // virtualSides are a client that asks for addresses of both families, and a server.
