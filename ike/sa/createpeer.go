@@ -67,20 +67,9 @@ func (m *Machine) peerKE(c *Create, ke *wire.KE) bool {
 
 // peerCreatesChild: a further CHILD SA, or the rekeying of one.
 func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, ps []wire.Payload) {
-	var old *Child
-	if n, ok := wire.FindNotify(ps, wire.NotifyRekeySA); ok {
-		c.Kind = RekeyChildSA
-		if old = m.childByPeerSPI(n.SPI); old == nil {
-			m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyChildSANotFound, Protocol: n.Protocol, SPI: bytes.Clone(n.SPI)})
-			return
-		}
-		m.collided(event.RekeyChild, old)
-		// What we are closing is not rekeyed, nor what the peer has rekeyed before.
-		if old.Status != ChildInstalled || old.PeerNew != 0 {
-			m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
-			return
-		}
-		c.Old = old.UniqueID
+	old, ok := m.peerRekeys(c, ps)
+	if !ok {
+		return
 	}
 	if old == nil {
 		m.collided(event.CreateChild, nil)
@@ -124,6 +113,34 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 		return
 	}
 	m.jobOf(jobReserve, OfPeer)
+}
+
+// peerRekeys finds the child that the peer's request is to replace; nil: none, it
+// wants a further one. Not ok: the request was refused.
+func (m *Machine) peerRekeys(c *Create, ps []wire.Payload) (old *Child, ok bool) {
+	n, ok := wire.FindNotify(ps, wire.NotifyRekeySA)
+	if !ok {
+		return nil, true
+	}
+	c.Kind = RekeyChildSA
+	if old = m.childByPeerSPI(n.SPI); old == nil {
+		if own := m.s.Own; own != nil && own.Kind != RekeyIKESA {
+			// It may be the one that our exchange is making: the peer has it before us,
+			// and would take it out if we said that there is none.
+			m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
+			return nil, false
+		}
+		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyChildSANotFound, Protocol: n.Protocol, SPI: bytes.Clone(n.SPI)})
+		return nil, false
+	}
+	m.collided(event.RekeyChild, old)
+	// What we are closing is not rekeyed, nor what the peer has rekeyed before.
+	if old.Status != ChildInstalled || old.PeerNew != 0 {
+		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
+		return nil, false
+	}
+	c.Old = old.UniqueID
+	return old, true
 }
 
 func (m *Machine) childByPeerSPI(spi []byte) *Child {

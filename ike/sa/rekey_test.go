@@ -1,6 +1,7 @@
 package sa_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
 	"espalier/ike/suite"
+	"espalier/ike/wire"
 	"espalier/internal/event"
 )
 
@@ -224,5 +226,55 @@ func TestCollisions(t *testing.T) {
 				t.Errorf("sun: expected %s and %s, got %+v", c[1], c[0], got)
 			}
 		})
+	}
+}
+
+// TestRekeyOfTheNewChild: a peer may rekey the CHILD SA that our request has just made before we have it. It is not told that there is none, for then it
+// would take it out.
+func TestRekeyOfTheNewChild(t *testing.T) {
+	w, moon, sun := established(t, 83, true, secondChild)
+	var f forger
+	var held []satest.Packet
+	var answer []wire.NotifyType
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		h := satest.Must(wire.ParseHeader(p.Data))
+		switch from := p.From.Addr(); {
+		case h.Exchange != wire.ExchangeCreateChildSA:
+		case h.IsResponse() && from == sun.Addr:
+			held = append(held, p)
+			return nil
+		case h.IsResponse():
+			f.rewrite(moon, p.Data, func(ps []wire.Payload) []wire.Payload {
+				for n := range wire.All[*wire.Notify](ps) {
+					answer = append(answer, n.NotifyType)
+				}
+				return ps
+			})
+		case from == sun.Addr && len(answer) == 0: // as if it were for the new one
+			children := sun.Live()[0].Info().Children
+			spi := binary.BigEndian.AppendUint32(nil, children[len(children)-1].SPIIn)
+			p.Data = f.rewrite(sun, p.Data, func(ps []wire.Payload) []wire.Payload {
+				return append([]wire.Payload{&wire.Notify{Protocol: wire.ProtoESP, SPI: spi, NotifyType: wire.NotifyRekeySA}}, ps...)
+			})
+		}
+		return []satest.Packet{p}
+	}
+	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+	w.Settle(100)
+	if len(held) != 1 || len(sun.Live()[0].Info().Children) != 2 {
+		t.Fatalf("%d answers held, %s", len(held), dump(sun))
+	}
+	sun.Do(0, sa.NewChild{Child: "two"})
+	w.Settle(100)
+	if len(answer) != 1 || answer[0] != wire.NotifyTemporaryFailure {
+		t.Errorf("answered %v, expected TEMPORARY_FAILURE", answer)
+	}
+	w.Mangle = nil
+	moon.Do(0, sa.Received{Local: held[0].To, Remote: held[0].From, Data: held[0].Data})
+	w.Advance(time.Minute)
+	for _, n := range []*satest.Node{moon, sun} {
+		if _, children := up(n); children != 2 {
+			t.Errorf("%d CHILD SAs\n%s", children, dump(n))
+		}
 	}
 }
