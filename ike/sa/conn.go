@@ -193,6 +193,11 @@ type ConnSet struct {
 	resolve func(host string) []netip.Addr
 	offers  map[*Connection]int // connections with equal IKE proposals have one number
 	pools   map[string]*lease.Pool
+	// byPeer are the connections for a peer's single addresses, wide those for any
+	// other peers, by their places in conns: a gateway may have one connection for
+	// each of many thousand peers.
+	byPeer map[netip.Addr][]int
+	wide   []int
 }
 
 // NewConnSet makes a set; resolve answers for host names from a cache and never
@@ -200,9 +205,11 @@ type ConnSet struct {
 func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *ConnSet {
 	s := &ConnSet{conns: conns, byName: make(map[string]*Connection, len(conns)), resolve: resolve}
 	s.offers = make(map[*Connection]int, len(conns))
+	s.byPeer = map[netip.Addr][]int{}
 	known := map[string]int{}
-	for _, c := range conns {
+	for i, c := range conns {
 		s.byName[c.Name] = c
+		s.listByPeer(i, c)
 		text := suite.Join(c.Proposals)
 		if _, ok := known[text]; !ok {
 			known[text] = len(known)
@@ -210,6 +217,23 @@ func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *Co
 		s.offers[c] = known[text]
 	}
 	return s
+}
+
+// listByPeer makes Match find the connection.
+func (s *ConnSet) listByPeer(i int, c *Connection) {
+	if c.OnlyShunts() {
+		return
+	}
+	many := func(a AddrSpec) bool { _, single := a.Single(); return !single }
+	if len(c.RemoteAddrs) == 0 || slices.ContainsFunc(c.RemoteAddrs, many) {
+		s.wide = append(s.wide, i)
+		return
+	}
+	for _, a := range c.RemoteAddrs {
+		if list := s.byPeer[a.Start]; len(list) == 0 || list[len(list)-1] != i {
+			s.byPeer[a.Start] = append(list, i)
+		}
+	}
 }
 
 // WithPools returns the set with the pools that its connections name.
@@ -239,10 +263,13 @@ func (s *ConnSet) Match(local, remote netip.Addr) []*Connection {
 	}
 	var room [16]scored
 	found := room[:0]
-	for _, c := range s.conns {
-		if c.OnlyShunts() {
-			continue
+	for peer, wide := s.byPeer[remote], s.wide; len(peer)+len(wide) > 0; {
+		list := &wide
+		if len(wide) == 0 || len(peer) > 0 && peer[0] < wide[0] {
+			list = &peer
 		}
+		c := s.conns[(*list)[0]]
+		*list = (*list)[1:]
 		l, r := s.best(c.LocalAddrs, local), s.best(c.RemoteAddrs, remote)
 		if l > 0 && r > 0 {
 			found = append(found, scored{c, l*4 + r*5})

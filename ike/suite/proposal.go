@@ -49,6 +49,7 @@ func DefaultESP() []Proposal {
 // its transforms have keywords.
 func (p Proposal) String() string {
 	var b strings.Builder
+	b.Grow(16 * len(p.Transforms))
 	for i, t := range p.Transforms {
 		if i > 0 {
 			b.WriteByte('-')
