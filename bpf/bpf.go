@@ -28,7 +28,7 @@ type (
 	Config = layoutConfig
 	// Port is one of Config.Ports, in host order.
 	Port = layoutPort
-	// AddrKey is a key of own_addrs and behind.
+	// AddrKey is a key of own_addrs, behind, strangers and buckets.
 	AddrKey = layoutAddrKey
 	// LPMKey is a key of peers and mss_prefixes.
 	LPMKey = layoutLpmKey
@@ -36,6 +36,10 @@ type (
 	MSS = layoutMssValue
 	// TokenBucket is a value of buckets.
 	TokenBucket = layoutTokenBucket
+	// Stranger is a value of strangers.
+	Stranger = layoutStranger
+	// CPUMapValue is an entry of cpus: queue length, and the program cpu_in (a file descriptor) or 0.
+	CPUMapValue = layoutCpumapValue
 	// DropSample is a record of the ring buffer samples.
 	DropSample = layoutDropSample
 	// DropReason says why a packet was lost.
@@ -162,6 +166,13 @@ func MakeLPMKey(p netip.Prefix) LPMKey {
 	return LPMKey{Prefixlen: uint32(32 + n), Family: a.Family, Addr: a.Addr}
 }
 
+// MakeIKESPI is an IKE SPI as the map ike_spis has it.
+func MakeIKESPI(spi uint64) uint64 {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], spi)
+	return binary.NativeEndian.Uint64(b[:])
+}
+
 // KeySPI is the SPI in host order.
 func KeySPI(k *Key) uint32 { return binary.BigEndian.Uint32(spiBytes(k)) }
 
@@ -177,6 +188,13 @@ func addr(family uint8, b [16]uint8) netip.Addr {
 	}
 	return netip.AddrFrom16(b)
 }
+
+// XDP holds the programs at the NIC: esp_in and esp_in_stay for outside interfaces, flow_in for inside ones, cpu_in for entries of the CPUMAP.
+func XDP(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadXdp, s) }
+
+// TC holds the programs at traffic control: esp_in_raw, esp_out and esp_out_raw for outside interfaces, mss_xfrm, mss_in, mss_out and the
+// latter two with _raw. Those with _raw are for devices without Ethernet header.
+func TC(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadTc, s) }
 
 // Check holds programs for tests and measurements; the daemon has no use for it.
 func Check(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadCheck, s) }

@@ -16,14 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	checkMapConfig     = "config"
-	checkMapCounters   = "counters"
-	checkMapDropCounts = "drop_counts"
-	checkMapIndex      = "index"
-	checkMapSamples    = "samples"
-	checkMapSas        = "sas"
-	checkMapTotals     = "totals"
-	checkProgFind      = "find"
+	checkMapBehind      = "behind"
+	checkMapBuckets     = "buckets"
+	checkMapConfig      = "config"
+	checkMapCounters    = "counters"
+	checkMapCpus        = "cpus"
+	checkMapDropCounts  = "drop_counts"
+	checkMapIkeSpis     = "ike_spis"
+	checkMapIndex       = "index"
+	checkMapMssIfs      = "mss_ifs"
+	checkMapMssPrefixes = "mss_prefixes"
+	checkMapOwnAddrs    = "own_addrs"
+	checkMapPeers       = "peers"
+	checkMapSamples     = "samples"
+	checkMapSas         = "sas"
+	checkMapStrangers   = "strangers"
+	checkMapTotals      = "totals"
+	checkProgFind       = "find"
 )
 
 // loadCheck returns the embedded CollectionSpec for check.
@@ -75,13 +84,22 @@ type checkProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type checkMapSpecs struct {
-	Config     *ebpf.MapSpec `ebpf:"config"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	DropCounts *ebpf.MapSpec `ebpf:"drop_counts"`
-	Index      *ebpf.MapSpec `ebpf:"index"`
-	Samples    *ebpf.MapSpec `ebpf:"samples"`
-	Sas        *ebpf.MapSpec `ebpf:"sas"`
-	Totals     *ebpf.MapSpec `ebpf:"totals"`
+	Behind      *ebpf.MapSpec `ebpf:"behind"`
+	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
+	Config      *ebpf.MapSpec `ebpf:"config"`
+	Counters    *ebpf.MapSpec `ebpf:"counters"`
+	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
+	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
+	IkeSpis     *ebpf.MapSpec `ebpf:"ike_spis"`
+	Index       *ebpf.MapSpec `ebpf:"index"`
+	MssIfs      *ebpf.MapSpec `ebpf:"mss_ifs"`
+	MssPrefixes *ebpf.MapSpec `ebpf:"mss_prefixes"`
+	OwnAddrs    *ebpf.MapSpec `ebpf:"own_addrs"`
+	Peers       *ebpf.MapSpec `ebpf:"peers"`
+	Samples     *ebpf.MapSpec `ebpf:"samples"`
+	Sas         *ebpf.MapSpec `ebpf:"sas"`
+	Strangers   *ebpf.MapSpec `ebpf:"strangers"`
+	Totals      *ebpf.MapSpec `ebpf:"totals"`
 }
 
 // checkVariableSpecs contains global variables before they are loaded into the kernel.
@@ -110,23 +128,41 @@ func (o *checkObjects) Close() error {
 //
 // It can be passed to loadCheckObjects or ebpf.CollectionSpec.LoadAndAssign.
 type checkMaps struct {
-	Config     *ebpf.Map `ebpf:"config"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	DropCounts *ebpf.Map `ebpf:"drop_counts"`
-	Index      *ebpf.Map `ebpf:"index"`
-	Samples    *ebpf.Map `ebpf:"samples"`
-	Sas        *ebpf.Map `ebpf:"sas"`
-	Totals     *ebpf.Map `ebpf:"totals"`
+	Behind      *ebpf.Map `ebpf:"behind"`
+	Buckets     *ebpf.Map `ebpf:"buckets"`
+	Config      *ebpf.Map `ebpf:"config"`
+	Counters    *ebpf.Map `ebpf:"counters"`
+	Cpus        *ebpf.Map `ebpf:"cpus"`
+	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
+	IkeSpis     *ebpf.Map `ebpf:"ike_spis"`
+	Index       *ebpf.Map `ebpf:"index"`
+	MssIfs      *ebpf.Map `ebpf:"mss_ifs"`
+	MssPrefixes *ebpf.Map `ebpf:"mss_prefixes"`
+	OwnAddrs    *ebpf.Map `ebpf:"own_addrs"`
+	Peers       *ebpf.Map `ebpf:"peers"`
+	Samples     *ebpf.Map `ebpf:"samples"`
+	Sas         *ebpf.Map `ebpf:"sas"`
+	Strangers   *ebpf.Map `ebpf:"strangers"`
+	Totals      *ebpf.Map `ebpf:"totals"`
 }
 
 func (m *checkMaps) Close() error {
 	return _CheckClose(
+		m.Behind,
+		m.Buckets,
 		m.Config,
 		m.Counters,
+		m.Cpus,
 		m.DropCounts,
+		m.IkeSpis,
 		m.Index,
+		m.MssIfs,
+		m.MssPrefixes,
+		m.OwnAddrs,
+		m.Peers,
 		m.Samples,
 		m.Sas,
+		m.Strangers,
 		m.Totals,
 	)
 }

@@ -19,6 +19,8 @@ SHOW(struct, addr_key);
 SHOW(struct, lpm_key);
 SHOW(struct, mss_value);
 SHOW(struct, token_bucket);
+SHOW(struct, stranger);
+SHOW(struct, cpumap_value);
 SHOW(struct, drop_sample);
 SHOW(enum, drop_reason);
 SHOW(enum, total);

@@ -41,7 +41,13 @@ type layoutConfig struct {
 	Mss        uint8
 	Ports      [8]layoutPort
 	SteerList  [128]uint32
-	_          [4]byte
+	Reserved   uint32
+}
+
+type layoutCpumapValue struct {
+	_       structs.HostLayout
+	Queue   uint32
+	Program uint32
 }
 
 type layoutDropReason uint32
@@ -156,6 +162,14 @@ const (
 	layoutSteerModeSTEER_HASH layoutSteerMode = 2
 )
 
+type layoutStranger struct {
+	_       structs.HostLayout
+	Packets uint64
+	Last    uint64
+	Spi     uint32
+	Zero    uint32
+}
+
 type layoutTokenBucket struct {
 	_      structs.HostLayout
 	Stamp  uint64
@@ -185,6 +199,7 @@ const (
 	layoutTotalTOTAL_ESP_OUT_UNKNOWN   layoutTotal = 16
 	layoutTotalTOTAL_MALFORMED         layoutTotal = 17
 	layoutTotalTOTAL_ESP_BEHIND        layoutTotal = 18
+	layoutTotalTOTAL_SAMPLING          layoutTotal = 31
 	layoutTotalTOTALS                  layoutTotal = 32
 )
 
@@ -194,6 +209,7 @@ const (
 const (
 	layoutVarShowAddrKey     = "show_addr_key"
 	layoutVarShowConfig      = "show_config"
+	layoutVarShowCpumapValue = "show_cpumap_value"
 	layoutVarShowDropReason  = "show_drop_reason"
 	layoutVarShowDropSample  = "show_drop_sample"
 	layoutVarShowGuardMode   = "show_guard_mode"
@@ -206,6 +222,7 @@ const (
 	layoutVarShowSaKey       = "show_sa_key"
 	layoutVarShowSaSlot      = "show_sa_slot"
 	layoutVarShowSteerMode   = "show_steer_mode"
+	layoutVarShowStranger    = "show_stranger"
 	layoutVarShowTokenBucket = "show_token_bucket"
 	layoutVarShowTotal       = "show_total"
 )
@@ -266,6 +283,7 @@ type layoutMapSpecs struct {
 type layoutVariableSpecs struct {
 	ShowAddrKey     *ebpf.VariableSpec `ebpf:"show_addr_key"`
 	ShowConfig      *ebpf.VariableSpec `ebpf:"show_config"`
+	ShowCpumapValue *ebpf.VariableSpec `ebpf:"show_cpumap_value"`
 	ShowDropReason  *ebpf.VariableSpec `ebpf:"show_drop_reason"`
 	ShowDropSample  *ebpf.VariableSpec `ebpf:"show_drop_sample"`
 	ShowGuardMode   *ebpf.VariableSpec `ebpf:"show_guard_mode"`
@@ -278,6 +296,7 @@ type layoutVariableSpecs struct {
 	ShowSaKey       *ebpf.VariableSpec `ebpf:"show_sa_key"`
 	ShowSaSlot      *ebpf.VariableSpec `ebpf:"show_sa_slot"`
 	ShowSteerMode   *ebpf.VariableSpec `ebpf:"show_steer_mode"`
+	ShowStranger    *ebpf.VariableSpec `ebpf:"show_stranger"`
 	ShowTokenBucket *ebpf.VariableSpec `ebpf:"show_token_bucket"`
 	ShowTotal       *ebpf.VariableSpec `ebpf:"show_total"`
 }
@@ -314,6 +333,7 @@ func (m *layoutMaps) Close() error {
 type layoutVariables struct {
 	ShowAddrKey     *ebpf.Variable `ebpf:"show_addr_key"`
 	ShowConfig      *ebpf.Variable `ebpf:"show_config"`
+	ShowCpumapValue *ebpf.Variable `ebpf:"show_cpumap_value"`
 	ShowDropReason  *ebpf.Variable `ebpf:"show_drop_reason"`
 	ShowDropSample  *ebpf.Variable `ebpf:"show_drop_sample"`
 	ShowGuardMode   *ebpf.Variable `ebpf:"show_guard_mode"`
@@ -326,6 +346,7 @@ type layoutVariables struct {
 	ShowSaKey       *ebpf.Variable `ebpf:"show_sa_key"`
 	ShowSaSlot      *ebpf.Variable `ebpf:"show_sa_slot"`
 	ShowSteerMode   *ebpf.Variable `ebpf:"show_steer_mode"`
+	ShowStranger    *ebpf.Variable `ebpf:"show_stranger"`
 	ShowTokenBucket *ebpf.Variable `ebpf:"show_token_bucket"`
 	ShowTotal       *ebpf.Variable `ebpf:"show_total"`
 }

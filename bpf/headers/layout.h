@@ -118,6 +118,7 @@ enum total {
 	TOTAL_ESP_OUT_UNKNOWN,    /* ESP that left with an SPI that is nobody's */
 	TOTAL_MALFORMED,          /* cut off or impossible before what it carries was known: passed */
 	TOTAL_ESP_BEHIND,         /* ESP to our addresses for a host behind us (masqueraded), passed by */
+	TOTAL_SAMPLING = 31,      /* not a total: how many samples this CPU gave in which jiffy */
 	TOTALS = 32
 };
 
@@ -131,6 +132,8 @@ enum steer_mode {
 #define IKE_PORTS 8
 #define PORT_IKE 1   /* port 500: IKE without marker */
 #define PORT_NATT 2  /* port 4500: non-ESP marker, ESP in UDP, keepalives */
+
+#define STEER_LIST 128
 
 struct port { /* host order; port 0: unused, ends the list */
 	__u16 port;
@@ -157,10 +160,15 @@ struct config {
 	__u8 tail_known;     /* 1: every inbound SPI of the kernel is in the index (in step with XFRM); 0: guard only logs */
 	__u8 mss;            /* 1: mss programs rewrite */
 	struct port ports[IKE_PORTS];
-	__u32 steer_list[128]; /* CPUs that may get work, for the hash policies */
+	__u32 steer_list[STEER_LIST]; /* CPUs that may get work, for the hash policies; more often: more of it */
+	__u32 reserved;
 };
 
-/* own_addrs (hash): the box's own addresses, to tell transit. Value: unused. */
+/* own_addrs (hash): the box's own addresses, to tell transit. Value: a __u32, unused.
+ * ike_spis (hash): own IKE SPIs, a __u64 as in packets; the same value.
+ * behind (LRU hash): where ESP goes that left with our address and no SA of ours, so
+ * of hosts behind us; value: bpf_ktime_get_ns of the last, a __u64.
+ * addr_key is the key of strangers and buckets as well. */
 struct addr_key {
 	__u8 family; /* 4, 6 */
 	__u8 zero[3];
@@ -186,6 +194,20 @@ struct mss_value {
 struct token_bucket {
 	__u64 stamp;  /* bpf_ktime_get_ns of the last refill */
 	__u32 tokens; /* thousandths */
+	__u32 zero;
+};
+
+/* cpus (CPUMAP): entry n is CPU n. As all kernels since 5.9 have it. */
+struct cpumap_value {
+	__u32 queue;   /* packets */
+	__u32 program; /* a file descriptor when written, the program's id when read */
+};
+
+/* strangers (LRU hash, by source): ESP to our addresses with an SPI that is nobody's. */
+struct stranger {
+	__u64 packets;
+	__u64 last; /* bpf_ktime_get_ns */
+	__be32 spi; /* of the last one */
 	__u32 zero;
 };
 

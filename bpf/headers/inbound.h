@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * inbound.h: what becomes of a packet from outside: counted by SPI, guarded, and
+ * which CPU it goes to. XDP and, for devices without Ethernet, tc use it.
+ */
+#ifndef ESPALIER_INBOUND_H
+#define ESPALIER_INBOUND_H
+
+#include "parse.h"
+#include "sa_index.h"
+#include "guard.h"
+
+/* Verdicts: VERDICT_PASS, VERDICT_DROP, or a CPU to redirect to. */
+#define VERDICT_PASS 0xffffffffU
+#define VERDICT_DROP 0xfffffffeU
+
+/* steer chooses the CPU of a known SA's packet. */
+static __always_inline __u32 steer(const struct config *c, const struct packet *p, const struct sa_slot *sa)
+{
+	__u32 n;
+
+	if (c->steer == STEER_SLOT)
+		return LOAD_ONCE(sa->cpu);
+	if (c->steer != STEER_HASH)
+		return CPU_NONE;
+	n = c->steer_cpus;
+	if (!n || n > STEER_LIST)
+		return CPU_NONE;
+	n = (sa_hash(c, (const __u64 *)&p->key) >> 32) * n >> 32;
+	return n < STEER_LIST ? c->steer_list[n] : CPU_NONE;
+}
+
+/* inbound counts, guards and chooses. ctx is for conntrack, end that of the packet. */
+static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32 cpu, struct packet *p, void *end)
+{
+	struct ike ike;
+
+	if (likely(p->kind == KIND_ESP)) {
+		__u32 slot, to;
+		struct sa_slot *sa = sa_find(c, &p->key, &slot);
+
+		if (unlikely(!sa))
+			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
+		sa_count(c, cpu, slot, 1, p->bytes);
+		if (unlikely(p->first_fragment)) {
+			total_add(cpu, TOTAL_FRAGMENT);
+			return VERDICT_PASS;
+		}
+		to = steer(c, p, sa);
+		return to == cpu || to == CPU_NONE ? VERDICT_PASS : to;
+	}
+	switch (p->kind) {
+	case KIND_IKE:
+		if (p->header + sizeof(ike) > end)
+			return VERDICT_PASS; /* never: parse has seen it */
+		__builtin_memcpy(&ike, p->header, sizeof(ike));
+		return guard_ike(ctx, p, &ike) ? VERDICT_DROP : VERDICT_PASS;
+	case KIND_BAD_ESP:
+		return guard_bad(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
+	case KIND_KEEPALIVE:
+		total_add(cpu, TOTAL_KEEPALIVE);
+		break;
+	case KIND_LATER_FRAGMENT:
+		total_add(cpu, TOTAL_FRAGMENT);
+		break;
+	case KIND_MALFORMED:
+		total_add(cpu, TOTAL_MALFORMED);
+		break;
+	}
+	return VERDICT_PASS;
+}
+
+#endif

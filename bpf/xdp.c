@@ -1,0 +1,112 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * xdp.c: the programs at the NIC. All are made for packets in several buffers
+ * (xdp.frags), since the kernel wants that of all or none that share a CPUMAP.
+ */
+#define CONTEXT struct xdp_md
+#include "headers/inbound.h"
+#include "headers/conntrack.h"
+
+static __always_inline int conntrack_translates(CONTEXT *ctx, const struct packet *p)
+{
+	struct bpf_sock_tuple tuple;
+	struct bpf_ct_opts opts = { .netns = -1, .l4proto = IPPROTO_UDP };
+	struct nf_conn *ct;
+	__u32 size;
+
+	if (!bpf_xdp_ct_lookup)
+		return 0;
+	size = conntrack_tuple(p, &tuple);
+	ct = bpf_xdp_ct_lookup(ctx, &tuple, size, &opts, sizeof(opts));
+	return conntrack_is_nat(ct);
+}
+
+/* esp_in runs on outside interfaces. steering is a constant. */
+static __always_inline int esp_from_outside(struct xdp_md *ctx, int steering)
+{
+	void *start = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const struct config *c = the_config();
+	__u32 cpu = bpf_get_smp_processor_id(), to;
+	struct packet p;
+
+	if (!c)
+		return XDP_PASS;
+	parse(c, &p, start, end, DIR_IN, LINK_ETHERNET);
+	to = inbound(ctx, c, cpu, &p, end);
+	if (to == VERDICT_DROP)
+		return XDP_DROP;
+	if (!steering || to == VERDICT_PASS)
+		return XDP_PASS;
+	if (bpf_redirect_map(&cpus, to, XDP_PASS) != XDP_REDIRECT) {
+		total_add(cpu, TOTAL_REDIRECT_FAILED);
+		return XDP_PASS;
+	}
+	total_add(cpu, TOTAL_REDIRECTED);
+	return XDP_REDIRECT;
+}
+
+SEC("xdp.frags")
+int esp_in(struct xdp_md *ctx)
+{
+	return esp_from_outside(ctx, 1);
+}
+
+/* esp_in_stay never redirects: for devices that keep the VLAN tag beside the packet,
+ * where a redirect would lose it. */
+SEC("xdp.frags")
+int esp_in_stay(struct xdp_md *ctx)
+{
+	return esp_from_outside(ctx, 0);
+}
+
+/* flow_in runs on inside interfaces: clear packets of one flow go to one CPU, so that
+ * they are encrypted there. Fragments stay, since only the first has ports. */
+SEC("xdp.frags")
+int flow_in(struct xdp_md *ctx)
+{
+	void *start = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const struct config *c = the_config();
+	__u32 cpu = bpf_get_smp_processor_id(), n;
+	struct packet p;
+	__u64 word[3], h;
+
+	if (!c || !c->flow_steer)
+		return XDP_PASS;
+	parse(c, &p, start, end, DIR_IN, LINK_ETHERNET);
+	n = c->steer_cpus;
+	if (!p.family || p.kind == KIND_MALFORMED || !n || n > STEER_LIST)
+		return XDP_PASS;
+	if (p.kind == KIND_LATER_FRAGMENT || p.first_fragment) {
+		total_add(cpu, TOTAL_FRAGMENT);
+		return XDP_PASS;
+	}
+	/* Both addresses, both ports, the protocol: as in the hash of SAs, with secrets. */
+	word[0] = (__u64)p.sport << 48 | (__u64)p.dport << 32 | (__u64)p.proto << 8 | p.family;
+	word[1] = *(__u64 *)p.key.addr * c->hash_key[2] + *(__u64 *)(p.key.addr + 8);
+	word[2] = p.src[0] * c->hash_key[0] + p.src[1];
+	h = sa_hash(c, word);
+	n = (h >> 32) * n >> 32;
+	if (n >= STEER_LIST)
+		return XDP_PASS;
+	n = c->steer_list[n];
+	if (n == cpu || n == CPU_NONE)
+		return XDP_PASS;
+	if (bpf_redirect_map(&cpus, n, XDP_PASS) != XDP_REDIRECT) {
+		total_add(cpu, TOTAL_REDIRECT_FAILED);
+		return XDP_PASS;
+	}
+	total_add(cpu, TOTAL_FLOW_REDIRECTED);
+	return XDP_REDIRECT;
+}
+
+/* cpu_in runs in the thread of a CPUMAP entry: what it has taken from its queue. */
+SEC("xdp.frags/cpumap")
+int cpu_in(struct xdp_md *ctx)
+{
+	total_add(bpf_get_smp_processor_id(), TOTAL_CPU_TAKEN);
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "GPL";
