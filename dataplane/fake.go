@@ -42,6 +42,7 @@ type Fake struct {
 	undo     []fakeUndo
 	watches  []*fakeWatch
 	applied  uint64
+	queried  int // calls of QuerySA
 }
 
 // saID is an SAKey without pointers.
@@ -369,6 +370,7 @@ func (f *Fake) move(m *MoveSA) error {
 func (f *Fake) QuerySA(k SAKey) (SAStatus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.queried++
 	if f.closed {
 		return SAStatus{}, ErrClosed
 	}

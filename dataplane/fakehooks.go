@@ -52,6 +52,13 @@ func (f *Fake) Applied() uint64 {
 	return f.applied
 }
 
+// Queried counts the calls of QuerySA.
+func (f *Fake) Queried() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.queried
+}
+
 // Count does what traffic does: it adds packets and bytes to an SA, moves its
 // sequence number, marks it used, and reports Expire when a limit is reached;
 // at a hard limit the SA is gone. Errors: ErrNotFound.

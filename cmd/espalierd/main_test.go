@@ -195,3 +195,24 @@ func TestFacadeErrors(t *testing.T) {
 		t.Errorf("expected vici's error, got %v", err)
 	}
 }
+
+func TestCrashSecret(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	var out bytes.Buffer
+	log := zerolog.New(&out)
+	first := crashSecret(dir, log)
+	if len(first) != 32 || !crashSecret(dir, log).Equal(first) || out.Len() != 0 {
+		t.Fatalf("expected 32 octets that stay, got %d: %s", len(first), out.String())
+	}
+	path := filepath.Join(dir, "crash-detection.secret")
+	if err := os.Truncate(path, 16); err != nil {
+		t.Fatal(err)
+	}
+	if next := crashSecret(dir, log); len(next) != 32 || next.Equal(first) || !strings.Contains(out.String(), "expected 32 octets, found 16") || !strings.Contains(out.String(), path) {
+		t.Errorf("a damaged one: %d octets, %s", len(next), out.String())
+	}
+	out.Reset()
+	if none := crashSecret(filepath.Join(path, "below"), log); none != nil || !strings.Contains(out.String(), `"level":"error"`) {
+		t.Errorf("a folder that cannot be: %d octets, %s", len(none), out.String())
+	}
+}

@@ -57,6 +57,7 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 func needsRestart(key string) bool {
 	switch key {
 	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "state_dir",
+		"fast_path", "outside", "inside", "max_spis",
 		"install_virtual_ip", "install_virtual_ip_on", "routing_table", "routing_table_prio":
 		return true
 	}

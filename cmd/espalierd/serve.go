@@ -54,6 +54,11 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if _, err := engine.Guard(dp, cfg.Connections, cfg.Pools, guardSettings(cfg), log); err != nil {
 		log.Error().Err(err).Msg("leak = block: not everything could be blocked")
 	}
+	fast, plane, err := withFastPath(dp, cfg, runDir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeFastPath(fast, plane)) }()
 	routes, err := route.Open(route.Options{JournalDir: runDir, VirtualIP: cfg.Settings.VirtualIP, On: cfg.Settings.VirtualIPOn,
 		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: log})
 	if err != nil {
@@ -74,10 +79,13 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		stateDir = cfg.Settings.StateDir
 	}
 	bus := new(event.Bus)
+	if fast != nil {
+		fast.Follow(bus)
+	}
 	eng, err := engine.New(engine.Options{
-		DataPlane: dp, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
+		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
-		CrashSecret: crashSecret(stateDir, log),
+		CrashSecret: crashSecret(stateDir, log), PacketGuard: packetGuard(fast),
 	})
 	if err != nil {
 		return err
@@ -108,7 +116,9 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		select {
 		case <-hup:
 			notify.reloading()
+			old := cfg
 			cfg = reload(cfg, f.Config, eng, log)
+			reloadFastPath(fast, old, cfg)
 			notify.send("READY=1")
 		case <-ctx.Done():
 			notify.send("STOPPING=1")

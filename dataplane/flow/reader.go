@@ -1,192 +1,290 @@
 package flow
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
+	"unsafe"
 
-	"espalier/dataplane"
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"espalier/bpf"
+	"espalier/dataplane/flow/table"
 )
-
-// Where the daemon leaves what a reader needs.
-const (
-	// DefaultPins is the folder of pinned maps and links, one for each version of
-	// their layout.
-	DefaultPins = "/sys/fs/bpf/espalier/v1"
-	// DefaultState is the daemon's list of parts, which the kernel cannot tell:
-	// what could not be attached, and why.
-	DefaultState = "/run/espalier/fastpath.json"
-)
-
-// ErrNotLoaded: there are no pinned maps, so no daemon has loaded the fast path
-// since the machine started, or it has been taken down.
-var ErrNotLoaded = errors.New("the fast path is not loaded")
 
 // ReaderOptions say where to read; the zero value is the daemon's default.
 type ReaderOptions struct {
-	Pins  string // empty: DefaultPins
+	Pins  string // empty: those of this network namespace
 	State string // empty: DefaultState
+}
+
+func (o *ReaderOptions) complete() (err error) {
+	if o.State == "" {
+		o.State = DefaultState
+	}
+	if o.Pins == "" {
+		o.Pins, err = pinsHere()
+	}
+	return err
 }
 
 // Reader reads the pinned maps of the fast path, with or without a daemon: most
 // of it from memory, without a system call for each SPI. It needs the rights of
 // root. Its methods are not safe for concurrent use.
-//
-// Not there yet: all of it; OpenReader answers ErrNotLoaded.
-type Reader struct{}
+type Reader struct {
+	o    ReaderOptions
+	maps *maps
+	tab  *table.Reader
+}
 
 // OpenReader opens the pinned maps. Errors: ErrNotLoaded, no rights, a layout
 // of another version.
-func OpenReader(ReaderOptions) (*Reader, error) { return nil, ErrNotLoaded }
+func OpenReader(o ReaderOptions) (_ *Reader, err error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	r := &Reader{o: o, maps: &maps{o.Pins, map[string]*ebpf.Map{}}}
+	defer func() {
+		if err != nil {
+			r.maps.close()
+		}
+	}()
+	for _, name := range append([]string{"ike_spis", "peers", "cpus"}, tableMaps...) {
+		// The kernel maps an array into memory only by a descriptor that may write.
+		m, err := ebpf.LoadPinnedMap(filepath.Join(o.Pins, name), &ebpf.LoadPinOptions{ReadOnly: !isTable(name)})
+		switch {
+		case err == nil:
+			r.maps.byID[name] = m
+		case errors.Is(err, os.ErrNotExist) && isTable(name):
+			return nil, ErrNotLoaded
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, fmt.Errorf("pinned map %s: %w", name, err)
+		}
+	}
+	if r.tab, err = table.OpenReader(r.maps.table()); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
 
 // Close releases the maps.
-func (r *Reader) Close() error { return nil }
+func (r *Reader) Close() error {
+	r.maps.close()
+	return r.tab.Close()
+}
 
 // SPIs lists what the table has, sorted by direction, destination and SPI. Rates
 // come from two calls: pair them by Key and Generation and take Counters.Rate.
-func (r *Reader) SPIs() ([]SPI, error) { return nil, ErrNotLoaded }
+func (r *Reader) SPIs() ([]SPI, error) {
+	now := time.Now()
+	var out []SPI
+	for slot, sa := range r.tab.All() {
+		s := SPI{Key: keyFrom(&sa.Key), Slot: slot, Generation: sa.Generation, CPU: -1, ReqID: sa.Reqid, IfID: sa.IfId}
+		s.Own, s.Reserved = sa.Flags&bpf.FlagOwn != 0, sa.Flags&bpf.FlagReserved != 0
+		if sa.Cpu != bpf.NoCPU {
+			s.CPU = int(sa.Cpu)
+		}
+		c := r.tab.Counters(slot)
+		s.Counters = Counters{Packets: c.Packets, Bytes: c.Bytes}
+		if idle, used := r.tab.Idle(c.LastUsed); used {
+			s.Counters.LastUsed = now.Add(-idle)
+		}
+		for reason, n := range r.tab.Drops(slot) {
+			if n > 0 {
+				s.Drops = append(s.Drops, Drop{Reason(reason), n})
+			}
+		}
+		out = append(out, s)
+	}
+	if !r.traced() {
+		if err := addKernelDrops(out); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(a, b SPI) int {
+		return cmp.Or(cmp.Compare(a.Dir, b.Dir), a.Dst.Compare(b.Dst), cmp.Compare(a.SPI, b.SPI))
+	})
+	return out, nil
+}
+
+// traced reports whether programs see why packets are lost; otherwise the
+// kernel's own counters have to do.
+func (r *Reader) traced() bool {
+	d, err := ReadDaemon(r.o)
+	return err == nil && slices.ContainsFunc(d.Parts, func(p Part) bool { return p.How == "fentry" })
+}
 
 // Totals are all counters beside the SAs, summed over the CPUs, zeros included.
-func (r *Reader) Totals() ([]TotalCount, error) { return nil, ErrNotLoaded }
+func (r *Reader) Totals() ([]TotalCount, error) { return r.totals(0, Total(len(totals))), nil }
+
+func (r *Reader) totals(from, to Total) (out []TotalCount) {
+	for t := from; t < to; t++ {
+		out = append(out, TotalCount{t, r.tab.Total(bpf.Total(t))})
+	}
+	return out
+}
 
 // Guard is the state of the guard and what it counted.
-func (r *Reader) Guard() (Guard, error) { return Guard{}, ErrNotLoaded }
+func (r *Reader) Guard() (Guard, error) {
+	c := r.tab.Config()
+	g := Guard{
+		Mode: GuardMode(c.Guard), InStep: c.TailKnown != 0, PeersOnly: c.GuardPeers != 0,
+		InitRate: c.InitRate, InitBurst: c.InitBurst, Prefix4: int(c.Prefix4), Prefix6: int(c.Prefix6),
+		Totals: r.totals(Total(bpf.TotalGuardUnknownSPI), Total(bpf.TotalGuardMalformed)+1),
+	}
+	if m := r.maps.byID["ike_spis"]; m != nil {
+		var k [8]byte
+		var v uint32
+		it := m.Iterate()
+		for it.Next(&k, &v) {
+			g.IKESPIs++
+		}
+	}
+	if m := r.maps.byID["peers"]; m != nil && g.PeersOnly {
+		var k bpf.LPMKey
+		var v uint32
+		it := m.Iterate()
+		for it.Next(&k, &v) {
+			g.Peers = append(g.Peers, prefixFrom(&k))
+		}
+		if err := it.Err(); err != nil {
+			return g, fmt.Errorf("list of peers: %w", err)
+		}
+		slices.SortFunc(g.Peers, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
+	}
+	return g, nil
+}
+
+func prefixFrom(k *bpf.LPMKey) netip.Prefix {
+	addr := netip.AddrFrom16(k.Addr)
+	if k.Family == 4 {
+		addr = netip.AddrFrom4([4]byte(k.Addr[:4]))
+	}
+	return netip.PrefixFrom(addr, int(k.Prefixlen)-32)
+}
 
 // SetGuard changes the guard's mode at once. It holds until the daemon starts
 // again or reads its configuration.
-func (r *Reader) SetGuard(GuardMode) error { return ErrNotLoaded }
+func (r *Reader) SetGuard(mode GuardMode) error {
+	if mode > GuardOn {
+		return fmt.Errorf("guard mode %d: expected off, log or on", mode)
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(r.o.Pins, "config"), nil)
+	if err != nil {
+		return fmt.Errorf("pinned map config: %w", err)
+	}
+	defer m.Close()
+	a := &counterArrays{}
+	c, err := mapped[bpf.Config](a, m)
+	if err != nil {
+		return err
+	}
+	c[0].Guard = uint32(mode)
+	return a.unmap()
+}
 
 // State is what holds for the whole.
-func (r *Reader) State() (State, error) { return State{}, ErrNotLoaded }
-
-// Samples opens the stream of lost packets. One reader at a time gets each.
-func (r *Reader) Samples() (*Samples, error) { return nil, ErrNotLoaded }
-
-// Samples is a stream of lost packets.
-type Samples struct{}
-
-// Next waits for the next one. Errors: os.ErrClosed after Close.
-func (s *Samples) Next() (Sample, error) { return Sample{}, ErrNotLoaded }
-
-// Close ends a waiting Next, from any goroutine.
-func (s *Samples) Close() error { return nil }
+func (r *Reader) State() (State, error) {
+	c := r.tab.Config()
+	s := State{
+		Layout: int(c.Layout), Capacity: int(c.Slots), CPUs: int(c.Cpus), Steering: Steering(c.Steer),
+		FlowSteer: c.FlowSteer != 0, MSS: c.Mss != 0, MemoryBytes: r.maps.memory(),
+	}
+	for range r.tab.All() {
+		s.Used++
+	}
+	if s.Steering != SteerOff {
+		for _, cpu := range c.SteerList[:min(int(c.SteerCpus), len(c.SteerList))] {
+			s.SteerCPUs = append(s.SteerCPUs, int(cpu))
+		}
+	}
+	d, err := ReadDaemon(r.o)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return s, err
+	}
+	s.Daemon = d
+	return s, nil
+}
 
 // ReadDaemon reads the daemon's state file, also where no map is pinned: then its
-// parts say why. Errors: os.ErrNotExist when no daemon has ever left one.
-func ReadDaemon(ReaderOptions) (Daemon, error) { return Daemon{}, ErrNotLoaded }
-
-// Key names an SA as its packets do.
-type Key struct {
-	Dir dataplane.Direction // In or Out
-	Dst netip.Addr
-	SPI uint32
-}
-
-// SPI is what the table has of one SA, or of a reserved SPI.
-type SPI struct {
-	Key
-	Slot       uint32 // its place in the table; another SA may have it later
-	Generation uint32 // tells that SA from this one
-	CPU        int    // where its packets are steered to; -1: not
-	Own        bool   // the daemon's; otherwise another program's
-	Reserved   bool   // no SA yet
-	ReqID      uint32
-	IfID       uint32
-	Counters   Counters
-	Drops      []Drop // of reasons that occurred
-}
-
-// Counters of an SA: packets as they are on the wire, before decryption and
-// after encryption, wherever they end.
-type Counters struct {
-	Packets  uint64
-	Bytes    uint64    // from the outer IP header on
-	LastUsed time.Time // to a tick of the kernel's clock; zero: never
-}
-
-// Drop counts lost packets of one reason.
-type Drop struct {
-	Reason  Reason
-	Packets uint64
-}
-
-// Rate is a change of counters over time.
-type Rate struct{ Packets, Bytes float64 } // a second
-
-// Rate is what was counted since an earlier read, a second.
-func (c Counters) Rate(before Counters, passed time.Duration) Rate {
-	s := passed.Seconds()
-	if s <= 0 || c.Packets < before.Packets || c.Bytes < before.Bytes {
-		return Rate{}
+// parts say why. Errors: os.ErrNotExist when no daemon has left one.
+func ReadDaemon(o ReaderOptions) (Daemon, error) {
+	if o.State == "" {
+		o.State = DefaultState
 	}
-	return Rate{float64(c.Packets-before.Packets) / s, float64(c.Bytes-before.Bytes) / s}
+	s, err := readState(o.State)
+	if err != nil {
+		return Daemon{}, err
+	}
+	d := Daemon{PID: s.PID, Parts: s.Parts}
+	if d.PID != 0 && errors.Is(unix.Kill(d.PID, 0), unix.ESRCH) {
+		d.PID = 0
+	}
+	return d, nil
 }
 
-// TotalCount is one of the counters beside the SAs.
-type TotalCount struct {
-	Total Total
-	Count uint64
+// Samples opens the stream of lost packets. One reader at a time gets each.
+func (r *Reader) Samples() (*Samples, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(r.o.Pins, "samples"), nil)
+	if err != nil {
+		return nil, fmt.Errorf("pinned map samples: %w", err)
+	}
+	rb, err := ringbuf.NewReader(m)
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("samples of lost packets: %w", err)
+	}
+	return &Samples{m, rb}, nil
 }
 
-// Guard is the state of the guard.
-type Guard struct {
-	Mode GuardMode
-	// InStep: the table has every inbound SPI of the kernel. Until it has, the
-	// guard only counts, whatever its mode.
-	InStep           bool
-	PeersOnly        bool // IKE_SA_INIT is taken from Peers only
-	Peers            []netip.Prefix
-	InitRate         uint32 // IKE_SA_INIT a second from one prefix; 0: no limit
-	InitBurst        uint32
-	Prefix4, Prefix6 int // lengths of those prefixes
-	IKESPIs          int // own IKE SPIs that it knows
-	// Totals are the guard's own: what it dropped or, in log mode, would have.
-	Totals []TotalCount
+// Samples is a stream of lost packets.
+type Samples struct {
+	m  *ebpf.Map
+	rb *ringbuf.Reader
 }
 
-// Part is a program at its place, or a program that could not get there.
-type Part struct {
-	Program   string // as in package bpf: esp_in, flow_in, mss_in, …
-	Interface string // empty: not of one interface
-	IfIndex   int
-	// How it is attached: "native" or "generic" (XDP), "tcx" or "clsact" (tc),
-	// "cpumap", "fentry"; empty: not attached.
-	How string
-	// Reason is the kernel's, when it is not attached, or not in the better way.
-	Reason string
+// Next waits for the next one. Errors: os.ErrClosed after Close.
+func (s *Samples) Next() (Sample, error) {
+	for {
+		rec, err := s.rb.Read()
+		if err != nil {
+			return Sample{}, err
+		}
+		if x, ok := sampleFrom(rec.RawSample); ok {
+			return x, nil
+		}
+	}
 }
 
-// State is what holds for the whole fast path.
-type State struct {
-	Layout      int
-	Capacity    int // SPIs that the table can hold
-	Used        int // SPIs in it
-	CPUs        int
-	Steering    Steering
-	SteerCPUs   []int // CPUs that get work by hash
-	FlowSteer   bool  // clear packets are steered, too
-	MSS         bool
-	MemoryBytes uint64 // of the maps
-	Daemon
+// sampleFrom reads a record of the ring.
+func sampleFrom(b []byte) (out Sample, ok bool) {
+	var d bpf.DropSample
+	if len(b) < int(unsafe.Sizeof(d)) {
+		return out, false
+	}
+	copy((*[unsafe.Sizeof(d)]byte)(unsafe.Pointer(&d))[:], b)
+	seq := (*[4]byte)(unsafe.Pointer(&d.Seq))
+	out = Sample{
+		Since: time.Duration(d.Time), Key: keyFrom(&d.Key), IfIndex: int(d.Ifindex), Length: int(d.Length), Guard: d.Guard != 0,
+		Seq: uint32(seq[0])<<24 | uint32(seq[1])<<16 | uint32(seq[2])<<8 | uint32(seq[3]), // network order
+	}
+	if d.Family == 4 || d.Family == 6 {
+		out.Src = bpf.SampleSrc(&d)
+	}
+	if out.Guard {
+		out.Total = Total(d.Reason)
+	} else {
+		out.Reason = Reason(d.Reason)
+	}
+	return out, true
 }
 
-// Daemon is what the daemon left of itself in its state file.
-type Daemon struct {
-	// PID of the daemon that keeps the table in step; 0: none runs, the programs
-	// go on with what they know.
-	PID   int
-	Parts []Part
-}
-
-// Sample is one lost packet.
-type Sample struct {
-	Since   time.Duration // time of the kernel's monotonic clock
-	Key     Key
-	Seq     uint32 // its sequence number; 0: not known
-	Reason  Reason // when Guard is false
-	Total   Total  // when Guard is true: which of the guard's counters
-	Guard   bool
-	IfIndex int
-	Length  int
-	Src     netip.Addr
-}
+// Close ends a waiting Next, from any goroutine.
+func (s *Samples) Close() error { return errors.Join(s.rb.Close(), s.m.Close()) }

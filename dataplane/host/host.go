@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Verbs are the privileged things that the data plane asks of the box.
@@ -25,6 +27,9 @@ type Verbs interface {
 	Sysctl(name string) (string, error)
 	// SetSysctl writes one.
 	SetSysctl(name, value string) error
+	// MountBPF mounts a BPF file system on the folder, usually /sys/fs/bpf; nil when
+	// there is one.
+	MountBPF(dir string) error
 	// AddAddress puts an address on an interface.
 	AddAddress(Address) error
 	// RemoveAddress takes it off; nil when it is not there.
@@ -98,6 +103,21 @@ func (Local) SetSysctl(name, value string) error {
 	}
 	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+// MountBPF implements Verbs.
+func (Local) MountBPF(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("BPF file system on %s: %w", dir, err)
+	}
+	if uint32(st.Type) == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a BPF file system on %s: %w", dir, err)
 	}
 	return nil
 }

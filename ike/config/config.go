@@ -11,6 +11,7 @@ package config
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"espalier/ike/auth"
@@ -66,6 +67,20 @@ type Settings struct {
 	RoutingTable uint32 // for routes into tunnels
 	RoutingPrio  uint32 // of the rule that looks it up
 	PathMTU      bool   // of connections that don't say
+	FastPath     FastPath
+}
+
+// FastPath are the settings of the BPF programs.
+type FastPath struct {
+	On              bool
+	Outside, Inside []string // network interfaces; empty: found
+	Guard           string   // off, log, on
+	Steering        string   // off, hash, pinned
+	MSS             bool
+	MaxSPIs         int
+	// IKE_SA_INIT requests of one prefix: a second (0: any number), at once, and the
+	// prefixes' lengths.
+	InitRate, InitBurst, InitPrefix4, InitPrefix6 int
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -167,6 +182,12 @@ func (c *compiler) settings(n *node) Settings {
 		RoutingTable: get[uint32](n, "routing_table"),
 		RoutingPrio:  get[uint32](n, "routing_table_prio"),
 	}
+	s.FastPath = FastPath{
+		On: get[bool](n, "fast_path"), Outside: get[[]string](n, "outside"), Inside: get[[]string](n, "inside"),
+		Guard: get[string](n, "guard"), Steering: get[string](n, "steering"), MSS: get[bool](n, "mss"), MaxSPIs: int(get[uint32](n, "max_spis")),
+		InitRate: int(get[uint32](n, "init_rate")), InitBurst: int(get[uint32](n, "init_burst")),
+		InitPrefix4: int(get[uint32](n, "init_prefix_v4")), InitPrefix6: int(get[uint32](n, "init_prefix_v6")),
+	}
 	s.BlockLeaks, s.BypassLAN = get[string](n, "leak") == "block", get[bool](n, "bypass_lan")
 	s.SA.Port = uint16(get[uint32](n, "port"))
 	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))
@@ -200,6 +221,11 @@ func (c *compiler) settings(n *node) Settings {
 	}
 	if len(s.Listen) > 0 && len(s.Interfaces) > 0 {
 		c.rep.add(n.at("interfaces"), "one of listen and interfaces in espalier", "both", "")
+	}
+	for _, name := range s.FastPath.Outside {
+		if slices.Contains(s.FastPath.Inside, name) {
+			c.rep.add(n.at("inside"), "other interfaces than those outside", quote(name), "")
+		}
 	}
 	for key, dir := range map[string]string{"run_dir": s.RunDir, "state_dir": s.StateDir} {
 		if !filepath.IsAbs(dir) {

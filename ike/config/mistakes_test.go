@@ -223,14 +223,15 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:10:1: expected a rekey_packets below life_packets (10), found 10`}},
 		{"local port", gw("local_port = 4711"), []string{
 			`espalier.conf:7:1: expected local_port 500 or 4500, where the daemon listens, found 4711 (see port in section espalier)`}},
-		{"settings", "espalier {\nport = 4500\nretransmit_timeout = 0\nhalf_open_timeout = 0\ncookie_threshold = 9\nhalf_open_limit = 8\nrun_dir = x\nstate_dir = y\nlisten = ::1\ninterfaces = lo\n}\n", []string{
+		{"settings", "espalier {\nport = 4500\nretransmit_timeout = 0\nhalf_open_timeout = 0\ncookie_threshold = 9\nhalf_open_limit = 8\nrun_dir = x\nstate_dir = y\nlisten = ::1\ninterfaces = lo\noutside = a, b\ninside = c, b\n}\n", []string{
 			`espalier.conf:1:1: expected another port than espalier.port for port_nat_t, found the same`,
 			`espalier.conf:3:1: expected a retransmit_timeout of at least 1s, found 0s`,
 			`espalier.conf:4:1: expected a half_open_timeout of at least 1s, found 0s`,
 			`espalier.conf:5:1: expected a cookie_threshold not above half_open_limit, found one above it`,
 			`espalier.conf:7:1: expected an absolute path for run_dir, found "x"`,
 			`espalier.conf:8:1: expected an absolute path for state_dir, found "y"`,
-			`espalier.conf:10:1: expected one of listen and interfaces in espalier, found both`}},
+			`espalier.conf:10:1: expected one of listen and interfaces in espalier, found both`,
+			`espalier.conf:12:1: expected other interfaces than those outside, found "b"`}},
 
 		// files and secrets
 		{"missing certificate", "connections { gw {\nlocal {\ncerts = moon.pem }\nremote { } } }\n", []string{

@@ -25,6 +25,10 @@ type peer struct {
 	// up are the established ones, the youngest first: those that we began and
 	// those that the peer did.
 	up [2]*contact
+	// at is where the peer was with the first of them, elsewhere how many it has
+	// from another address or port.
+	at        netip.AddrPort
+	elsewhere int
 }
 
 // contact is one session; its Since is zero until it is established.
@@ -45,6 +49,14 @@ func side(began bool) int {
 	return 1
 }
 
+// notAt is what an established session counts for p.elsewhere.
+func notAt(c *contact, p *peer) int {
+	if c.Peer == p.at {
+		return 0
+	}
+	return 1
+}
+
 // enter adds a session, or brings what is known of it up to date.
 func (cs *contacts) enter(c *contact, now sa.Contact) *peer {
 	cs.leave(c)
@@ -59,6 +71,10 @@ func (cs *contacts) enter(c *contact, now sa.Contact) *peer {
 	if now.Since.IsZero() {
 		return p
 	}
+	if p.up == [2]*contact{} {
+		p.at, p.elsewhere = now.Peer, 0
+	}
+	p.elsewhere += notAt(c, p)
 	// Another shard may have been faster by a step: then a few are younger.
 	head := &p.up[side(now.Initiator)]
 	for c.next = *head; c.next != nil && c.next.Since.After(now.Since); c.next = c.next.next {
@@ -81,6 +97,9 @@ func (cs *contacts) leave(c *contact) {
 	p := c.peer
 	if p == nil {
 		return
+	}
+	if !c.Since.IsZero() {
+		p.elsewhere -= notAt(c, p)
 	}
 	head := &p.up[side(c.Initiator)]
 	switch {
@@ -115,8 +134,8 @@ func (r *registry) admitContact(c sa.Contact, policy sa.Uniqueness) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.contacts.peers[pairOf(&c)]
-	if p == nil {
-		return true
+	if p == nil || p.elsewhere == 0 && p.at == c.Peer && c.Again() {
+		return true // all of them may be reauthenticated
 	}
 	for _, o := range p.up {
 		for ; o != nil; o = o.next {
@@ -170,7 +189,14 @@ func (r *registry) displaced(c *contact, d sa.Displace) (ends []fate) {
 func (r *registry) moveContact(c *contact, peer netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	listed := c.peer != nil && !c.Since.IsZero()
+	if listed {
+		c.peer.elsewhere -= notAt(c, c.peer)
+	}
 	c.Peer = peer
+	if listed {
+		c.peer.elsewhere += notAt(c, c.peer)
+	}
 }
 
 // begunByPeer are the unique ids above after of a shard's established sessions

@@ -77,11 +77,13 @@ func TestContactsCostNoMore(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		policy  sa.Uniqueness
-		initial int // each such set-up is a first contact; 0: none
-		looks   int // a set-up, at most
+		initial int  // each such set-up is a first contact; 0: none
+		looks   int  // a set-up, at most
+		again   bool // the peer begins all of them at one address and port
 	}{
-		{"no", sa.UniquenessNo, 0, 0}, {"never", sa.UniquenessNever, 1, 0}, {"keep", sa.UniquenessKeep, 0, 1},
-		{"replace", sa.UniquenessReplace, 0, 2}, {"initial contact", sa.UniquenessNo, 500, 2},
+		{"no", sa.UniquenessNo, 0, 0, false}, {"never", sa.UniquenessNever, 1, 0, false}, {"keep", sa.UniquenessKeep, 0, 1, false},
+		{"keep, reauthenticated", sa.UniquenessKeep, 0, 0, true},
+		{"replace", sa.UniquenessReplace, 0, 2, false}, {"initial contact", sa.UniquenessNo, 500, 2, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, now := newRegistry(), time.Unix(1e9, 0)
@@ -89,8 +91,11 @@ func TestContactsCostNoMore(t *testing.T) {
 			for i := range n {
 				x, now := new(contact), now.Add(time.Duration(i)*time.Second)
 				a := sa.Contact{ID: uint64(i + 1), Local: auth.ID{Type: wire.IDFQDN, Data: "sun"}, Initiator: i%2 == 0, SPIi: wire.SPI(i), Created: now}
+				if c.again {
+					a.Initiator, a.Peer = false, netip.MustParseAddrPort(moonAddr+":500")
+				}
 				r.firstContact(x, a)
-				if got, want := r.admitContact(a, c.policy), c.policy != sa.UniquenessKeep || i == 0; got != want {
+				if got, want := r.admitContact(a, c.policy), c.policy != sa.UniquenessKeep || c.again || i == 0; got != want {
 					t.Fatalf("set-up %d: admitted %v", i, got)
 				}
 				a.Since = now.Add(time.Second / 2)
@@ -122,12 +127,18 @@ func TestContacts(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		r := newRegistry()
 		var all []*contact
+		address := func() netip.AddrPort { // mostly the first one
+			return netip.AddrPortFrom(netip.MustParseAddr(moonAddr), uint16(500+max(rnd.IntN(12)-8, 0)))
+		}
 		instant := func(s int) time.Time { return time.Unix(1e9+int64(s), 0) }
 		for i := range 60 {
 			c := sa.Contact{
 				ID: uint64(i + 1), Local: auth.ID{Type: wire.IDFQDN, Data: "sun"}, Remote: auth.ID{Type: wire.IDFQDN, Data: fmt.Sprint(rnd.IntN(2))},
 				Initiator: rnd.IntN(2) == 0, SPIi: wire.SPI(rnd.Uint64()), Created: instant(i), Replacement: rnd.IntN(6) == 0,
-				Peer: netip.AddrPortFrom(netip.MustParseAddr(moonAddr), uint16(500+rnd.IntN(8))),
+				Peer: address(),
+			}
+			if len(all) > 0 && rnd.IntN(4) == 0 {
+				r.moveContact(all[rnd.IntN(len(all))], address())
 			}
 			x := new(contact)
 			others := func(up bool) (out []sa.Contact) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 
 	"espalier/dataplane"
@@ -157,7 +159,11 @@ const sessionsPerAsk = 64
 // The sessions are copied a few at a time, so the snapshot is not of one
 // instant, and a shard is never held up by it, however slow yield is. The
 // data plane's counts are part of it.
-func (e *Engine) Sessions(yield func(sa.Info) bool) {
+func (e *Engine) Sessions(yield func(sa.Info) bool) { e.SessionsOf("", 0, yield) }
+
+// SessionsOf is Sessions for those of a connection, unless that is empty, and for
+// the one with the unique id, unless that is 0. Others are not looked at.
+func (e *Engine) SessionsOf(conn string, id uint64, yield func(sa.Info) bool) {
 	ctx := context.Background()
 	type ref struct {
 		id    uint64
@@ -166,8 +172,8 @@ func (e *Engine) Sessions(yield func(sa.Info) bool) {
 	var refs []ref
 	for _, s := range e.shards {
 		if s.ask(ctx, func(s *shard) {
-			for id := range s.byID {
-				refs = append(refs, ref{id, s})
+			for x := range s.selected(conn, id) {
+				refs = append(refs, ref{x.m.ID(), s})
 			}
 		}) != nil {
 			return
@@ -197,6 +203,21 @@ func (e *Engine) Sessions(yield func(sa.Info) bool) {
 			if !yield(infos[i]) {
 				return
 			}
+		}
+	}
+}
+
+// selected are the shard's sessions that SessionsOf is about.
+func (s *shard) selected(conn string, id uint64) iter.Seq[*session] {
+	if id == 0 && conn == "" {
+		return maps.Values(s.byID)
+	}
+	if id == 0 {
+		return s.byConn.of(conn)
+	}
+	return func(yield func(*session) bool) {
+		if x := s.byID[id]; x != nil && (conn == "" || conn == x.m.ConnName()) {
+			yield(x)
 		}
 	}
 }

@@ -98,9 +98,13 @@ func (c Contact) Crosses(o Contact) bool {
 // same address and port may be its reauthentication, make-before-break, and cannot
 // be told from it; strongSwan has the same rule.
 func (o Contact) Refuses(c Contact) bool {
-	again := !c.Initiator && c.Peer.IsValid() && c.Peer == o.Peer
+	again := c.Again() && c.Peer == o.Peer
 	return o.ID != c.ID && !c.Replacement && !again && !c.Crosses(o) // of those that cross one ends later
 }
+
+// Again reports whether the new IKE SA may be the reauthentication of others from
+// its address and port.
+func (c Contact) Again() bool { return !c.Initiator && c.Peer.IsValid() }
 
 // contact is this IKE SA's.
 func (m *Machine) contact() Contact {

@@ -143,10 +143,6 @@ func parseID(m Message, name string) (uint64, error) {
 
 func (f *saFilter) byChild() bool { return f.child != "" || f.childID != 0 }
 
-func (f *saFilter) matchIKE(i *sa.Info) bool {
-	return (f.ike == "" || f.ike == i.Conn) && (f.ikeID == 0 || f.ikeID == i.UniqueID)
-}
-
 func (f *saFilter) matchChild(c *sa.ChildInfo) bool {
 	return (f.child == "" || f.child == c.Name) && (f.childID == 0 || f.childID == c.UniqueID)
 }
@@ -170,8 +166,8 @@ func (c *client) listSAs(req Message) (Message, error) {
 	}
 	now := c.srv.cfg.Now()
 	var sendErr error
-	c.srv.cfg.Engine.Sessions(func(info sa.Info) bool {
-		if !f.matchIKE(&info) || f.byChild() && !f.hasChild(&info) {
+	c.srv.cfg.Engine.SessionsOf(f.ike, f.ikeID, func(info sa.Info) bool {
+		if f.byChild() && !f.hasChild(&info) {
 			return true
 		}
 		sendErr = c.raise(eventListSA, listSA(&info, now, f.matchChild))

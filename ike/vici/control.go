@@ -189,10 +189,7 @@ func (c *client) rekey(req Message) (Message, error) {
 // targets collects what the filter selects.
 func (c *client) targets(f *saFilter, force bool) []Target {
 	var out []Target
-	c.srv.cfg.Engine.Sessions(func(info sa.Info) bool {
-		if !f.matchIKE(&info) {
-			return true
-		}
+	c.srv.cfg.Engine.SessionsOf(f.ike, f.ikeID, func(info sa.Info) bool {
 		if !f.byChild() {
 			out = append(out, Target{IKE: info.UniqueID, Force: force})
 			return true

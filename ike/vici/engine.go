@@ -11,11 +11,12 @@ import (
 // Engine is what the server needs of the IKE engine. Its methods are safe for
 // concurrent use: each client is served by a goroutine of its own.
 type Engine interface {
-	// Sessions yields a snapshot of every session, ordered by unique id, until
-	// yield says false. yield waits for the client and may take seconds: it must
+	// SessionsOf yields a snapshot of every session, ordered by unique id, until
+	// yield says false: of those of a connection, unless that is empty, and of the
+	// one with the unique id, unless that is 0. yield waits for the client and may take seconds: it must
 	// be called outside of locks and shards. The snapshot need not be of one
 	// instant.
-	Sessions(yield func(sa.Info) bool)
+	SessionsOf(conn string, id uint64, yield func(sa.Info) bool)
 
 	// FindChild resolves names of the configuration: the first connection that
 	// has a child of that name, only within connection ike unless that is empty.

@@ -49,7 +49,7 @@ func parseRedirect(req Message) (f redirectFilter, gateway string, err error) {
 }
 
 func (f *redirectFilter) match(i *sa.Info) bool {
-	if !f.matchIKE(i) || f.addrs.Start.IsValid() && !f.addrs.ContainsAddr(i.Remote.Addr().Unmap()) {
+	if f.addrs.Start.IsValid() && !f.addrs.ContainsAddr(i.Remote.Addr().Unmap()) {
 		return false
 	}
 	if f.id.IsAny() {
@@ -76,7 +76,7 @@ func (c *client) redirect(req Message) (Message, error) {
 		return failure("%s", err), nil
 	}
 	var ids []uint64
-	c.srv.cfg.Engine.Sessions(func(info sa.Info) bool {
+	c.srv.cfg.Engine.SessionsOf(f.ike, f.ikeID, func(info sa.Info) bool {
 		if (info.State == sa.IKEEstablished || info.State == sa.IKERekeying) && f.match(&info) {
 			ids = append(ids, info.UniqueID)
 		}

@@ -47,11 +47,11 @@ func NewArrays(s bpf.Sizes) *Arrays {
 // mapArrays maps the kernel's arrays into memory, for reading and, when write, for writing.
 func mapArrays(m Maps, write bool) (a *Arrays, err error) {
 	a = &Arrays{}
-	defer func() {
+	defer func(a *Arrays) {
 		if err != nil {
 			err = errors.Join(err, a.unmap())
 		}
-	}()
+	}(a)
 	var config []bpf.Config
 	if config, err = mapArray[bpf.Config](a, "config", m.Config, write); err != nil {
 		return nil, err

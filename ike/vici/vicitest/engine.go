@@ -66,6 +66,13 @@ func (e *Engine) Sessions(yield func(sa.Info) bool) {
 	}
 }
 
+// SessionsOf yields those of a connection, and the one with the id.
+func (e *Engine) SessionsOf(conn string, id uint64, yield func(sa.Info) bool) {
+	e.Sessions(func(i sa.Info) bool {
+		return conn != "" && conn != i.Conn || id != 0 && id != i.UniqueID || yield(i)
+	})
+}
+
 // FindChild looks into the configuration.
 func (e *Engine) FindChild(ike, child string) (string, bool) {
 	e.mu.Lock()

@@ -26,7 +26,7 @@ func TestQuickCrashDetection(t *testing.T) {
 	l := &lab{Net: n, ours: n.GW1, theirs: n.GW2, pki: &pkis{}}
 	ours, theirs := l.sides(psk, suites[0], shapes[0])
 	ours.child = "dpd_action = restart"
-	ours.more = "espalier {\n retransmit_tries = 20\n retransmit_timeout = 20s\n retransmit_base = 1.0\n}\n"
+	ours.more = "espalier {\n retransmit_tries = 20\n retransmit_timeout = 2s\n retransmit_base = 1.0\n}\n"
 	other, err := theirs.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: theirs.conf()})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,411 @@
+package flow
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"espalier/bpf"
+	"espalier/dataplane"
+)
+
+// ownAddrs are the box's addresses.
+type ownAddrs struct {
+	mu  sync.Mutex
+	set map[netip.Addr]bool
+}
+
+// isOwn tells inbound SAs from outbound ones.
+func (f *Flow) isOwn(k *dataplane.SAKey) bool {
+	f.ownAddrs.mu.Lock()
+	defer f.ownAddrs.mu.Unlock()
+	return f.ownAddrs.set[k.Dst.Unmap()]
+}
+
+// box is what the network namespace has.
+type box struct {
+	links   []netlink.Link
+	addrs   map[netip.Addr]bool
+	outside map[int]bool // interfaces that the default routes lead to
+}
+
+// lookAround reads it.
+func lookAround() (*box, error) {
+	b := &box{addrs: map[netip.Addr]bool{}, outside: map[int]bool{}}
+	var err error
+	if b.links, err = netlink.LinkList(); err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			b.addrs[addr.Unmap()] = true
+		}
+	}
+	// Where packets to far away leave: documentation addresses are nobody's
+	// network, so only a default route leads to them.
+	for _, far := range []string{"192.0.2.1", "198.51.100.1", "2001:db8::1"} {
+		routes, err := netlink.RouteGet(netip.MustParseAddr(far).AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].LinkIndex > 0 {
+			b.outside[routes[0].LinkIndex] = true
+		}
+	}
+	return b, nil
+}
+
+// The programs by name, as package bpf has them, and where each belongs.
+const (
+	progESPIn   = "esp_in"
+	progFlowIn  = "flow_in"
+	progCPUIn   = "cpu_in"
+	progESPOut  = "esp_out"
+	progMSSIn   = "mss_in"
+	progMSSOut  = "mss_out"
+	progMSSXfrm = "mss_xfrm"
+)
+
+// tcPrograms have numbers among the filters of clsact; append only.
+var tcPrograms = []string{progESPOut, progMSSIn, progMSSOut, progMSSXfrm}
+
+// role is what an interface is for us.
+type role uint8
+
+const (
+	roleNone role = iota
+	roleOutside
+	roleInside
+	roleXfrm
+)
+
+// roleOf sorts the interfaces.
+func roleOf(b *box, s *Settings, l netlink.Link) role {
+	a := l.Attrs()
+	switch {
+	case l.Type() == "xfrm":
+		return roleXfrm
+	case a.EncapType == "loopback":
+		return roleNone
+	case slices.Contains(s.Outside, a.Name):
+		return roleOutside
+	case slices.Contains(s.Inside, a.Name):
+		return roleInside
+	case len(s.Outside) == 0 && b.outside[a.Index]:
+		return roleOutside
+	case len(s.Inside) == 0:
+		return roleInside
+	}
+	return roleNone
+}
+
+// hooksOf are the places of programs on an interface; without names a hook that
+// cannot be, and why.
+func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]string) {
+	a := l.Attrs()
+	add := func(program string, at where) { hooks = append(hooks, hook{program, at, a.Index}) }
+	xdp := func(program string) {
+		if a.EncapType != "ether" {
+			not = map[string]string{program: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
+			return
+		}
+		add(program, atXDP)
+	}
+	switch r {
+	case roleOutside:
+		xdp(progESPIn)
+		add(progESPOut, atEgress)
+		if s.MSS {
+			add(progMSSOut, atIngress) // decrypted packets pass a second time
+		}
+	case roleInside:
+		if s.Steering != SteerOff {
+			xdp(progFlowIn)
+		}
+		if s.MSS {
+			add(progMSSIn, atIngress)
+			add(progMSSOut, atEgress)
+		}
+	case roleXfrm:
+		if s.MSS {
+			add(progMSSXfrm, atIngress)
+			add(progMSSXfrm, atEgress)
+		}
+	}
+	return hooks, not
+}
+
+// refresh brings attachments, own addresses and what follows from interfaces in
+// line with what the box has now.
+func (f *Flow) refresh() {
+	b, err := lookAround()
+	if err != nil {
+		f.log.Warn().Err(err).Msg("the box's interfaces could not be read")
+		return
+	}
+	f.refreshAddrs(b.addrs)
+	xfrmIfs := map[uint32]map[int]bool{}
+	for _, l := range b.links {
+		if x, ok := l.(*netlink.Xfrmi); ok {
+			if xfrmIfs[x.Ifid] == nil {
+				xfrmIfs[x.Ifid] = map[int]bool{}
+			}
+			xfrmIfs[x.Ifid][x.Index] = true
+		}
+	}
+	f.mss.interfaces(xfrmIfs)
+	f.mss.network()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	f.attachAll(b)
+	f.writeState(os.Getpid())
+}
+
+// refreshAddrs makes own_addrs the box's addresses.
+func (f *Flow) refreshAddrs(now map[netip.Addr]bool) {
+	f.ownAddrs.mu.Lock()
+	was := f.ownAddrs.set
+	f.ownAddrs.set = now
+	f.ownAddrs.mu.Unlock()
+	m := f.maps.byID["own_addrs"]
+	changed := false
+	for a := range now {
+		if !was[a] {
+			changed = true
+			f.put(m, "own_addrs", bpf.MakeAddrKey(a), uint32(1))
+		}
+	}
+	for a := range was {
+		if !now[a] {
+			changed = true
+			f.take(m, bpf.MakeAddrKey(a))
+		}
+	}
+	if was == nil {
+		f.forgetAddrs(m, now)
+	}
+	if changed {
+		f.keep.turn()
+	}
+}
+
+// forgetAddrs removes a former run's addresses that the box has no more.
+func (f *Flow) forgetAddrs(m *ebpf.Map, now map[netip.Addr]bool) {
+	if m == nil {
+		return
+	}
+	keep := map[bpf.AddrKey]bool{}
+	for a := range now {
+		keep[bpf.MakeAddrKey(a)] = true
+	}
+	var k bpf.AddrKey
+	var v uint32
+	var old []bpf.AddrKey
+	for it := m.Iterate(); it.Next(&k, &v); {
+		if !keep[k] {
+			old = append(old, k)
+		}
+	}
+	for _, k := range old {
+		f.take(m, k)
+	}
+}
+
+// put writes an entry of a map that a program may not have.
+func (f *Flow) put(m *ebpf.Map, name string, k, v any) {
+	if m == nil {
+		return
+	}
+	if err := m.Put(k, v); err != nil {
+		f.log.Error().Err(err).Str("map", name).Uint32("room", m.MaxEntries()).Msg("the fast path does not know all")
+	}
+}
+
+func (f *Flow) take(m *ebpf.Map, k any) {
+	if m != nil {
+		_ = m.Delete(k) // not there: fine
+	}
+}
+
+// attachAll attaches what is missing and removes what belongs nowhere any more.
+func (f *Flow) attachAll(b *box) {
+	want := map[hook]*netlink.LinkAttrs{}
+	failed := map[Part]bool{}
+	for _, l := range b.links {
+		hooks, not := hooksOf(roleOf(b, &f.set, l), &f.set, l)
+		for _, h := range hooks {
+			want[h] = l.Attrs()
+		}
+		for p, why := range not {
+			failed[Part{Program: p, Interface: l.Attrs().Name, IfIndex: l.Attrs().Index, Reason: why}] = true
+		}
+	}
+	for _, p := range f.progs.names() {
+		if f.progs.loaded[p].Type() == ebpf.Tracing {
+			want[hook{p, atTrace, 0}] = nil
+		}
+	}
+	f.removeOthers(want)
+	for h, dev := range want {
+		if f.hooks[h] != nil {
+			continue
+		}
+		part := Part{Program: h.program, IfIndex: h.ifIndex}
+		if dev != nil {
+			part.Interface = dev.Name
+		}
+		p := f.progs.loaded[h.program]
+		if p == nil {
+			continue // said once, without interface
+		}
+		a, err := f.attach(h, p, dev)
+		if err != nil {
+			part.Reason = reason(err)
+			failed[part] = true
+			continue
+		}
+		f.hooks[h] = a
+		f.log.Info().Str("program", h.program).Str("interface", part.Interface).Str("how", a.how).Msg("BPF program attached")
+	}
+	for p := range failed {
+		if !f.failed[p] {
+			f.log.Warn().Str("program", p.Program).Str("interface", p.Interface).Str("reason", p.Reason).Msg("BPF program not attached")
+		}
+	}
+	f.failed = failed
+}
+
+// removeOthers removes what is attached and not wanted, by a former run, too.
+func (f *Flow) removeOthers(want map[hook]*netlink.LinkAttrs) {
+	for h, a := range f.hooks {
+		if _, ok := want[h]; ok {
+			continue
+		}
+		if err := a.remove(); err != nil {
+			f.log.Warn().Err(err).Str("program", h.program).Int("ifindex", h.ifIndex).Msg("BPF program not taken away")
+		}
+		delete(f.hooks, h)
+	}
+	pins, _ := os.ReadDir(f.linkPins()) // not there: nothing is pinned
+	for _, e := range pins {
+		h, ok := parsePinName(e.Name())
+		if _, wanted := want[h]; ok && !wanted {
+			_ = os.Remove(filepath.Join(f.linkPins(), e.Name()))
+		}
+	}
+}
+
+// replaceAll puts the new programs in the place of a former run's.
+func (f *Flow) replaceAll() {
+	pins, _ := os.ReadDir(f.linkPins())
+	links, err := netlink.LinkList()
+	if err != nil {
+		return
+	}
+	for _, e := range pins {
+		h, ok := parsePinName(e.Name())
+		p := f.progs.loaded[h.program]
+		if !ok || p == nil {
+			continue
+		}
+		var dev *netlink.LinkAttrs
+		for _, l := range links {
+			if l.Attrs().Index == h.ifIndex {
+				dev = l.Attrs()
+			}
+		}
+		if a, err := takeOver(h, p, filepath.Join(f.linkPins(), e.Name()), dev); a != nil && err == nil {
+			f.hooks[h] = a
+		}
+	}
+}
+
+// detach takes all of it down: programs, filters, pins.
+func (f *Flow) detach() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.removeOthers(nil)
+	return takeDown(f.o)
+}
+
+// boxWatch calls refresh after changes of interfaces and addresses.
+type boxWatch struct {
+	file *os.File
+	done chan struct{}
+	wg   sync.WaitGroup
+}
+
+const (
+	// settle is how long changes are waited for that belong together.
+	settle = 50 * time.Millisecond
+	// lookAgain finds what is not told: a default route that leads elsewhere.
+	lookAgain = 30 * time.Second
+)
+
+// watchBox subscribes to the calling thread's network namespace.
+func watchBox(refresh func()) (*boxWatch, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("watch interfaces: netlink socket: %w", err)
+	}
+	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("watch interfaces: netlink groups: %w", err)
+	}
+	w := &boxWatch{file: os.NewFile(uintptr(fd), "rtnetlink"), done: make(chan struct{})}
+	changed := make(chan struct{}, 1)
+	w.wg.Go(func() {
+		b := make([]byte, 1<<16)
+		for {
+			// What was lost (ENOBUFS) may have been a change, too.
+			if _, err := w.file.Read(b); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	})
+	w.wg.Go(func() {
+		again := time.NewTicker(lookAgain)
+		defer again.Stop()
+		for {
+			select {
+			case <-w.done:
+				return
+			case <-again.C:
+			case <-changed:
+				select {
+				case <-time.After(settle):
+				case <-w.done:
+					return
+				}
+			}
+			refresh()
+		}
+	})
+	return w, nil
+}
+
+func (w *boxWatch) close() error {
+	close(w.done)
+	err := w.file.Close()
+	w.wg.Wait()
+	return err
+}

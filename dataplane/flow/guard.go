@@ -1,0 +1,175 @@
+package flow
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"espalier/bpf"
+	"espalier/internal/event"
+)
+
+// Values of ike_spis: whose SPI it is. Those of the last run stay known for one
+// run more, so that the engine can tell their peers that they are gone.
+const (
+	ikeOfThisRun uint32 = iota
+	ikeOfLastRun
+)
+
+// ikeKey is an IKE SPI as it stands in packets.
+func ikeKey(spi uint64) (k [8]byte) {
+	binary.BigEndian.PutUint64(k[:], spi)
+	return k
+}
+
+// ageIKE makes the SPIs of this run those of the last one.
+func (f *Flow) ageIKE() {
+	m := f.maps.byID["ike_spis"]
+	if m == nil {
+		return
+	}
+	var k [8]byte
+	var v uint32
+	var last, gone [][8]byte
+	for it := m.Iterate(); it.Next(&k, &v); {
+		if v == ikeOfThisRun {
+			last = append(last, k)
+		} else {
+			gone = append(gone, k)
+		}
+	}
+	for _, k := range gone {
+		f.take(m, k)
+	}
+	for _, k := range last {
+		f.put(m, "ike_spis", k, ikeOfLastRun)
+	}
+}
+
+// OwnIKE tells the guard that an IKE SPI is ours, or not any more. It is the
+// engine's PacketGuard and does not wait.
+func (f *Flow) OwnIKE(spi uint64, used bool) {
+	m := f.maps.byID["ike_spis"]
+	if used {
+		f.put(m, "ike_spis", ikeKey(spi), ikeOfThisRun)
+	} else {
+		f.take(m, ikeKey(spi))
+	}
+}
+
+// Peers tells the guard who may begin an IKE SA: anybody, unless known.
+func (f *Flow) Peers(prefixes []netip.Prefix, known bool) {
+	m := f.maps.byID["peers"]
+	if m == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.tab.Programs()
+	if !known || len(prefixes) > int(m.MaxEntries()) {
+		c.GuardPeers = 0
+		return
+	}
+	now := map[netip.Prefix]bool{}
+	for _, p := range prefixes {
+		now[p] = true
+		if !f.peers[p] {
+			f.put(m, "peers", bpf.MakeLPMKey(p), uint32(1))
+		}
+	}
+	for p := range f.peers {
+		if !now[p] {
+			f.take(m, bpf.MakeLPMKey(p))
+		}
+	}
+	f.peers = now
+	c.GuardPeers = 1
+}
+
+// forgetPeers removes a former run's list: the engine gives its own.
+func (f *Flow) forgetPeers() {
+	f.tab.Programs().GuardPeers = 0
+	clearMap[bpf.LPMKey](f, "peers")
+	clearMap[bpf.LPMKey](f, "mss_prefixes")
+	clearMap[uint32](f, "mss_ifs")
+}
+
+// clearMap empties a map with keys of type K.
+func clearMap[K comparable](f *Flow, name string) {
+	m := f.maps.byID[name]
+	if m == nil {
+		return
+	}
+	var k, zero K
+	if m.KeySize() != uint32(unsafe.Sizeof(zero)) {
+		return
+	}
+	// Each step takes the first, since deleting loses the iterator's place.
+	for range m.MaxEntries() {
+		if m.NextKey(nil, &k) != nil || m.Delete(k) != nil {
+			return
+		}
+	}
+}
+
+// mssTable is the programs' limits of TCP's segments.
+type mssTable struct{ maps *maps }
+
+// SetPrefix implements MSSTable.
+func (t *mssTable) SetPrefix(p netip.Prefix, m MSS) error {
+	return t.set("mss_prefixes", bpf.MakeLPMKey(p), m)
+}
+
+func (t *mssTable) set(name string, k any, m MSS) error {
+	if x := t.maps.byID[name]; x != nil {
+		return x.Put(k, bpf.MSS{Mss4: m.IPv4, Mss6: m.IPv6})
+	}
+	return nil // no program would read it
+}
+
+// RemovePrefix implements MSSTable.
+func (t *mssTable) RemovePrefix(p netip.Prefix) { t.remove("mss_prefixes", bpf.MakeLPMKey(p)) }
+
+func (t *mssTable) remove(name string, k any) {
+	if x := t.maps.byID[name]; x != nil {
+		_ = x.Delete(k) // not there: fine
+	}
+}
+
+// SetInterface implements MSSTable.
+func (t *mssTable) SetInterface(ifIndex int, m MSS) error {
+	return t.set("mss_ifs", uint32(ifIndex), m)
+}
+
+// RemoveInterface implements MSSTable.
+func (t *mssTable) RemoveInterface(ifIndex int) { t.remove("mss_ifs", uint32(ifIndex)) }
+
+// eventRoom is how many events wait until Follow has read them.
+const eventRoom = 4096
+
+// Follow takes the path MTUs that IKE finds from the bus, until Close.
+func (f *Flow) Follow(bus *event.Bus) {
+	sub := bus.Subscribe(eventRoom)
+	f.follow.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-f.stop:
+				return
+			case <-sub.Wait():
+			}
+			for {
+				r, ok := sub.Next()
+				if !ok {
+					break
+				}
+				switch ev := r.Event.(type) {
+				case event.PathMTU:
+					f.mss.pathMTU(ev.Local.Addr(), ev.Remote.Addr(), int(ev.MTU))
+				case event.IKEDown:
+					f.mss.pathMTU(ev.Local.Addr(), ev.Remote.Addr(), 0)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,172 @@
+package flow
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"espalier/bpf"
+	"espalier/dataplane/flow/table"
+)
+
+// object is one of package bpf's.
+type object struct {
+	name string
+	spec func(bpf.Sizes) (*ebpf.CollectionSpec, error)
+}
+
+// objects are package bpf's. Not there yet: programs that run; until then nothing
+// can be loaded.
+func objects() []object { return nil }
+
+// programs are the loaded ones, by name, and why others are not.
+type programs struct {
+	loaded map[string]*ebpf.Program
+	failed map[string]error
+}
+
+func (p *programs) close() {
+	for _, x := range p.loaded {
+		x.Close()
+	}
+}
+
+// shared reports whether a map is one for all objects; what the compiler made for
+// one object's constants and variables is not.
+func shared(name string) bool { return !strings.HasPrefix(name, ".") }
+
+// load makes or takes over the maps and loads the programs, which do not run yet.
+func (f *Flow) load() error {
+	sizes, err := sizesFor(f.set.MaxSPIs)
+	if err != nil {
+		return err
+	}
+	want, specs := map[string]*ebpf.MapSpec{}, make([]*ebpf.CollectionSpec, len(f.o.objects))
+	for i, o := range f.o.objects {
+		if specs[i], err = o.spec(sizes); err != nil {
+			return fmt.Errorf("BPF object %s: %w", o.name, err)
+		}
+		for name, m := range specs[i].Maps {
+			if shared(name) {
+				want[name] = m
+			}
+		}
+	}
+	maps, former, err := openMaps(f.o.Pins, want)
+	if err != nil {
+		return err
+	}
+	f.maps = maps
+	if former != nil {
+		defer former.close()
+	}
+	if f.tab, err = table.Open(maps.table()); err != nil {
+		if former != nil || !f.pinnedTable() {
+			return err
+		}
+		// The maps have the right sizes and another layout: they begin anew.
+		return fmt.Errorf("pinned maps in %s: %w", f.o.Pins, err)
+	}
+	if f.progs, err = loadPrograms(specs, maps); err != nil {
+		return err
+	}
+	if former == nil || former.byID["index"] == nil {
+		return maps.pin()
+	}
+	return f.migrate(former)
+}
+
+// pinnedTable reports whether the table's maps are a former run's.
+func (f *Flow) pinnedTable() bool { return f.maps.byID["config"].IsPinned() }
+
+// migrate fills the new table from the former one, replaces the programs, and
+// adds what the former programs counted until then.
+func (f *Flow) migrate(former *maps) error {
+	m, err := startMigration(former.table(), f.tab, f.maps.table())
+	if err != nil {
+		f.log.Warn().Err(err).Msg("the table of SPIs of a former run cannot be read: counts begin anew")
+		return f.maps.pin()
+	}
+	f.log.Info().Int("spis", len(m.sas)).Int("from", m.old.Sizes().Slots).Int("to", f.tab.Sizes().Slots).
+		Msg("the table of SPIs has another size: it is carried over with its counts")
+	// The settings first, or the new programs would count for a moment without.
+	*f.tab.Programs() = carryConfig(*f.tab.Programs(), m.old.Config())
+	f.replaceAll()
+	if err := m.finish(); err != nil {
+		f.log.Warn().Err(err).Msg("counts of the last moment are lost")
+	}
+	return f.maps.pin()
+}
+
+// carryConfig is the former configuration with the new table's own fields.
+func carryConfig(now, was bpf.Config) bpf.Config {
+	was.Layout, was.Slots, was.Buckets, was.Cpus, was.HashKey, was.JiffiesHz = now.Layout, now.Slots, now.Buckets, now.Cpus, now.HashKey, now.JiffiesHz
+	return was
+}
+
+// loadPrograms loads each program for itself, so that one that this kernel refuses
+// keeps no other from working. Errors: the kernel refuses all of them.
+func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
+	p := &programs{loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
+	for _, spec := range specs {
+		for name := range spec.Programs {
+			one := spec.Copy()
+			for other := range one.Programs {
+				if other != name {
+					delete(one.Programs, other)
+				}
+			}
+			replace := map[string]*ebpf.Map{}
+			for n := range one.Maps {
+				if shared(n) {
+					replace[n] = m.byID[n]
+				}
+			}
+			for _, x := range one.Maps {
+				x.Pinning = ebpf.PinNone
+			}
+			c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: replace})
+			if err != nil {
+				p.failed[name] = err
+				continue
+			}
+			p.loaded[name] = c.DetachProgram(name)
+			c.Close()
+		}
+	}
+	if len(p.loaded) == 0 {
+		for _, err := range p.failed {
+			return p, fmt.Errorf("the kernel takes none of the BPF programs: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// reason is the kernel's own, in one line.
+func reason(err error) string {
+	var v *ebpf.VerifierError
+	if errors.As(err, &v) && len(v.Log) > 0 {
+		return fmt.Sprintf("%v: %s", v.Cause, strings.TrimSpace(v.Log[len(v.Log)-1]))
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text
+}
+
+// names of programs, sorted.
+func (p *programs) names() []string {
+	var out []string
+	for n := range p.loaded {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// linkPins is the folder of pinned links.
+func (f *Flow) linkPins() string { return filepath.Join(f.o.Pins, linkFolder) }
+
+const linkFolder = "links"

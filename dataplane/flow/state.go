@@ -1,0 +1,108 @@
+package flow
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// stateVersion is that of the state file.
+const stateVersion = 1
+
+// stateFile is what the daemon leaves of itself.
+type stateFile struct {
+	Version int    `json:"version"`
+	PID     int    `json:"pid"`
+	Pins    string `json:"pins"`
+	Parts   []Part `json:"parts"`
+}
+
+// Parts are the programs at their places, and those that could not get there, with
+// the kernel's reasons.
+func (f *Flow) Parts() []Part {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.partsLocked()
+}
+
+func (f *Flow) partsLocked() []Part {
+	var out []Part
+	for h, a := range f.hooks {
+		p := Part{Program: h.program, IfIndex: h.ifIndex, How: a.how, Reason: a.reason}
+		if h.at == atIngress || h.at == atEgress {
+			p.Direction = [...]string{atIngress: "ingress", atEgress: "egress"}[h.at]
+		}
+		if h.ifIndex > 0 {
+			if l, err := netlink.LinkByIndex(h.ifIndex); err == nil {
+				p.Interface = l.Attrs().Name
+			}
+		}
+		out = append(out, p)
+	}
+	for p := range f.failed {
+		out = append(out, p)
+	}
+	for name, err := range f.progs.failed {
+		out = append(out, Part{Program: name, Reason: reason(err)})
+	}
+	if f.progs.loaded[progCPUIn] != nil && f.set.Steering != SteerOff {
+		out = append(out, Part{Program: progCPUIn, How: "cpumap"})
+	}
+	slices.SortFunc(out, func(a, b Part) int {
+		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Direction, b.Direction))
+	})
+	return out
+}
+
+// writeState tells readers; pid 0: the daemon has gone.
+func (f *Flow) writeState(pid int) {
+	writeState(f.o.State, stateFile{stateVersion, pid, f.o.Pins, f.partsLocked()}, func(err error) {
+		f.log.Warn().Err(err).Msg("the list of BPF programs could not be written")
+	})
+}
+
+func writeState(path string, s stateFile, failed func(error)) {
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	next := path + ".new"
+	if err == nil {
+		err = os.WriteFile(next, append(b, '\n'), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		failed(err)
+	}
+}
+
+// Unavailable leaves word for readers that nothing could be loaded, and why.
+func Unavailable(o Options, why error) {
+	if o.State == "" {
+		o.State = DefaultState
+	}
+	s := stateFile{Version: stateVersion, PID: os.Getpid(), Parts: []Part{{Reason: reason(why)}}}
+	writeState(o.State, s, func(err error) { o.Log.Warn().Err(err).Msg("the list of BPF programs could not be written") })
+}
+
+// readState reads a state file.
+func readState(path string) (s stateFile, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Version != stateVersion {
+		return s, fmt.Errorf("%s: version %d, expected %d", path, s.Version, stateVersion)
+	}
+	return s, nil
+}

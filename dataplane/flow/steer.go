@@ -1,0 +1,114 @@
+package flow
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"espalier/bpf"
+)
+
+// cpuQueue is how many packets wait for a CPU that they are steered to.
+const cpuQueue = 2048
+
+// cpuEntry is struct bpf_cpumap_val.
+type cpuEntry struct {
+	Queue  uint32
+	ProgFD uint32 // 0: none
+}
+
+// steer sets how inbound packets get their CPU.
+func (f *Flow) steer(mode Steering) {
+	c := f.tab.Programs()
+	if mode == SteerOff {
+		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), 0
+		f.spis.pin(nil)
+		f.dropCPUs()
+		return
+	}
+	cpus, err := onlineCPUs()
+	if err == nil {
+		cpus, err = f.wakeCPUs(cpus)
+	}
+	if err != nil || len(cpus) == 0 {
+		f.log.Error().Err(err).Msg("packets are not steered")
+		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), 0
+		return
+	}
+	n := min(len(cpus), len(c.SteerList))
+	copy(c.SteerList[:], cpus[:n])
+	c.SteerCpus = uint32(n)
+	c.FlowSteer = 1
+	if mode == SteerHash {
+		c.Steer = uint32(bpf.SteerHash)
+		f.spis.pin(nil)
+		return
+	}
+	f.spis.pin(cpus[:n])
+	c.Steer = uint32(bpf.SteerSlot)
+}
+
+// wakeCPUs gives each CPU a queue and the program that runs there, and returns
+// those that have one.
+func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
+	m := f.maps.byID["cpus"]
+	if m == nil {
+		return nil, fmt.Errorf("no map of CPUs: the programs that steer are not loaded")
+	}
+	e := cpuEntry{Queue: cpuQueue}
+	if p := f.progs.loaded[progCPUIn]; p != nil && m.ValueSize() == 8 {
+		e.ProgFD = uint32(p.FD())
+	}
+	var out []uint32
+	var last error
+	for _, cpu := range cpus {
+		if err := m.Update(cpu, e, ebpf.UpdateAny); err != nil {
+			last = fmt.Errorf("queue of CPU %d: %w", cpu, err)
+			continue
+		}
+		out = append(out, cpu)
+	}
+	return out, last
+}
+
+func (f *Flow) dropCPUs() {
+	m := f.maps.byID["cpus"]
+	if m == nil {
+		return
+	}
+	for cpu := range m.MaxEntries() {
+		_ = m.Delete(cpu) // not there: fine
+	}
+}
+
+// onlineCPUs reads the kernel's list.
+func onlineCPUs() ([]uint32, error) {
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return nil, fmt.Errorf("CPUs: %w", err)
+	}
+	return parseCPUs(strings.TrimSpace(string(b)))
+}
+
+// parseCPUs reads a list such as 0-3,8.
+func parseCPUs(s string) ([]uint32, error) {
+	var out []uint32
+	for part := range strings.SplitSeq(s, ",") {
+		from, to, several := strings.Cut(part, "-")
+		lo, err := strconv.ParseUint(from, 10, 16)
+		hi := lo
+		if err == nil && several {
+			hi, err = strconv.ParseUint(to, 10, 16)
+		}
+		if err != nil || hi < lo {
+			return nil, fmt.Errorf("list of CPUs %q: expected numbers and ranges", s)
+		}
+		for n := lo; n <= hi; n++ {
+			out = append(out, uint32(n))
+		}
+	}
+	return out, nil
+}

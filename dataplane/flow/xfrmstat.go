@@ -1,0 +1,128 @@
+package flow
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"espalier/bpf"
+	"espalier/dataplane"
+)
+
+// statReasons are the counters of /proc/net/xfrm_stat, as reasons.
+var statReasons = map[string]bpf.DropReason{
+	"XfrmInError":             bpf.DropOther,
+	"XfrmInBufferError":       bpf.DropMemory,
+	"XfrmInHdrError":          bpf.DropHeader,
+	"XfrmInNoStates":          bpf.DropNoState,
+	"XfrmInStateProtoError":   bpf.DropIntegrity,
+	"XfrmInStateModeError":    bpf.DropMode,
+	"XfrmInStateSeqError":     bpf.DropReplay,
+	"XfrmInStateExpired":      bpf.DropExpired,
+	"XfrmInStateMismatch":     bpf.DropEncap,
+	"XfrmInStateInvalid":      bpf.DropExpired,
+	"XfrmInTmplMismatch":      bpf.DropTemplate,
+	"XfrmInNoPols":            bpf.DropNoPolicy,
+	"XfrmInPolBlock":          bpf.DropPolicyBlock,
+	"XfrmInPolError":          bpf.DropOther,
+	"XfrmOutError":            bpf.DropOther,
+	"XfrmOutBundleGenError":   bpf.DropOutBundle,
+	"XfrmOutBundleCheckError": bpf.DropOutBundle,
+	"XfrmOutNoStates":         bpf.DropOutNoState,
+	"XfrmOutStateProtoError":  bpf.DropOutProto,
+	"XfrmOutStateModeError":   bpf.DropMode,
+	"XfrmOutStateSeqError":    bpf.DropSequence,
+	"XfrmOutStateExpired":     bpf.DropExpired,
+	"XfrmOutPolBlock":         bpf.DropPolicyBlock,
+	"XfrmOutPolDead":          bpf.DropOther,
+	"XfrmOutPolError":         bpf.DropOther,
+	"XfrmFwdHdrError":         bpf.DropHeader,
+	"XfrmOutStateInvalid":     bpf.DropExpired,
+	"XfrmAcquireError":        bpf.DropOutNoState,
+	"XfrmOutStateDirError":    bpf.DropMode,
+	"XfrmInStateDirError":     bpf.DropMode,
+	"XfrmInIptfsError":        bpf.DropOther,
+	"XfrmOutNoQueueSpace":     bpf.DropMemory,
+}
+
+// Stat is one of the kernel's counters of lost packets, of all SAs together.
+type Stat struct {
+	Name    string // the kernel's
+	Reason  Reason
+	Packets uint64
+}
+
+// KernelStats reads /proc/net/xfrm_stat of this network namespace. Errors: the
+// kernel does not count (CONFIG_XFRM_STATISTICS).
+func KernelStats() ([]Stat, error) {
+	f, err := os.Open("/proc/thread-self/net/xfrm_stat")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.New("the kernel does not count lost packets (CONFIG_XFRM_STATISTICS)")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parseStats(f)
+}
+
+func parseStats(r io.Reader) (out []Stat, err error) {
+	for s := bufio.NewScanner(r); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		if len(fields) != 2 {
+			return nil, fmt.Errorf("xfrm_stat: line %q: expected a name and a number", s.Text())
+		}
+		n, err := strconv.ParseUint(fields[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("xfrm_stat: %w", err)
+		}
+		reason, known := statReasons[fields[0]]
+		if !known {
+			reason = bpf.DropOther
+		}
+		out = append(out, Stat{fields[0], Reason(reason), n})
+	}
+	return out, nil
+}
+
+// addKernelDrops gives the SPIs what the kernel counts for each SA: replays and
+// failed integrity checks.
+func addKernelDrops(spis []SPI) error {
+	states, err := netlink.XfrmStateList(netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("the kernel's SAs: %w", err)
+	}
+	drops := map[Key][]Drop{}
+	for i := range states {
+		s := &states[i]
+		for _, a := range []*netlink.XfrmStateAlgo{s.Auth, s.Crypt, s.Aead} {
+			if a != nil {
+				clear(a.Key)
+			}
+		}
+		dst, ok := netip.AddrFromSlice(s.Dst)
+		if !ok {
+			continue
+		}
+		k := Key{dataplane.In, dst.Unmap(), uint32(s.Spi)}
+		if n := s.Statistics.Replay + s.Statistics.ReplayWindow; n > 0 {
+			drops[k] = append(drops[k], Drop{Reason(bpf.DropReplay), uint64(n)})
+		}
+		if n := s.Statistics.Failed; n > 0 {
+			drops[k] = append(drops[k], Drop{Reason(bpf.DropIntegrity), uint64(n)})
+		}
+	}
+	for i := range spis {
+		if spis[i].Drops == nil {
+			spis[i].Drops = drops[spis[i].Key]
+		}
+	}
+	return nil
+}
