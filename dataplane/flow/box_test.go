@@ -1,0 +1,160 @@
+package flow
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+
+	"espalier/bpf"
+	"espalier/dataplane"
+)
+
+func TestRoles(t *testing.T) {
+	link := func(index int, name, encap string) netlink.Link {
+		return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name, EncapType: encap}}
+	}
+	wan, lan, ppp, lo := link(2, "eth0", "ether"), link(3, "eth1", "ether"), link(4, "ppp0", "ppp"), link(1, "lo", "loopback")
+	xfrm := &netlink.Xfrmi{LinkAttrs: netlink.LinkAttrs{Index: 5, Name: "ipsec0", EncapType: "none"}, Ifid: 9}
+	b := &box{outside: map[int]bool{2: true}}
+	all := []netlink.Link{lo, wan, lan, ppp, xfrm}
+	for _, c := range []struct {
+		name            string
+		outside, inside []string
+		want            []role
+	}{
+		{"found", nil, nil, []role{roleNone, roleOutside, roleInside, roleInside, roleXfrm}},
+		{"outside named", []string{"ppp0"}, nil, []role{roleNone, roleInside, roleInside, roleOutside, roleXfrm}},
+		{"inside named", nil, []string{"eth1"}, []role{roleNone, roleOutside, roleInside, roleNone, roleXfrm}},
+		{"inside wins over the default route", nil, []string{"eth0"}, []role{roleNone, roleInside, roleNone, roleNone, roleXfrm}},
+		{"both named", []string{"eth1", "lo"}, []string{"none"}, []role{roleNone, roleNone, roleOutside, roleNone, roleXfrm}},
+	} {
+		var got []role
+		for _, l := range all {
+			got = append(got, roleOf(b, &Settings{Outside: c.outside, Inside: c.inside}, l))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, expected %v", c.name, got, c.want)
+		}
+	}
+	in := hook{progMSSIn, atIngress, 3}
+	for _, c := range []struct {
+		name string
+		role role
+		s    Settings
+		l    netlink.Link
+		want []hook
+		not  string
+	}{
+		{"outside", roleOutside, Settings{MSS: true}, wan, []hook{{progESPIn, atXDP, 2}, {progESPOut, atEgress, 2}, {progMSSOut, atIngress, 2}}, ""},
+		{"outside without Ethernet", roleOutside, Settings{}, ppp, []hook{{progESPOut, atEgress, 4}}, progESPIn},
+		{"inside", roleInside, Settings{MSS: true}, lan, []hook{in, {progMSSOut, atEgress, 3}}, ""},
+		{"inside, steered", roleInside, Settings{Steering: SteerHash}, lan, []hook{{progFlowIn, atXDP, 3}}, ""},
+		{"xfrm", roleXfrm, Settings{MSS: true}, xfrm, []hook{{progMSSXfrm, atIngress, 5}, {progMSSXfrm, atEgress, 5}}, ""},
+		{"xfrm without MSS", roleXfrm, Settings{}, xfrm, nil, ""},
+		{"none", roleNone, Settings{MSS: true}, lo, nil, ""},
+	} {
+		hooks, not := hooksOf(c.role, &c.s, c.l)
+		if !slices.Equal(hooks, c.want) || c.not != "" && not[c.not] == "" || c.not == "" && len(not) > 0 {
+			t.Errorf("%s: %v, not %v, expected %v", c.name, hooks, not, c.want)
+		}
+	}
+}
+
+func TestPinNames(t *testing.T) {
+	for _, h := range []hook{{"esp_in", atXDP, 2}, {"mss_xfrm", atEgress, 17}, {"a-b", atIngress, 3}, {"drops", atTrace, 0}} {
+		name := h.pinName()
+		if got, ok := parsePinName(name); !ok || got != h || strings.Contains(name, ".") {
+			t.Errorf("%+v: pinned as %s, read as %+v, %v", h, name, got, ok)
+		}
+	}
+	for _, s := range []string{"", "x", "esp_in", "esp_in-xdp", "esp_in-xdp-", "esp_in-there-2", "esp_in-xdp-two"} {
+		if h, ok := parsePinName(s); ok {
+			t.Errorf("%q: read as %+v", s, h)
+		}
+	}
+}
+
+func TestCPULists(t *testing.T) {
+	for s, want := range map[string][]uint32{"0": {0}, "0-3": {0, 1, 2, 3}, "0,2-3,8": {0, 2, 3, 8}} {
+		if got, err := parseCPUs(s); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v, expected %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "a", "3-1", "1-", "0,,1", "99999"} {
+		if got, err := parseCPUs(s); err == nil {
+			t.Errorf("%q: got %v, expected an error", s, got)
+		}
+	}
+}
+
+func TestKernelStatsParsed(t *testing.T) {
+	got, err := parseStats(strings.NewReader("XfrmInNoStates          \t3\nXfrmInStateProtoError\t5\nXfrmNewOne 7\n"))
+	want := []Stat{{"XfrmInNoStates", Reason(bpf.DropNoState), 3}, {"XfrmInStateProtoError", Reason(bpf.DropIntegrity), 5}, {"XfrmNewOne", Reason(bpf.DropOther), 7}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, expected %v", got, err, want)
+	}
+	for _, s := range []string{"XfrmInError\n", "XfrmInError x\n", "a b c\n"} {
+		if got, err := parseStats(strings.NewReader(s)); err == nil {
+			t.Errorf("%q: got %v, expected an error", s, got)
+		}
+	}
+}
+
+func TestSampleParsed(t *testing.T) {
+	d := bpf.DropSample{Time: 5, Key: bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000), Reason: uint32(bpf.DropReplay), Ifindex: 3, Length: 99, Family: 4}
+	copy((*[4]byte)(unsafe.Pointer(&d.Seq))[:], []byte{0, 0, 1, 2})
+	copy(d.Src[:], []byte{198, 51, 100, 7})
+	b := (*[unsafe.Sizeof(d)]byte)(unsafe.Pointer(&d))[:]
+	want := Sample{Since: 5, Key: Key{dataplane.In, netip.MustParseAddr("192.0.2.1"), 0x1000}, Seq: 258, Reason: Reason(bpf.DropReplay), IfIndex: 3, Length: 99, Src: netip.MustParseAddr("198.51.100.7")}
+	if got, ok := sampleFrom(b); !ok || got != want {
+		t.Errorf("got %+v, %v, expected %+v", got, ok, want)
+	}
+	d.Guard, d.Reason = 1, uint32(bpf.TotalGuardRate)
+	want.Guard, want.Reason, want.Total = true, 0, Total(bpf.TotalGuardRate)
+	if got, ok := sampleFrom(b); !ok || got != want {
+		t.Errorf("the guard's: got %+v, %v, expected %+v", got, ok, want)
+	}
+	if _, ok := sampleFrom(b[:len(b)-1]); ok {
+		t.Error("a short record was taken")
+	}
+}
+
+// TestNamesOfLayout: every reason and total of the programs has a name here.
+func TestNamesOfLayout(t *testing.T) {
+	for r := range Reason(bpf.DropOther) + 1 {
+		if strings.HasPrefix(r.String(), "reason-") {
+			t.Errorf("reason %d has no name", uint32(r))
+		}
+	}
+	for _, c := range []struct {
+		n    bpf.Total
+		name string
+	}{{bpf.TotalESPUnknown, "esp-unknown"}, {bpf.TotalGuardUnknownSPI, "guard-unknown-spi"}, {bpf.TotalGuardMalformed, "guard-malformed"}, {bpf.TotalESPBehind, "esp-behind"}} {
+		if Total(c.n).String() != c.name {
+			t.Errorf("total %d is %s, expected %s", c.n, Total(c.n), c.name)
+		}
+	}
+	if Reason(bpf.DropOutBundle).String() != "out-bundle" || Reason(bpf.DropSequence).String() != "sequence" {
+		t.Error("names of reasons have moved")
+	}
+	if uint32(GuardOn) != uint32(bpf.GuardOn) || uint32(SteerHash) != uint32(bpf.SteerHash) || uint32(SteerSlot) != uint32(bpf.SteerSlot) {
+		t.Error("modes have other numbers than the programs'")
+	}
+}
+
+// TestCarriedConfig: the settings go with a table of another size, its own numbers
+// do not.
+func TestCarriedConfig(t *testing.T) {
+	now := bpf.Config{Layout: 1, Slots: 2, Buckets: 3, Cpus: 4, JiffiesHz: 5, Guard: 0}
+	was := bpf.Config{Layout: 9, Slots: 9, Buckets: 9, Cpus: 9, JiffiesHz: 9, Guard: 2, InitRate: 7}
+	want := now
+	want.Guard, want.InitRate = 2, 7
+	if got := carryConfig(now, was); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, expected %+v", got, want)
+	}
+}
