@@ -20,6 +20,7 @@ import (
 
 	"espalier/bpf"
 	"espalier/dataplane"
+	"espalier/dataplane/flow/table"
 	"espalier/dataplane/host"
 )
 
@@ -71,6 +72,16 @@ func veth(t *testing.T, name string) (netlink.Link, func(func() error) error) {
 		}
 		return netlink.LinkSetUp(peer)
 	}))
+	// Until the kernel has seen the carrier it drops what is sent.
+	up := func(name string) (ok bool) {
+		l, err := netlink.LinkByName(name)
+		return err == nil && l.Attrs().OperState == netlink.OperUp
+	}
+	eventually(t, "carrier", func() bool {
+		far := false
+		_ = at(func() error { far = up(name + "p"); return nil })
+		return far && up(name)
+	})
 	return l, at
 }
 
@@ -626,5 +637,57 @@ func TestTakeDown(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there: %v", path, err)
 		}
+	}
+}
+
+// TestMigrationCarriesTwice: what the old programs count while the new ones are
+// being attached is not lost, and not counted twice.
+func TestMigrationCarriesTwice(t *testing.T) {
+	needKernel(t)
+	made := func(slots int) (*table.Table, table.Maps, *counterArrays) {
+		spec, err := bpf.Check(bpf.Sizes{Slots: slots, CPUs: 2})
+		must(t, err)
+		for _, m := range spec.Maps {
+			m.Pinning = ebpf.PinNone
+		}
+		c, err := ebpf.NewCollection(spec)
+		must(t, err)
+		t.Cleanup(c.Close)
+		maps := (&maps{"", c.Maps}).table()
+		tab, err := table.Open(maps)
+		must(t, err)
+		t.Cleanup(func() { must(t, tab.Close()) })
+		a, err := mapCounters(maps, tab.Sizes())
+		must(t, err)
+		t.Cleanup(func() { must(t, a.unmap()) })
+		return tab, maps, a
+	}
+	old, oldMaps, from := made(64)
+	next, nextMaps, _ := made(128)
+	slot, err := old.Insert(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000), table.Attr{CPU: 1, Reqid: 7})
+	must(t, err)
+	count := func(n uint64) {
+		for cpu := range 2 {
+			c := &from.counters[cpu*from.slots+int(slot)]
+			c.Packets += n
+			c.Bytes += 100 * n
+			c.LastUsed = 10 * n
+		}
+		from.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] += n
+		from.totals[int(bpf.Totals)+int(bpf.TotalIKE)] += n // of CPU 1
+	}
+	count(5)
+	m, err := startMigration(oldMaps, next, nextMaps)
+	must(t, err)
+	s, ok := next.Lookup(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000))
+	if c := next.Counters(s); !ok || c.Packets != 10 {
+		t.Errorf("after the first step: %+v, %v", c, ok)
+	}
+	count(3)
+	must(t, m.finish())
+	c, sa := next.Counters(s), bpf.Slot{}
+	sa, _ = next.Slot(s)
+	if c.Packets != 16 || c.Bytes != 1600 || c.LastUsed != 50 && c.LastUsed != 30 || next.Drops(s)[bpf.DropReplay] != 8 || next.Total(bpf.TotalIKE) != 8 || sa.Cpu != 1 || sa.Reqid != 7 {
+		t.Errorf("after the second: %+v, drops %d, total %d, %+v", c, next.Drops(s)[bpf.DropReplay], next.Total(bpf.TotalIKE), sa)
 	}
 }

@@ -93,6 +93,12 @@ func TestMSSOfTwoTunnels(t *testing.T) {
 	if want := prefixes("10.2.0.0/24", MSS{1398, 1378}); !reflect.DeepEqual(table.prefixes, want) {
 		t.Errorf("expected %v, got %v", want, table.prefixes)
 	}
+	// The first child's policy leads into the second's SAs from now on, and back.
+	m.applied([]dataplane.Op{dataplane.DeletePolicy{Key: outPolicy(2, "10.2.0.0/24", 8).PolicyKey, Owner: 2}, dataplane.InstallPolicy{Policy: outPolicy(1, "10.2.0.0/24", 8)}})
+	m.applied([]dataplane.Op{dataplane.InstallPolicy{Policy: outPolicy(1, "10.2.0.0/24", 7)}})
+	if want := prefixes("10.2.0.0/24", MSS{1406, 1386}); !reflect.DeepEqual(table.prefixes, want) {
+		t.Errorf("with the first alone: expected %v, got %v", want, table.prefixes)
+	}
 	m.applied([]dataplane.Op{dataplane.DeleteSA{Key: b.SAKey}})
 	if want := prefixes("10.2.0.0/24", MSS{1406, 1386}); !reflect.DeepEqual(table.prefixes, want) {
 		t.Errorf("without the second: expected %v, got %v", want, table.prefixes)

@@ -291,3 +291,26 @@ func TestListIsOlder(t *testing.T) {
 		t.Errorf("expected the new SA alone, in step, got %+v", table.entries)
 	}
 }
+
+// TestOldNews: the word that an SA has gone is older than its successor of the same
+// key.
+func TestOldNews(t *testing.T) {
+	table := newFakeTable()
+	f := dataplane.NewFake(dataplane.FakeOptions{})
+	w := &wrapped{DataPlane: f, spis: newSPIKeeper(table, zerolog.Nop(), isHere), stopWatch: func() {}}
+	defer w.Close()
+	s := sa(dataplane.In, here, 0x1000)
+	if err := w.Apply([]dataplane.Op{dataplane.InstallSA{SA: s}}); err != nil {
+		t.Fatal(err)
+	}
+	gone := dataplane.SAChange{SA: dataplane.InstalledSA{SAKey: s.SAKey}, Gone: true}
+	w.spis.follow(f, &gone)
+	if n, _ := table.state(); n != 1 {
+		t.Error("the entry of an SA that stands went with its predecessor")
+	}
+	f.Foreign(dataplane.InstalledSA{SAKey: s.SAKey}, true)
+	w.spis.follow(f, &gone)
+	if n, _ := table.state(); n != 0 {
+		t.Error("the entry of an SA that the kernel ended stays")
+	}
+}
