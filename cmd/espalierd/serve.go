@@ -65,6 +65,9 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, routes.Close()) }()
+	if fast != nil && cfg.Settings.FastPath.MSS {
+		fast.Routes(routes.Fit)
+	}
 	settings, err := settingsOf(cfg)
 	if err != nil {
 		return err

@@ -186,7 +186,7 @@ func (f *Flow) refreshAddrs(now map[netip.Addr]bool) {
 	for a := range now {
 		if !was[a] {
 			changed = true
-			f.put(m, "own_addrs", bpf.MakeAddrKey(a), uint32(1))
+			_ = f.put(m, "own_addrs", bpf.MakeAddrKey(a), uint32(1)) // logged; without, its packets count as transit
 		}
 	}
 	for a := range was {
@@ -226,13 +226,27 @@ func (f *Flow) forgetAddrs(m *ebpf.Map, now map[netip.Addr]bool) {
 }
 
 // put writes an entry of a map that a program may not have.
-func (f *Flow) put(m *ebpf.Map, name string, k, v any) {
+func (f *Flow) put(m *ebpf.Map, name string, k, v any) error {
 	if m == nil {
-		return
+		return nil
 	}
-	if err := m.Put(k, v); err != nil {
+	err := m.Put(k, v)
+	if err != nil {
 		f.log.Error().Err(err).Str("map", name).Uint32("room", m.MaxEntries()).Msg("the fast path does not know all")
 	}
+	return err
+}
+
+// putPrefix writes an entry of a trie. The kernel takes memory for it from a store
+// that it fills again a little later: an empty one is no failure.
+func putPrefix(m *ebpf.Map, k, v any) (err error) {
+	for range 100 {
+		if err = m.Put(k, v); !errors.Is(err, unix.ENOMEM) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return err
 }
 
 func (f *Flow) take(m *ebpf.Map, k any) {

@@ -42,7 +42,7 @@ func (f *Flow) ageIKE() {
 		f.take(m, k)
 	}
 	for _, k := range last {
-		f.put(m, "ike_spis", k, ikeOfLastRun)
+		_ = f.put(m, "ike_spis", k, ikeOfLastRun) // it is there: no room is needed
 	}
 }
 
@@ -50,10 +50,10 @@ func (f *Flow) ageIKE() {
 // engine's PacketGuard and does not wait.
 func (f *Flow) OwnIKE(spi uint64, used bool) {
 	m := f.maps.byID["ike_spis"]
-	if used {
-		f.put(m, "ike_spis", ikeKey(spi), ikeOfThisRun)
-	} else {
+	if !used {
 		f.take(m, ikeKey(spi))
+	} else if f.put(m, "ike_spis", ikeKey(spi), ikeOfThisRun) != nil {
+		f.keep.blind()
 	}
 }
 
@@ -73,9 +73,15 @@ func (f *Flow) Peers(prefixes []netip.Prefix, known bool) {
 	now := map[netip.Prefix]bool{}
 	for _, p := range prefixes {
 		now[p] = true
-		if !f.peers[p] {
-			f.put(m, "peers", bpf.MakeLPMKey(p), uint32(1))
+		if f.peers[p] {
+			continue
 		}
+		if err := putPrefix(m, bpf.MakeLPMKey(p), uint32(1)); err != nil {
+			f.log.Error().Err(err).Stringer("peer", p).Msg("the guard cannot know all peers, so anybody may begin an IKE SA")
+			c.GuardPeers = 0
+			return
+		}
+		f.peers[p] = true
 	}
 	for p := range f.peers {
 		if !now[p] {
@@ -122,7 +128,7 @@ func (t *mssTable) SetPrefix(p netip.Prefix, m MSS) error {
 
 func (t *mssTable) set(name string, k any, m MSS) error {
 	if x := t.maps.byID[name]; x != nil {
-		return x.Put(k, bpf.MSS{Mss4: m.IPv4, Mss6: m.IPv6})
+		return putPrefix(x, k, bpf.MSS{Mss4: m.IPv4, Mss6: m.IPv6})
 	}
 	return nil // no program would read it
 }
@@ -143,6 +149,11 @@ func (t *mssTable) SetInterface(ifIndex int, m MSS) error {
 
 // RemoveInterface implements MSSTable.
 func (t *mssTable) RemoveInterface(ifIndex int) { t.remove("mss_ifs", uint32(ifIndex)) }
+
+// Routes names who gives the box's own routes into tunnels the size of a TCP
+// segment that fits, 0: none. It is called with operations under way, and for
+// networks without such a route, too.
+func (f *Flow) Routes(fit func(to netip.Prefix, mss int) error) { f.mss.routes(fit) }
 
 // eventRoom is how many events wait until Follow has read them.
 const eventRoom = 4096

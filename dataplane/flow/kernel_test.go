@@ -582,6 +582,17 @@ func TestReader(t *testing.T) {
 	if all, err := r.Totals(); err != nil || len(all) != len(totals) {
 		t.Errorf("totals: %+v, %v", all, err)
 	}
+	f.spis.InStep(true)
+	for n := range uint64(300) { // more than the map takes
+		f.OwnIKE(n<<32, true)
+	}
+	f.keep.mu.Lock()
+	f.keep.synced = true
+	f.keep.stepLocked()
+	f.keep.mu.Unlock()
+	if g, err := r.Guard(); err != nil || g.InStep {
+		t.Errorf("guard that does not know all IKE SPIs: %+v, %v, expected it to only log", g, err)
+	}
 	f.Peers(nil, false)
 	if g, err := r.Guard(); err != nil || g.PeersOnly {
 		t.Errorf("guard when anybody may: %+v, %v", g, err)

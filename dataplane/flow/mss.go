@@ -47,6 +47,8 @@ type mssKeeper struct {
 	// linkMTU is the MTU of the link towards the peer, for a path whose MTU nobody
 	// has found; 0: not known. It may wait for the kernel.
 	linkMTU func(src, dst netip.Addr) int
+	// fit gives the box's own routes into tunnels their size; nil: nobody does.
+	fit func(to netip.Prefix, mss int) error
 
 	mu       sync.Mutex
 	sas      map[dataplane.SAKey]*mssSA
@@ -327,6 +329,7 @@ func (m *mssKeeper) networkLocked(n *mssNetwork) {
 	if len(n.groups) == 0 && n.clear == 0 {
 		delete(m.prefixes, n.prefix)
 	}
+	m.fitLocked(n.prefix, limit)
 	had, stands := m.set[n.prefix]
 	switch {
 	case limit == (MSS{}) && n.clear == 0:
@@ -340,6 +343,30 @@ func (m *mssKeeper) networkLocked(n *mssNetwork) {
 			return
 		}
 		m.set[n.prefix] = limit
+	}
+}
+
+// fitLocked passes the limit of a network's own family on.
+func (m *mssKeeper) fitLocked(to netip.Prefix, limit MSS) {
+	if m.fit == nil {
+		return
+	}
+	mss := limit.IPv4
+	if to.Addr().Is6() {
+		mss = limit.IPv6
+	}
+	if err := m.fit(to, int(mss)); err != nil {
+		m.log.Warn().Err(err).Stringer("to", to).Msg("the box's own route into a tunnel has not got its size")
+	}
+}
+
+// routes names who gives the box's own routes into tunnels their size.
+func (m *mssKeeper) routes(fit func(to netip.Prefix, mss int) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fit = fit
+	for to, limit := range m.set {
+		m.fitLocked(to, limit)
 	}
 }
 

@@ -147,3 +147,32 @@ func TestMSSOfCompression(t *testing.T) {
 		t.Errorf("expected %v, got %v", want, table.prefixes)
 	}
 }
+
+// TestMSSOfOwnRoutes: who looks after the box's routes learns each limit, what is
+// there already first.
+func TestMSSOfOwnRoutes(t *testing.T) {
+	m := newMSSKeeper(newFakeMSS(), zerolog.Nop(), func(_, _ netip.Addr) int { return 1500 })
+	out := sa(dataplane.Out, there, 0x2000)
+	six := outPolicy(1, "2001:db8:2::/64", 7)
+	six.Selector.Src = netip.MustParsePrefix("2001:db8:1::/64")
+	m.applied([]dataplane.Op{dataplane.InstallSA{SA: out}, dataplane.InstallPolicy{Policy: outPolicy(1, "10.2.0.0/24", 7)}})
+	got := map[string]int{}
+	m.routes(func(to netip.Prefix, mss int) error { got[to.String()] = mss; return nil })
+	want := map[string]int{"10.2.0.0/24": 1406}
+	check := func(what string) {
+		t.Helper()
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, expected %v", what, got, want)
+		}
+	}
+	check("there already")
+	m.applied([]dataplane.Op{dataplane.InstallPolicy{Policy: six}})
+	want["2001:db8:2::/64"] = 1386
+	check("another")
+	m.pathMTU(here, there, 1280)
+	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 1186, 1166
+	check("path MTU")
+	m.applied([]dataplane.Op{dataplane.DeleteSA{Key: out.SAKey}})
+	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 0, 0
+	check("gone")
+}

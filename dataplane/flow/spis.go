@@ -2,6 +2,7 @@ package flow
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -48,6 +49,8 @@ type spiKeeper struct {
 	refs   map[Key]int // SAs with one key and several marks share an entry
 	full   map[Key]bool
 	synced bool
+	// lame: something else that the guard must know is not in its maps.
+	lame atomic.Bool
 	// touched are the SAs that changed while a list is being made, which is older
 	// than they are; nil: none is.
 	touched map[dataplane.SAKey]bool
@@ -135,7 +138,19 @@ func (s *spiKeeper) touchLocked(k dataplane.SAKey) {
 	}
 }
 
-func (s *spiKeeper) stepLocked() { s.table.InStep(s.synced && len(s.full) == 0) }
+func (s *spiKeeper) stepLocked() {
+	s.table.InStep(s.synced && len(s.full) == 0 && !s.lame.Load())
+	if s.lame.Load() { // since
+		s.table.InStep(false)
+	}
+}
+
+// blind keeps the guard from dropping anything until the daemon starts anew. It
+// does not wait.
+func (s *spiKeeper) blind() {
+	s.lame.Store(true)
+	s.table.InStep(false)
+}
 
 // foreignLocked takes an SA as the kernel lists it, unless it is an own one.
 func (s *spiKeeper) foreignLocked(sa *dataplane.InstalledSA) {

@@ -26,6 +26,9 @@ type Route struct {
 	Link    string     // the interface's name
 	Gateway netip.Addr // invalid: none
 	Src     netip.Addr // source address for the box's own packets
+	// MTU and MSS are what packets and TCP segments may measure at most; 0: as the
+	// interface has it.
+	MTU, MSS int `json:",omitempty"`
 }
 
 // Rule makes the kernel look a routing table up, for all packets of a family.
@@ -121,6 +124,7 @@ func (r *Route) netlink() (*netlink.Route, error) {
 		return nil, err
 	}
 	n.LinkIndex = link.Attrs().Index
+	n.MTU, n.AdvMSS = r.MTU, r.MSS
 	if r.Src.IsValid() {
 		n.Src = r.Src.AsSlice()
 	}

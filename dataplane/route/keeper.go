@@ -68,6 +68,7 @@ type Keeper struct {
 	peers   map[netip.Addr]int          // how many wishes throw a peer
 	rules   map[bool]bool               // by family: looked after
 	spared  []netip.Prefix
+	fits    map[netip.Prefix]int // MSS of TCP to a destination
 }
 
 var _ dataplane.Network = (*Keeper)(nil)
@@ -94,7 +95,7 @@ func Open(o Options) (*Keeper, error) {
 		return nil, err
 	}
 	k := &Keeper{o: o, journal: j, wishes: map[uint64]dataplane.Wish{}, addrs: map[netip.Addr]*address{}, routes: map[netip.Prefix][]*want{},
-		stands: map[netip.Prefix]host.Route{}, peers: map[netip.Addr]int{}, rules: map[bool]bool{}}
+		stands: map[netip.Prefix]host.Route{}, peers: map[netip.Addr]int{}, rules: map[bool]bool{}, fits: map[netip.Prefix]int{}}
 	for _, x := range left {
 		if err := k.undo(x); err != nil {
 			o.Log.Warn().Err(err).Msg("what a former run left could not be removed")
@@ -186,6 +187,46 @@ func (k *Keeper) Spare(nets []netip.Prefix) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Fit says how large a TCP segment to a destination may be, 0: as the kernel
+// finds. A route that leads there has it from now on, with the MTU that goes with
+// it: the box's own packets through a tunnel whose path lets less pass than the
+// kernel knows. Errors: the kernel's.
+func (k *Keeper) Fit(dst netip.Prefix, mss int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fits[dst] == mss {
+		return nil
+	}
+	if mss == 0 {
+		delete(k.fits, dst)
+	} else {
+		k.fits[dst] = mss
+	}
+	if _, stands := k.stands[dst]; !stands {
+		return nil
+	}
+	return k.settle(dst)
+}
+
+// Headers that stand before a TCP segment without options, and the least MTU of
+// IPv6 (RFC 8200 5), below which no route may ask for less.
+const (
+	headers4, headers6 = 20 + 20, 40 + 20
+	minMTU6            = 1280
+)
+
+// fit gives the route the size of what it leads to.
+func (k *Keeper) fit(r *host.Route) {
+	mss := k.fits[r.Dst]
+	if mss == 0 {
+		return
+	}
+	r.MSS, r.MTU = mss, mss+headers4
+	if r.Dst.Addr().Is6() {
+		r.MTU = max(mss+headers6, minMTU6)
+	}
 }
 
 // hold counts one more wish for an address and puts it on the box.
@@ -349,6 +390,7 @@ func (k *Keeper) route(w *want) (host.Route, bool, error) {
 	if next.Is4() == r.Dst.Addr().Is4() {
 		r.Gateway = next
 	}
+	k.fit(&r)
 	return r, true, nil
 }
 

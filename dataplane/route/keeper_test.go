@@ -101,6 +101,9 @@ func (b *box) String() string {
 		if r.Gateway.IsValid() {
 			s += ">" + r.Gateway.String()
 		}
+		if r.MTU != 0 || r.MSS != 0 {
+			s += fmt.Sprintf(">%d/%d", r.MTU, r.MSS)
+		}
 		out = append(out, s)
 	}
 	for r := range b.rules {
@@ -283,4 +286,47 @@ func TestJournalIsCompacted(t *testing.T) {
 	}
 	open(t, b, dir)
 	expect(t, b, "192.0.2.1@eth0")
+}
+
+// TestFit: a route has the size of the tunnel that it leads into, whichever came
+// first, and loses it with the tunnel.
+func TestFit(t *testing.T) {
+	b := newBox("192.0.2.1", "10.1.0.1", "2001:db8:1::1")
+	k := open(t, b, t.TempDir())
+	dst4, dst6 := netip.MustParsePrefix("10.2.0.0/24"), netip.MustParsePrefix("2001:db8:2::/64")
+	fit := func(dst netip.Prefix, mss int) {
+		t.Helper()
+		if err := k.Fit(dst, mss); err != nil {
+			t.Error(err)
+		}
+	}
+	check := func(what, want string) {
+		t.Helper()
+		if got := b.String(); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, expected %s in it", what, got, want)
+		}
+	}
+	fit(dst4, 1186)
+	wishes(t, k, 1, wish("192.0.2.2", "", "10.2.0.0/24<10.1.0.0/24", "2001:db8:2::/64<2001:db8:1::/64"))
+	check("known before the route", "10.2.0.0/24>eth0>10.1.0.1>192.0.2.2>1226/1186")
+	fit(dst6, 1166)
+	check("no IPv6 route below 1280", "2001:db8:2::/64>eth0>2001:db8:1::1>1280/1166")
+	fit(dst6, 1366)
+	check("a larger one", "2001:db8:2::/64>eth0>2001:db8:1::1>1426/1366")
+	b.fail = func(string) error { return errors.New("boom") }
+	if err := k.Fit(dst4, 1406); err == nil {
+		t.Error("expected the kernel's error")
+	}
+	b.fail = nil
+	fit(dst4, 0)
+	fit(dst6, 0)
+	check("gone", "10.2.0.0/24>eth0>10.1.0.1>192.0.2.2 192.0.2.1@eth0 ")
+	wishes(t, k, 1, dataplane.Wish{})
+	fit(dst4, 1000)
+	if len(b.routes) != 0 {
+		t.Errorf("routes that nobody wishes: %s", b)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
 }
