@@ -55,10 +55,6 @@ func openFastPath(cfg *config.Config, runDir string, log zerolog.Logger) *flow.F
 	}
 	o.Settings = flowSettings(cfg)
 	f, err := flow.Open(o)
-	if errors.Is(err, flow.ErrNoPrograms) { // not there yet
-		log.Debug().Err(err).Msg("no fast path")
-		return nil
-	}
 	if err != nil {
 		log.Warn().Err(err).Msg("no fast path: packets are not counted by SPI, guarded, steered or fitted")
 		flow.Unavailable(o, err)

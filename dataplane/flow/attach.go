@@ -58,9 +58,10 @@ func parsePinName(s string) (h hook, ok bool) {
 // attached is a program at its place.
 type attached struct {
 	hook
-	link   link.Link // nil: a filter of clsact
-	how    string
-	reason string // why not in the better way
+	variant string    // of the program
+	link    link.Link // nil: a filter of clsact
+	how     string
+	reason  string // why not in the better way
 }
 
 func (a *attached) close() error {

@@ -34,16 +34,22 @@ func (f *Flow) isOwn(k *dataplane.SAKey) bool {
 // box is what the network namespace has.
 type box struct {
 	links   []netlink.Link
+	vlans   map[int]bool // interfaces that VLANs stand on
 	addrs   map[netip.Addr]bool
 	outside map[int]bool // interfaces that the default routes lead to
 }
 
 // lookAround reads it.
 func lookAround() (*box, error) {
-	b := &box{addrs: map[netip.Addr]bool{}, outside: map[int]bool{}}
+	b := &box{addrs: map[netip.Addr]bool{}, outside: map[int]bool{}, vlans: map[int]bool{}}
 	var err error
 	if b.links, err = netlink.LinkList(); err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range b.links {
+		if l.Type() == "vlan" {
+			b.vlans[l.Attrs().ParentIndex] = true
+		}
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -76,8 +82,14 @@ const (
 	progMSSXfrm = "mss_xfrm"
 )
 
+// Variants of them.
+const (
+	progESPInStay = "esp_in_stay" // never redirects
+	raw           = "_raw"        // suffix: for tc of devices without Ethernet header
+)
+
 // tcPrograms have numbers among the filters of clsact; append only.
-var tcPrograms = []string{progESPOut, progMSSIn, progMSSOut, progMSSXfrm}
+var tcPrograms = []string{progESPOut, progMSSIn, progMSSOut, progMSSXfrm, progESPIn + raw, progESPOut + raw, progMSSIn + raw, progMSSOut + raw}
 
 // role is what an interface is for us.
 type role uint8
@@ -109,40 +121,51 @@ func roleOf(b *box, s *Settings, l netlink.Link) role {
 	return roleNone
 }
 
-// hooksOf are the places of programs on an interface; without names a hook that
-// cannot be, and why.
+// hooksOf are the places of programs on an interface; not says of one that has no
+// place there, why.
 func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]string) {
 	a := l.Attrs()
-	add := func(program string, at where) { hooks = append(hooks, hook{program, at, a.Index}) }
-	xdp := func(program string) {
-		if a.EncapType != "ether" {
-			not = map[string]string{program: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
-			return
-		}
-		add(program, atXDP)
+	kind := "" // of the programs for its packets
+	if a.EncapType != "ether" {
+		kind = raw
 	}
+	tc := func(program string, at where) { hooks = append(hooks, hook{program + kind, at, a.Index}) }
 	switch r {
 	case roleOutside:
-		xdp(progESPIn)
-		add(progESPOut, atEgress)
+		if kind == raw {
+			tc(progESPIn, atIngress) // counts and guards, does not steer
+		} else {
+			hooks = append(hooks, hook{progESPIn, atXDP, a.Index})
+		}
+		tc(progESPOut, atEgress)
 		if s.MSS {
-			add(progMSSOut, atIngress) // decrypted packets pass a second time
+			tc(progMSSOut, atIngress) // decrypted packets pass a second time
 		}
 	case roleInside:
-		if s.Steering != SteerOff {
-			xdp(progFlowIn)
+		if s.Steering != SteerOff && kind == raw {
+			not = map[string]string{progFlowIn: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
+		} else if s.Steering != SteerOff {
+			hooks = append(hooks, hook{progFlowIn, atXDP, a.Index})
 		}
 		if s.MSS {
-			add(progMSSIn, atIngress)
-			add(progMSSOut, atEgress)
+			tc(progMSSIn, atIngress)
+			tc(progMSSOut, atEgress)
 		}
 	case roleXfrm:
 		if s.MSS {
-			add(progMSSXfrm, atIngress)
-			add(progMSSXfrm, atEgress)
+			hooks = append(hooks, hook{progMSSXfrm, atIngress, a.Index}, hook{progMSSXfrm, atEgress, a.Index})
 		}
 	}
 	return hooks, not
+}
+
+// variant is the program that a hook has on this box: a redirect would lose the
+// VLAN tag that the device keeps beside the packet.
+func (b *box) variant(h hook) string {
+	if h.program == progESPIn && b.vlans[h.ifIndex] {
+		return progESPInStay
+	}
+	return h.program
 }
 
 // refresh brings attachments, own addresses and what follows from interfaces in
@@ -230,21 +253,21 @@ func (f *Flow) put(m *ebpf.Map, name string, k, v any) error {
 	if m == nil {
 		return nil
 	}
-	err := m.Put(k, v)
+	err := putEntry(m, k, v)
 	if err != nil {
 		f.log.Error().Err(err).Str("map", name).Uint32("room", m.MaxEntries()).Msg("the fast path does not know all")
 	}
 	return err
 }
 
-// putPrefix writes an entry of a trie. The kernel takes memory for it from a store
-// that it fills again a little later: an empty one is no failure.
-func putPrefix(m *ebpf.Map, k, v any) (err error) {
-	for range 100 {
+// putEntry writes an entry. The kernel takes memory for it from a store that it
+// fills again a little later: an empty one is no failure.
+func putEntry(m *ebpf.Map, k, v any) (err error) {
+	for range 50 {
 		if err = m.Put(k, v); !errors.Is(err, unix.ENOMEM) {
 			return err
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(100 * time.Microsecond)
 	}
 	return err
 }
@@ -275,14 +298,18 @@ func (f *Flow) attachAll(b *box) {
 	}
 	f.removeOthers(want)
 	for h, dev := range want {
-		if f.hooks[h] != nil {
+		name := b.variant(h)
+		p := f.progs.loaded[name]
+		if a := f.hooks[h]; a != nil {
+			if p != nil && a.variant != name && a.link != nil && a.link.Update(p) == nil {
+				a.variant = name
+			}
 			continue
 		}
 		part := Part{Program: h.program, IfIndex: h.ifIndex}
 		if dev != nil {
 			part.Interface = dev.Name
 		}
-		p := f.progs.loaded[h.program]
 		if p == nil {
 			continue // said once, without interface
 		}
@@ -292,8 +319,9 @@ func (f *Flow) attachAll(b *box) {
 			failed[part] = true
 			continue
 		}
+		a.variant = name
 		f.hooks[h] = a
-		f.log.Info().Str("program", h.program).Str("interface", part.Interface).Str("how", a.how).Msg("BPF program attached")
+		f.log.Info().Str("program", name).Str("interface", part.Interface).Str("how", a.how).Msg("BPF program attached")
 	}
 	for p := range failed {
 		if !f.failed[p] {

@@ -51,7 +51,8 @@ func TestRoles(t *testing.T) {
 		not  string
 	}{
 		{"outside", roleOutside, Settings{MSS: true}, wan, []hook{{progESPIn, atXDP, 2}, {progESPOut, atEgress, 2}, {progMSSOut, atIngress, 2}}, ""},
-		{"outside without Ethernet", roleOutside, Settings{}, ppp, []hook{{progESPOut, atEgress, 4}}, progESPIn},
+		{"outside without Ethernet", roleOutside, Settings{MSS: true}, ppp, []hook{{"esp_in_raw", atIngress, 4}, {"esp_out_raw", atEgress, 4}, {"mss_out_raw", atIngress, 4}}, ""},
+		{"inside without Ethernet", roleInside, Settings{Steering: SteerHash}, ppp, nil, progFlowIn},
 		{"inside", roleInside, Settings{MSS: true}, lan, []hook{in, {progMSSOut, atEgress, 3}}, ""},
 		{"inside, steered", roleInside, Settings{Steering: SteerHash}, lan, []hook{{progFlowIn, atXDP, 3}}, ""},
 		{"xfrm", roleXfrm, Settings{MSS: true}, xfrm, []hook{{progMSSXfrm, atIngress, 5}, {progMSSXfrm, atEgress, 5}}, ""},
@@ -61,6 +62,34 @@ func TestRoles(t *testing.T) {
 		hooks, not := hooksOf(c.role, &c.s, c.l)
 		if !slices.Equal(hooks, c.want) || c.not != "" && not[c.not] == "" || c.not == "" && len(not) > 0 {
 			t.Errorf("%s: %v, not %v, expected %v", c.name, hooks, not, c.want)
+		}
+	}
+}
+
+func TestVariants(t *testing.T) {
+	b := &box{vlans: map[int]bool{2: true}}
+	for h, want := range map[hook]string{{progESPIn, atXDP, 2}: progESPInStay, {progESPIn, atXDP, 3}: progESPIn, {progESPOut, atEgress, 2}: progESPOut} {
+		if got := b.variant(h); got != want {
+			t.Errorf("%+v: %s, expected %s", h, got, want)
+		}
+	}
+}
+
+// TestRealPrograms: all that a hook may ask for are package bpf's.
+func TestRealPrograms(t *testing.T) {
+	have := map[string]bool{}
+	for _, o := range objects() {
+		spec, err := o.spec(bpf.Sizes{Slots: 1024, CPUs: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range spec.Programs {
+			have[name] = true
+		}
+	}
+	for _, name := range append([]string{progESPIn, progESPInStay, progFlowIn, progCPUIn}, tcPrograms...) {
+		if !have[name] {
+			t.Errorf("no program %s", name)
 		}
 	}
 }

@@ -78,9 +78,6 @@ type Flow struct {
 // ErrInUse: another daemon has the pins.
 var ErrInUse = errors.New("another daemon keeps the fast path of this network namespace")
 
-// ErrNoPrograms: this build has no programs that run.
-var ErrNoPrograms = errors.New("no BPF programs in this build")
-
 // Open loads the programs, or takes over what a former daemon left: its maps with
 // their counts as they are, its programs replaced one by one, each in one step.
 // What cannot be attached is among Parts with the kernel's reason, and the rest
@@ -115,9 +112,6 @@ func Open(o Options) (_ *Flow, err error) {
 			err = errors.Join(err, f.release())
 		}
 	}()
-	if len(o.objects) == 0 {
-		return nil, ErrNoPrograms
-	}
 	if f.lock, err = lockPins(o.Pins); err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"unsafe"
 
@@ -16,21 +15,15 @@ const (
 	ikeOfLastRun
 )
 
-// ikeKey is an IKE SPI as it stands in packets.
-func ikeKey(spi uint64) (k [8]byte) {
-	binary.BigEndian.PutUint64(k[:], spi)
-	return k
-}
-
 // ageIKE makes the SPIs of this run those of the last one.
 func (f *Flow) ageIKE() {
 	m := f.maps.byID["ike_spis"]
 	if m == nil {
 		return
 	}
-	var k [8]byte
+	var k uint64
 	var v uint32
-	var last, gone [][8]byte
+	var last, gone []uint64
 	for it := m.Iterate(); it.Next(&k, &v); {
 		if v == ikeOfThisRun {
 			last = append(last, k)
@@ -51,8 +44,8 @@ func (f *Flow) ageIKE() {
 func (f *Flow) OwnIKE(spi uint64, used bool) {
 	m := f.maps.byID["ike_spis"]
 	if !used {
-		f.take(m, ikeKey(spi))
-	} else if f.put(m, "ike_spis", ikeKey(spi), ikeOfThisRun) != nil {
+		f.take(m, bpf.MakeIKESPI(spi))
+	} else if f.put(m, "ike_spis", bpf.MakeIKESPI(spi), ikeOfThisRun) != nil {
 		f.keep.blind()
 	}
 }
@@ -76,7 +69,7 @@ func (f *Flow) Peers(prefixes []netip.Prefix, known bool) {
 		if f.peers[p] {
 			continue
 		}
-		if err := putPrefix(m, bpf.MakeLPMKey(p), uint32(1)); err != nil {
+		if err := putEntry(m, bpf.MakeLPMKey(p), uint32(1)); err != nil {
 			f.log.Error().Err(err).Stringer("peer", p).Msg("the guard cannot know all peers, so anybody may begin an IKE SA")
 			c.GuardPeers = 0
 			return
@@ -128,7 +121,7 @@ func (t *mssTable) SetPrefix(p netip.Prefix, m MSS) error {
 
 func (t *mssTable) set(name string, k any, m MSS) error {
 	if x := t.maps.byID[name]; x != nil {
-		return putPrefix(x, k, bpf.MSS{Mss4: m.IPv4, Mss6: m.IPv6})
+		return putEntry(x, k, bpf.MSS{Mss4: m.IPv4, Mss6: m.IPv6})
 	}
 	return nil // no program would read it
 }

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -56,7 +57,7 @@ func OpenReader(o ReaderOptions) (_ *Reader, err error) {
 			r.maps.close()
 		}
 	}()
-	for _, name := range append([]string{"ike_spis", "peers", "cpus"}, tableMaps...) {
+	for _, name := range append([]string{"ike_spis", "peers", "cpus", "strangers"}, tableMaps...) {
 		// The kernel maps an array into memory only by a descriptor that may write.
 		m, err := ebpf.LoadPinnedMap(filepath.Join(o.Pins, name), &ebpf.LoadPinOptions{ReadOnly: !isTable(name)})
 		switch {
@@ -137,10 +138,11 @@ func (r *Reader) Guard() (Guard, error) {
 	g := Guard{
 		Mode: GuardMode(c.Guard), InStep: c.TailKnown != 0, PeersOnly: c.GuardPeers != 0,
 		InitRate: c.InitRate, InitBurst: c.InitBurst, Prefix4: int(c.Prefix4), Prefix6: int(c.Prefix6),
-		Totals: r.totals(Total(bpf.TotalGuardUnknownSPI), Total(bpf.TotalGuardMalformed)+1),
+		Totals:    r.totals(Total(bpf.TotalGuardUnknownSPI), Total(bpf.TotalGuardMalformed)+1),
+		Strangers: r.strangers(),
 	}
 	if m := r.maps.byID["ike_spis"]; m != nil {
-		var k [8]byte
+		var k uint64
 		var v uint32
 		it := m.Iterate()
 		for it.Next(&k, &v) {
@@ -160,6 +162,26 @@ func (r *Reader) Guard() (Guard, error) {
 		slices.SortFunc(g.Peers, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
 	}
 	return g, nil
+}
+
+// strangers lists the guard's sources.
+func (r *Reader) strangers() (out []Stranger) {
+	m := r.maps.byID["strangers"]
+	if m == nil {
+		return nil
+	}
+	var k bpf.AddrKey
+	var v bpf.Stranger
+	for it := m.Iterate(); it.Next(&k, &v); {
+		spi := (*[4]byte)(unsafe.Pointer(&v.Spi))
+		s := Stranger{Packets: v.Packets, SPI: binary.BigEndian.Uint32(spi[:]), Src: netip.AddrFrom16(k.Addr)}
+		if k.Family == 4 {
+			s.Src = netip.AddrFrom4([4]byte(k.Addr[:4]))
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Stranger) int { return cmp.Or(cmp.Compare(b.Packets, a.Packets), a.Src.Compare(b.Src)) })
+	return out
 }
 
 func prefixFrom(k *bpf.LPMKey) netip.Prefix {
@@ -270,10 +292,10 @@ func sampleFrom(b []byte) (out Sample, ok bool) {
 		return out, false
 	}
 	copy((*[unsafe.Sizeof(d)]byte)(unsafe.Pointer(&d))[:], b)
-	seq := (*[4]byte)(unsafe.Pointer(&d.Seq))
+	seq := (*[4]byte)(unsafe.Pointer(&d.Seq)) // network order
 	out = Sample{
 		Since: time.Duration(d.Time), Key: keyFrom(&d.Key), IfIndex: int(d.Ifindex), Length: int(d.Length), Guard: d.Guard != 0,
-		Seq: uint32(seq[0])<<24 | uint32(seq[1])<<16 | uint32(seq[2])<<8 | uint32(seq[3]), // network order
+		Seq: binary.BigEndian.Uint32(seq[:]),
 	}
 	if d.Family == 4 || d.Family == 6 {
 		out.Src = bpf.SampleSrc(&d)

@@ -89,6 +89,15 @@ type Guard struct {
 	IKESPIs          int // own IKE SPIs that it knows
 	// Totals are the guard's own: what it dropped or, in log mode, would have.
 	Totals []TotalCount
+	// Strangers are the latest sources of ESP that no SA is for, most packets first.
+	Strangers []Stranger
+}
+
+// Stranger sends ESP with SPIs that nobody has.
+type Stranger struct {
+	Src     netip.Addr
+	Packets uint64
+	SPI     uint32 // of the last one
 }
 
 // Part is a program at its place, or a program that could not get there.

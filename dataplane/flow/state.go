@@ -33,7 +33,7 @@ func (f *Flow) Parts() []Part {
 func (f *Flow) partsLocked() []Part {
 	var out []Part
 	for h, a := range f.hooks {
-		p := Part{Program: h.program, IfIndex: h.ifIndex, How: a.how, Reason: a.reason}
+		p := Part{Program: cmp.Or(a.variant, h.program), IfIndex: h.ifIndex, How: a.how, Reason: a.reason}
 		if h.at == atIngress || h.at == atEgress {
 			p.Direction = [...]string{atIngress: "ingress", atEgress: "egress"}[h.at]
 		}

@@ -14,12 +14,6 @@ import (
 // cpuQueue is how many packets wait for a CPU that they are steered to.
 const cpuQueue = 2048
 
-// cpuEntry is struct bpf_cpumap_val.
-type cpuEntry struct {
-	Queue  uint32
-	ProgFD uint32 // 0: none
-}
-
 // steer sets how inbound packets get their CPU.
 func (f *Flow) steer(mode Steering) {
 	c := f.tab.Programs()
@@ -58,9 +52,9 @@ func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
 	if m == nil {
 		return nil, fmt.Errorf("no map of CPUs: the programs that steer are not loaded")
 	}
-	e := cpuEntry{Queue: cpuQueue}
-	if p := f.progs.loaded[progCPUIn]; p != nil && m.ValueSize() == 8 {
-		e.ProgFD = uint32(p.FD())
+	e := bpf.CPUMapValue{Queue: cpuQueue}
+	if p := f.progs.loaded[progCPUIn]; p != nil {
+		e.Program = uint32(p.FD())
 	}
 	var out []uint32
 	var last error
