@@ -69,6 +69,9 @@ func (s *sim) sameIKE() {
 	if !slices.Equal(have[0], have[1]) {
 		s.failf("IKE SAs differ: moon has %x, sun has %x", have[0], have[1])
 	}
+	if len(have[0]) > 1 && s.unique == sa.UniquenessReplace {
+		s.failf("%d IKE SAs between the same two, although one replaces the other", len(have[0]))
+	}
 	if len(have[0]) == 0 {
 		s.failf("no IKE SA at the end")
 	}

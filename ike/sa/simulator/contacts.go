@@ -97,7 +97,7 @@ func (x *session) reauthenticate() {
 				return
 			}
 		}
-		g.s.strict = false
+		g.s.strict = g.s.probing
 		g.s.res.Features["reauthentication"]++
 		g.lastID++
 		n := g.adopt(sa.NewReplacement(g.lastID, g.newSPI(), g.env.Conns.ByName(g.conn), x.m))

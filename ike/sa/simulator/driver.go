@@ -47,6 +47,7 @@ func (s *sim) configuration(i int) (*sa.ConnSet, *auth.Credentials) {
 	net.Proposals = []suite.Proposal{satest.Must(suite.ParseESP(esp))}
 	net.RekeyTime, net.LifeTime = s.rekeyChild, s.rekeyChild*5/4
 	net.DPDAction, net.CloseAction = sa.FollowStart, 0
+	s.limit(net)
 	lan := *net
 	lan.Name = "lan"
 	lan.LocalTS = []selector.Spec{satest.Must(selector.Parse(lans[i]))}
@@ -164,6 +165,8 @@ const (
 	newChild    wish = "new child"
 	deleteChild wish = "delete child"
 	deleteIKE   wish = "delete IKE SA"
+
+	reauthenticate wish = "reauthenticate"
 )
 
 func (s *sim) wish() wish {
@@ -204,6 +207,8 @@ func (g *gateway) do(w wish, pick int) {
 	switch w {
 	case rekeyIKE:
 		x.step(sa.Rekey{})
+	case reauthenticate:
+		x.step(sa.ReauthenticateNow{})
 	case newChild:
 		for _, n := range []string{"net", "lan"} {
 			if !hasChild(x.m, n) {

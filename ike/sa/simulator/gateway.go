@@ -66,14 +66,18 @@ type session struct {
 	spinsAt   time.Time
 	twice     map[string]time.Time // duplicates of CHILD SAs, since when
 	delivered []byte               // the message that the step is about
+	heirs     []func()             // wait until it holds nothing back
 }
 
 func newGateway(s *sim, i int) *gateway {
 	g := &gateway{s: s, index: i, name: [2]string{"moon", "sun"}[i], conn: [2]string{"sun", "moon"}[i],
 		addrs: []netip.Addr{[2]netip.Addr{moonAddr, sunAddr}[i]}, dark: map[netip.Addr]bool{}, answered: map[netip.Addr]bool{},
 		disk: map[uint64][]byte{}, settings: sa.DefaultSettings()}
-	g.dp = dataplane.NewFake(dataplane.FakeOptions{Seed: s.seed*2 + uint64(i), Now: func() time.Time { return s.now }, Events: 2})
-	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}, sent: map[string]uint64{}}
+	g.dp = dataplane.NewFake(dataplane.FakeOptions{Seed: s.seed*2 + uint64(i), Now: func() time.Time { return s.now }, Events: 64})
+	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}, sent: map[string]uint64{}, works: map[uint32]bool{}}
+	if s.fragment > 0 {
+		g.settings.FragmentSize = s.fragment
+	}
 	if s.tokens {
 		g.settings.CrashSecret = secret.Bytes(g.name + g.name)
 	}
@@ -422,10 +426,14 @@ func hasChild(m *sa.Machine, name string) bool {
 func (x *session) forget() {
 	g := x.g
 	x.gone = true
+	others := false
 	for _, gr := range x.grants {
-		g.reg.release(gr)
+		others = g.reg.release(gr) || others
 	}
 	x.grants = nil
+	if others && g.s.holds {
+		g.handOver(x.m.Heir(), func() {})
+	}
 	g.leave(x)
 	delete(g.spis, x.m.LocalSPI())
 	if g.halfOpen[x.key] == x {
@@ -454,8 +462,8 @@ func (x *session) observe(ev event.Event) {
 			a, b = b, a
 		}
 		s.res.Collisions[a+" / "+b]++
-		if ev.Ours == event.CreateChild || ev.Theirs == event.CreateChild {
-			s.strict = false // of two new ones one goes
+		if ev.Ours == event.CreateChild || ev.Theirs == event.CreateChild || s.probing {
+			s.strict = false // of two new ones one goes; a rekeying in the midst of a reauthentication is newer
 		}
 		s.tracef("%s#%d collision: ours %s, theirs %s", x.g.name, x.m.ID(), ev.Ours, ev.Theirs)
 	case event.Discarded:
@@ -499,6 +507,7 @@ func (s *sim) fair() bool {
 
 // after brings the shell's view up to date, as the engine does.
 func (x *session) after() {
+	defer x.settleHeirs()
 	if x.gone && !x.downSeen {
 		return
 	}

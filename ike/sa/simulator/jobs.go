@@ -19,6 +19,12 @@ func (x *session) job(a sa.Job, doomed bool) {
 		x.supersede(a.ID, spec)
 		return
 	}
+	if spec, ok := a.Spec.(sa.HandOver); ok && s.holds {
+		if !doomed {
+			g.handOver(spec.Heir, func() { x.step(sa.JobDone{ID: a.ID}) })
+		}
+		return
+	}
 	switch a.Spec.(type) {
 	case sa.SignAuth, sa.VerifyAuth, sa.AskContact, sa.AskUnique:
 		v, err := x.execute(a.Spec)
@@ -94,7 +100,9 @@ func (x *session) execute(spec sa.Spec) (any, error) {
 		spec.Min, spec.Max = sa.ChildSPIRange(1, 0)
 		return spec.Reserve(g.dp)
 	case sa.AskChild:
-		return g.reg.child(spec), nil
+		gr := g.reg.child(spec)
+		gr.ids.Shared = gr.ids.Shared && g.s.holds
+		return gr, nil
 	case sa.AskContact:
 		return x.firstContact(spec.Contact), nil
 	case sa.AskUnique:
@@ -185,7 +193,7 @@ func (r *registry) child(ask sa.AskChild) grant {
 		r.reqids[key], r.byID[q.id] = q, q
 	}
 	q.refs++
-	return grant{sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id}, q}
+	return grant{sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id, Shared: q.refs > 1}, q}
 }
 
 func (r *registry) next() uint32 {
@@ -198,7 +206,8 @@ func (r *registry) next() uint32 {
 	return r.last
 }
 
-func (r *registry) release(g grant) {
+// release gives a request id back and reports whether others have it.
+func (r *registry) release(g grant) bool {
 	q := g.held
 	if q.refs--; q.refs == 0 {
 		if r.reqids[q.key] == q {
@@ -207,4 +216,5 @@ func (r *registry) release(g grant) {
 		delete(r.byID, q.id)
 		r.free = append(r.free, q.id)
 	}
+	return q.refs > 0
 }

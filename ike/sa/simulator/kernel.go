@@ -42,6 +42,7 @@ func (k *kernelWatch) apply(ops []dataplane.Op) error {
 		return err
 	}
 	k.policies = nil
+	defer k.expired()
 	for _, op := range ops {
 		switch op := op.(type) {
 		case dataplane.InstallSA:
@@ -188,13 +189,17 @@ func (x *session) releaseGrants() {
 			live[id] = true
 		}
 	}
+	others := false
 	x.grants = slices.DeleteFunc(x.grants, func(gr grant) bool {
 		if live[gr.ids.UniqueID] {
 			return false
 		}
-		x.g.reg.release(gr)
+		others = x.g.reg.release(gr) || others
 		return true
 	})
+	if others && x.m.Phase() > sa.Established && x.g.s.holds {
+		x.g.handOver(x.m.Heir(), func() {})
+	}
 }
 
 // maxTwice is how long two CHILD SAs may be the same: one exchange, with all

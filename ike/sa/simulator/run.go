@@ -53,6 +53,7 @@ type failure string
 type sim struct {
 	profile
 	topology
+	extras
 	seed  uint64
 	fault *Fault
 	begin time.Time
@@ -93,6 +94,7 @@ func newSim(c Config) *sim {
 	s.profile = newProfile(s.rnd)
 	s.tokens = c.Seed%5 == 1 && c.Without&Tokens == 0
 	s.topology = newTopology(rand.New(rand.NewPCG(c.Seed, 0x746f706f)), s.profile.nat, c.Without)
+	s.extras = newExtras(rand.New(rand.NewPCG(c.Seed, 0x65787472)), c.Without)
 	for i := range s.nats {
 		if s.topology.nat[i] {
 			s.nats[i] = newNAT(i, s.forward[i])
@@ -116,7 +118,7 @@ func (s *sim) run() {
 	s.heal()
 	end := s.now.Add(s.aftermath)
 	s.calmUntil = end.Add(-time.Minute)
-	if s.churn > 0 { // before rekeyings cover up what is wrong
+	if s.churn > 0 || s.seamless { // before rekeyings cover up what is wrong
 		half := s.now.Add(settleTime)
 		s.until(func() bool { return s.now.After(half) })
 		s.settled()

@@ -17,9 +17,12 @@ type Classes uint16
 
 // The classes.
 const (
-	Rebinds Classes = 1 << iota // NATs before either side, which change their mappings
-	Moves                       // addresses that come and go, with MOBIKE and without
-	Tokens                      // quick crash detection (RFC 6290)
+	Rebinds   Classes = 1 << iota // NATs before either side, which change their mappings
+	Moves                         // addresses that come and go, with MOBIKE and without
+	Tokens                        // quick crash detection (RFC 6290)
+	Holds                         // a child that another session has is held back (reauthentication)
+	Fragments                     // IKE fragmentation
+	Limits                        // CHILD SAs reach limits of packets
 )
 
 // topology is where the gateways stand, and what changes about that.
@@ -347,23 +350,42 @@ func (s *sim) settled() {
 	}
 }
 
-// probe has a child rekeyed that may have moved, under traffic: no packet is lost
-// over that.
+// probe has something renewed that may have moved, under traffic: no packet is
+// lost over that.
 func (s *sim) probe() {
 	g, pick := s.gws[s.rnd.IntN(2)], s.rnd.IntN(8)
-	s.tracef("OPERATOR %s: rekey child, without loss", g.name)
-	s.res.Features["rekeying that loses nothing after moves"]++
+	what := rekeyChild
+	step, n := (s.latency+s.jitter+s.jobs)/8+time.Millisecond, 64
+	if s.holds {
+		switch n := s.rnd.IntN(4); {
+		case n == 0:
+			what = rekeyIKE
+		case n < 3 && s.unique == sa.UniquenessNo && !s.limits:
+			// Else the peer may end the old one early, or a rekeying on it be newer.
+			what = reauthenticate
+		}
+	}
+	if what == reauthenticate {
+		n = 200
+	}
+	s.tracef("OPERATOR %s: %s, without loss", g.name, what)
+	s.res.Features["without loss: "+string(what)]++
 	s.strict, s.probing = true, true
-	g.do(rekeyChild, pick)
-	step := (s.latency+s.jitter+s.jobs)/8 + time.Millisecond
-	for i := range 64 {
+	for _, g := range s.gws {
+		clear(g.kernel.works)
+		for _, t := range g.kernel.ways() {
+			g.kernel.works[t.ReqID] = g.kernel.newest(t) != nil
+		}
+	}
+	g.do(what, pick)
+	for i := range n {
 		s.after(time.Duration(i)*step, func() {
 			for _, g := range s.gws {
 				g.kernel.packets()
 			}
 		})
 	}
-	s.after(80*step, func() { s.strict, s.probing = false, false })
+	s.after(time.Duration(n+16)*step, func() { s.strict, s.probing = false, false })
 }
 
 // sameAddresses: each side has the other where that is, and all CHILD SAs are

@@ -138,9 +138,15 @@ func (w *wireWatch) step(x *session, acts []sa.Action) {
 	if err != nil || h.IsResponse() || h.Exchange == wire.ExchangeIKESAInit {
 		return
 	}
+	if wire.PayloadType(data[16]) == wire.PayloadSKF && binary.BigEndian.Uint16(data[32:]) != 1 {
+		return // of a request in fragments the first asks for the answer (RFC 7383 2.6.1)
+	}
 	f := w.flows[keyOf(h, x.g.index)]
 	if f == nil || !f.response.made || f.response.id != h.MessageID || len(f.response.parts) > 1 {
 		return
+	}
+	if _, whole := f.response.parts[0]; !whole {
+		return // a crash came between its fragments
 	}
 	if q := w.flow(keyOf(h, 1-x.g.index)).request; q.id != h.MessageID {
 		return // late: the peer has gone on, so it has the answer
