@@ -285,11 +285,12 @@ func (l *lab) noSecret(t *testing.T) {
 	}
 }
 
-// lines are the daemon's log.
+// lines are the daemon's log. One that is being written does not count yet.
 func (l *lab) lines(t *testing.T) []map[string]any {
 	t.Helper()
 	var out []map[string]any
-	for _, text := range strings.Split(strings.TrimSpace(l.log()), "\n") {
+	log := l.log()
+	for _, text := range strings.Split(strings.TrimSpace(log[:strings.LastIndexByte(log, '\n')+1]), "\n") {
 		if text == "" {
 			continue
 		}
