@@ -142,6 +142,9 @@ func (g *gateway) nothingLeft() {
 			s.failf("%s#%d: what is stored is not what is: %v", g.name, x.m.ID(), err)
 		}
 	}
+	for _, t := range g.traps {
+		reqids[t.ids.ids.ReqID] = true
+	}
 	if len(g.spis) != spis {
 		s.failf("%s: %d own SPIs lead to sessions, which have %d", g.name, len(g.spis), spis)
 	}
@@ -191,7 +194,15 @@ func (g *gateway) checkKernel() {
 	for k := range sas {
 		s.failf("%s: the kernel lacks SA %s", g.name, k)
 	}
+	trapped := map[*trap]bool{}
 	for _, p := range snap.Policies {
+		if t := g.trapOf(p.Owner); t != nil {
+			trapped[t] = true
+			if policies[p.PolicyKey] {
+				s.failf("%s: the trap %s %s stands before the policy of a child", g.name, p.Dir, p.Selector)
+			}
+			continue
+		}
 		if !policies[p.PolicyKey] {
 			s.failf("%s: the kernel holds policy %s %s of no child", g.name, p.Dir, p.Selector)
 		}
@@ -203,6 +214,14 @@ func (g *gateway) checkKernel() {
 			if !out[dataplane.Template{Src: t.Src, Dst: t.Dst, ReqID: t.ReqID}] {
 				s.failf("%s: policy %s %s has no SA from %s to %s with request id %d", g.name, p.Dir, p.Selector, t.Src, t.Dst, t.ReqID)
 			}
+		}
+	}
+	for _, t := range g.traps {
+		up := slices.ContainsFunc(g.sessions, func(x *session) bool {
+			return slices.ContainsFunc(x.m.State().Children, func(c sa.Child) bool { return c.Name == t.child })
+		})
+		if up == trapped[t] {
+			s.failf("%s: child %s is up: %v, its trap stands: %v", g.name, t.child, up, trapped[t])
 		}
 	}
 	for k := range policies {

@@ -19,6 +19,7 @@
 //	network.go   the network, with NATs
 //	topology.go  where the gateways stand, and how that changes
 //	traffic.go   packets of the tunnels
+//	traps.go     policies without SA, whose packets ask for one
 //	extras.go    limits of packets, held back children, fragments
 //	wire.go      the observer on the wire
 //	kernel.go    the observer at the kernel

@@ -16,6 +16,9 @@ type extras struct {
 	limits   bool // CHILD SAs have limits of packets
 	// seamless: something is renewed at the end, under traffic, that must lose nothing.
 	seamless bool
+	// traps: packets of children without SA are reported; they stand at addresses, so
+	// not where those change.
+	traps bool
 }
 
 func newExtras(r *rand.Rand, without Classes) (e extras) {
@@ -25,6 +28,10 @@ func newExtras(r *rand.Rand, without Classes) (e extras) {
 	}
 	e.limits = r.IntN(6) == 0
 	e.seamless = r.IntN(4) == 0
+	e.traps = r.IntN(5) == 0
+	if without&Traps != 0 {
+		e.traps = false
+	}
 	if without&Holds != 0 {
 		e.holds, e.seamless = false, false
 	}

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"slices"
+	"time"
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
@@ -131,6 +132,11 @@ var Faults = []Fault{
 			}
 		}
 		return ops
+	}},
+	{Name: "what is held back is sent on at once", After: func(st *sa.State, _ sa.Event) {
+		if p := st.Peer; p != nil && p.Candidate != nil && !p.Candidate.TakeOverAt.IsZero() {
+			p.Candidate.InboundOnly, p.Candidate.TakeOverAt = false, time.Time{}
+		}
 	}},
 	{Name: "sequence numbers begin again after a move", Churn: true, Kernel: func(dp *dataplane.Fake, ops []dataplane.Op) (out []dataplane.Op) {
 		for _, op := range ops {

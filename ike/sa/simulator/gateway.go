@@ -26,6 +26,7 @@ type gateway struct {
 	disk   map[uint64][]byte
 	// answered are the addresses that ever answered a request.
 	answered map[netip.Addr]bool
+	traps    []*trap
 	lastAddr byte
 	lastMove time.Time
 
@@ -141,7 +142,9 @@ func (g *gateway) restart(keep bool) {
 		s.fault.decoded(g, m)
 		g.adopt(m).recall()
 	}
+	g.traps = nil
 	g.reconcile()
+	g.setTraps()
 	for _, x := range slices.Clone(g.sessions) {
 		if !g.up || x.gone {
 			return

@@ -101,7 +101,9 @@ func (x *session) execute(spec sa.Spec) (any, error) {
 		return spec.Reserve(g.dp)
 	case sa.AskChild:
 		gr := g.reg.child(spec)
-		gr.ids.Shared = gr.ids.Shared && g.s.holds
+		gr.sa = true
+		gr.held.sas++
+		gr.ids.Shared = gr.held.sas > 1 && g.s.holds
 		return gr, nil
 	case sa.AskContact:
 		return x.firstContact(spec.Contact), nil
@@ -169,12 +171,14 @@ type reqid struct {
 	key  identity
 	id   uint32
 	refs int
+	sas  int // of them CHILD SAs
 }
 
 // grant is the answer to AskChild with what it takes to give it back.
 type grant struct {
 	ids  sa.ChildIDs
 	held *reqid
+	sa   bool // a CHILD SA has it, not a trap
 }
 
 func (r *registry) reset() {
@@ -193,7 +197,7 @@ func (r *registry) child(ask sa.AskChild) grant {
 		r.reqids[key], r.byID[q.id] = q, q
 	}
 	q.refs++
-	return grant{sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id, Shared: q.refs > 1}, q}
+	return grant{ids: sa.ChildIDs{UniqueID: r.childIDs, ReqID: q.id}, held: q}
 }
 
 func (r *registry) next() uint32 {
@@ -206,9 +210,12 @@ func (r *registry) next() uint32 {
 	return r.last
 }
 
-// release gives a request id back and reports whether others have it.
+// release gives a request id back and reports whether other CHILD SAs have it.
 func (r *registry) release(g grant) bool {
 	q := g.held
+	if g.sa {
+		q.sas--
+	}
 	if q.refs--; q.refs == 0 {
 		if r.reqids[q.key] == q {
 			delete(r.reqids, q.key)
@@ -216,5 +223,5 @@ func (r *registry) release(g grant) bool {
 		delete(r.byID, q.id)
 		r.free = append(r.free, q.id)
 	}
-	return q.refs > 0
+	return q.sas > 0
 }

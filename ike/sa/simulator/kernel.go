@@ -165,8 +165,9 @@ func (r *registry) keep(m *sa.Machine) (out []grant) {
 			}
 		}
 		q.refs++
+		q.sas++
 		r.last = max(r.last, c.ReqID)
-		out = append(out, grant{sa.ChildIDs{UniqueID: c.UniqueID, ReqID: c.ReqID}, q})
+		out = append(out, grant{sa.ChildIDs{UniqueID: c.UniqueID, ReqID: c.ReqID}, q, true})
 	}
 	st := m.State()
 	for i := range st.Children {

@@ -101,7 +101,7 @@ func newSim(c Config) *sim {
 		}
 	}
 	if s.churn > 0 {
-		s.liveness = true
+		s.liveness, s.traps = true, false
 	}
 	s.strict = s.gentle
 	s.wire.flows = map[flowKey]*flow{}
@@ -113,6 +113,9 @@ func newSim(c Config) *sim {
 
 // run lets the operators work, then heals the network and looks.
 func (s *sim) run() {
+	for _, g := range s.gws {
+		g.setTraps()
+	}
 	s.schedule()
 	s.until(func() bool { return s.operations == 0 })
 	s.heal()

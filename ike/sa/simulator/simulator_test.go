@@ -197,7 +197,7 @@ func enough(t *testing.T, n, exchanges int, collisions map[string]int) {
 	for _, a := range []string{"UPDATE_SA_ADDRESSES", "ADDITIONAL_IP4_ADDRESS"} {
 		wanted = append(wanted, a+" / loss", a+" / doubling", a+" / rekey CHILD SA", a+" / rekey IKE SA")
 	}
-	wanted = append(wanted, "COOKIE2 / loss", "COOKIE2 / doubling", "soft limit / rekey CHILD SA", "hard limit / rekey CHILD SA", "soft limit / rekey IKE SA")
+	wanted = append(wanted, "COOKIE2 / loss", "COOKIE2 / doubling", "acquire / acquire", "soft limit / rekey CHILD SA", "hard limit / rekey CHILD SA", "soft limit / rekey IKE SA")
 	for _, k := range wanted {
 		if collisions[k]*100 < n && *without == 0 {
 			t.Errorf("collision %s in %d of %d seeds, expected 1 %% at least", k, collisions[k], n)

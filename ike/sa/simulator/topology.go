@@ -23,6 +23,7 @@ const (
 	Holds                         // a child that another session has is held back (reauthentication)
 	Fragments                     // IKE fragmentation
 	Limits                        // CHILD SAs reach limits of packets
+	Traps                         // packets without SA are reported
 )
 
 // topology is where the gateways stand, and what changes about that.

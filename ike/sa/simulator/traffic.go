@@ -32,7 +32,8 @@ func (k *kernelWatch) packets() {
 		o := k.newest(t)
 		if o == nil {
 			s.res.Features["packet without SA"]++
-			if s.strict && (k.works[t.ReqID] || s.probing) {
+			k.g.acquired(t.ReqID)
+			if s.strict && (k.works[t.ReqID] || s.probing && !s.traps) {
 				s.failf("%s has no outbound SA for a policy with request id %d", k.g.name, t.ReqID)
 			}
 			continue
