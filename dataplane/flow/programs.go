@@ -107,11 +107,15 @@ func carryConfig(now, was bpf.Config) bpf.Config {
 	return was
 }
 
-// loadPrograms loads each program for itself, so that one that this kernel refuses
-// keeps no other from working. Errors: the kernel refuses all of them.
+// loadPrograms loads each object, or when this kernel refuses one of its programs,
+// each of those for itself, so that it keeps no other from working. Errors: the
+// kernel refuses all of them.
 func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
 	p := &programs{loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
 	for _, spec := range specs {
+		if p.load(spec, m) == nil {
+			continue
+		}
 		for name := range spec.Programs {
 			one := spec.Copy()
 			for other := range one.Programs {
@@ -119,22 +123,9 @@ func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
 					delete(one.Programs, other)
 				}
 			}
-			replace := map[string]*ebpf.Map{}
-			for n := range one.Maps {
-				if shared(n) {
-					replace[n] = m.byID[n]
-				}
-			}
-			for _, x := range one.Maps {
-				x.Pinning = ebpf.PinNone
-			}
-			c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: replace})
-			if err != nil {
+			if err := p.load(one, m); err != nil {
 				p.failed[name] = err
-				continue
 			}
-			p.loaded[name] = c.DetachProgram(name)
-			c.Close()
 		}
 	}
 	if len(p.loaded) == 0 {
@@ -143,6 +134,26 @@ func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
 		}
 	}
 	return p, nil
+}
+
+// load loads all programs of an object, or none.
+func (p *programs) load(spec *ebpf.CollectionSpec, m *maps) error {
+	replace := map[string]*ebpf.Map{}
+	for name, x := range spec.Maps {
+		x.Pinning = ebpf.PinNone
+		if shared(name) {
+			replace[name] = m.byID[name]
+		}
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return err
+	}
+	for name := range spec.Programs {
+		p.loaded[name] = c.DetachProgram(name)
+	}
+	c.Close()
+	return nil
 }
 
 // reason is the kernel's own, in one line.

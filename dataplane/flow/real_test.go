@@ -1,0 +1,124 @@
+package flow
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"espalier/bpf"
+	"espalier/dataplane"
+)
+
+// espFrame is an Ethernet frame with an ESP packet in it: only its headers are true.
+func espFrame(dst netip.Addr, spi uint32, size int) []byte {
+	b := make([]byte, 14+20+size)
+	copy(b, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 2, 8, 0})
+	ip := b[14:]
+	ip[0], ip[8], ip[9] = 0x45, 64, 50
+	binary.BigEndian.PutUint16(ip[2:], uint16(20+size))
+	copy(ip[12:], []byte{198, 51, 100, 7})
+	to := dst.As4()
+	copy(ip[16:], to[:])
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint32(ip[20:], spi)
+	binary.BigEndian.PutUint32(ip[24:], 1)
+	return b
+}
+
+// sendFrames puts frames on a link, from its far end.
+func sendFrames(at func(func() error) error, link string, frames ...[]byte) error {
+	return at(func() error {
+		ifi, err := net.InterfaceByName(link)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, f := range frames {
+			if err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: ifi.Index, Halen: 6}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// TestRealProgramsRun: package bpf's programs load here, attach where they belong,
+// and count what the keeper has told them.
+func TestRealProgramsRun(t *testing.T) {
+	pins := needKernel(t)
+	_, at := veth(t, "wan0")
+	veth(t, "lan0")
+	o := options(t, pins, "wan0")
+	o.objects, o.Inside, o.Guard = nil, []string{"lan0"}, GuardOn
+	for _, steering := range []Steering{SteerOff, SteerHash, SteerSlot} {
+		o.Steering = steering
+		f := open(t, o)
+		lan := []string{"mss_in/ingress tcx", "mss_out/egress tcx"}
+		if steering != SteerOff {
+			lan = append([]string{"flow_in/ native"}, lan...)
+		}
+		if got, want := parts(f, "wan0"), []string{"esp_in/ native", "esp_out/egress tcx", "mss_out/ingress tcx"}; !slices.Equal(got, want) {
+			t.Errorf("%s: outside %q, expected %q", steering, got, want)
+		}
+		if got := parts(f, "lan0"); !slices.Equal(got, lan) {
+			t.Errorf("%s: inside %q, expected %q", steering, got, lan)
+		}
+		for _, p := range f.Parts() {
+			if p.How == "" {
+				t.Errorf("%s: %+v", steering, p)
+			}
+		}
+		here := netip.MustParseAddr("192.0.2.1")
+		must(t, f.put(f.maps.byID["own_addrs"], "own_addrs", bpf.MakeAddrKey(here), uint32(1)))
+		dp := dataplane.NewFake(dataplane.FakeOptions{})
+		w, err := f.Wrap(dp)
+		must(t, err)
+		eventually(t, "in step", func() bool { return f.tab.Config().TailKnown == 1 })
+		must(t, w.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa(dataplane.In, here, 0x1000)}}))
+		for range 100 {
+			must(t, sendFrames(at, "wan0p", espFrame(here, 0x1000, 80), espFrame(here, 0x1001, 80)))
+		}
+		slot, _ := f.tab.Lookup(bpf.MakeKey(bpf.DirIn, here, 0x1000))
+		eventually(t, "packets of the SA are counted", func() bool {
+			c := f.tab.Counters(slot)
+			return c.Packets == 100 && c.Bytes == 100*100
+		})
+		eventually(t, "strangers are counted", func() bool { return f.tab.Total(bpf.TotalGuardUnknownSPI) == 100 })
+		r, err := OpenReader(ReaderOptions{Pins: pins, State: o.State})
+		must(t, err)
+		g, err := r.Guard()
+		must(t, err)
+		if want := []Stranger{{Src: netip.MustParseAddr("198.51.100.7"), Packets: 100, SPI: 0x1001}}; !slices.Equal(g.Strangers, want) {
+			t.Errorf("%s: strangers %+v, expected %+v", steering, g.Strangers, want)
+		}
+		spis, err := r.SPIs()
+		must(t, err)
+		if len(spis) != 1 || (spis[0].CPU >= 0) != (steering == SteerSlot) || spis[0].Counters.LastUsed.IsZero() {
+			t.Errorf("%s: SPIs %+v", steering, spis)
+		}
+		s, err := r.Samples()
+		must(t, err)
+		x, err := s.Next()
+		if err != nil || !x.Guard || x.Key.SPI != 0x1001 || x.Src != netip.MustParseAddr("198.51.100.7") || x.Seq != 1 {
+			t.Errorf("%s: sample %+v, %v", steering, x, err)
+		}
+		must(t, s.Close())
+		must(t, r.Close())
+		must(t, w.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa(dataplane.In, here, 0x1000).SAKey}}))
+		must(t, w.Close())
+		must(t, f.Close())
+	}
+}
