@@ -202,7 +202,7 @@ func TestDaemonCounts(t *testing.T) {
 	n := topo.New(t, topo.Config{})
 	e2 := daemon(t, n.GW2, tunnelConf(n.GW2, n.GW1, topo.IPv4, ""))
 	e1 := daemon(t, n.GW1, tunnelConf(n.GW1, n.GW2, topo.IPv4, ""))
-	if out, err := e1.Espctl(t.Context(), "conn", "initiate", "ike", "peer", "child", "net"); err != nil {
+	if out, err := e1.Espctl(t.Context(), "conn", "up", "peer", "net"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	must(t, n.Client1.Ping(t.Context(), n.Client2.Inner(topo.IPv4), 20))
@@ -258,7 +258,7 @@ func TestDaemonWithoutBPF(t *testing.T) {
 	off := "fast_path = no"
 	e2 := daemon(t, n.GW2, tunnelConf(n.GW2, n.GW1, topo.IPv4, off))
 	e1 := daemon(t, n.GW1, tunnelConf(n.GW1, n.GW2, topo.IPv4, off))
-	if out, err := e1.Espctl(t.Context(), "conn", "initiate", "ike", "peer", "child", "net"); err != nil {
+	if out, err := e1.Espctl(t.Context(), "conn", "up", "peer", "net"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	must(t, n.Client1.Ping(t.Context(), n.Client2.Inner(topo.IPv4), 3))
