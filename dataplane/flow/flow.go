@@ -118,6 +118,9 @@ func Open(o Options) (_ *Flow, err error) {
 	if err := f.load(); err != nil {
 		return nil, err
 	}
+	for name, err := range f.progs.failed {
+		f.log.Warn().Str("program", name).Str("reason", reason(err)).Msg("BPF program not loaded")
+	}
 	f.spis = newSPITable(f.tab)
 	f.mss = newMSSKeeper(&mssTable{f.maps}, o.Log, o.MTU)
 	f.keep = newSPIKeeper(f.spis, o.Log, f.isOwn)

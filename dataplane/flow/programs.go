@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 
 	"espalier/bpf"
 	"espalier/dataplane/flow/table"
@@ -112,7 +114,11 @@ func carryConfig(now, was bpf.Config) bpf.Config {
 // kernel refuses all of them.
 func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
 	p := &programs{loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
+	_, err := btf.LoadKernelSpec()
 	for _, spec := range specs {
+		if err != nil {
+			withoutTypes(spec)
+		}
 		if p.load(spec, m) == nil {
 			continue
 		}
@@ -130,10 +136,38 @@ func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
 	}
 	if len(p.loaded) == 0 {
 		for _, err := range p.failed {
+			err = errors.New(reason(err))
 			return p, fmt.Errorf("the kernel takes none of the BPF programs: %w", err)
 		}
 	}
 	return p, nil
+}
+
+// withoutTypes makes programs that a kernel without BTF takes (CONFIG_DEBUG_INFO_BTF
+// is off): functions of the kernel that a program calls if there are any count as
+// missing, and fields of its structures, which only what those return has, are
+// where the programs' own declarations have them.
+func withoutTypes(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		names := map[string]bool{}
+		for i := range p.Instructions {
+			names[p.Instructions[i].Symbol()] = true
+		}
+		for i := range p.Instructions {
+			ins := &p.Instructions[i]
+			plain := asm.Instruction{OpCode: ins.OpCode, Dst: ins.Dst, Src: ins.Src, Offset: ins.Offset, Constant: ins.Constant}
+			ref := ins.Reference()
+			switch {
+			case ins.IsKfuncCall():
+				plain = asm.Mov.Imm(asm.R0, 0)
+			case ins.OpCode.IsDWordLoad() && ref != "" && spec.Maps[ref] == nil && !names[ref]:
+				plain = asm.LoadImm(ins.Dst, 0, asm.DWord)
+			case btf.CORERelocationMetadata(ins) == nil:
+				continue
+			}
+			*ins = plain.WithSymbol(ins.Symbol()).WithSource(ins.Source())
+		}
+	}
 }
 
 // load loads all programs of an object, or none.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"espalier/bpf"
@@ -120,5 +122,26 @@ func TestRealProgramsRun(t *testing.T) {
 		must(t, w.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa(dataplane.In, here, 0x1000).SAKey}}))
 		must(t, w.Close())
 		must(t, f.Close())
+	}
+}
+
+// TestWithoutTypes: the programs load as a kernel without BTF would get them.
+func TestWithoutTypes(t *testing.T) {
+	needKernel(t)
+	sizes := bpf.Sizes{Slots: 1024, CPUs: 1}
+	for _, o := range objects() {
+		spec, err := o.spec(sizes)
+		must(t, err)
+		withoutTypes(spec)
+		for name, p := range spec.Programs {
+			for i := range p.Instructions {
+				if ins := &p.Instructions[i]; ins.IsKfuncCall() || btf.CORERelocationMetadata(ins) != nil {
+					t.Errorf("%s: instruction %d needs the kernel's types: %v", name, i, ins)
+				}
+			}
+		}
+		c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: new(btf.Spec)}})
+		must(t, err)
+		c.Close()
 	}
 }
