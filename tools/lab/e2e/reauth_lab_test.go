@@ -21,10 +21,10 @@ func TestReauthentication(t *testing.T) {
 		ours, theirs string // further lines of the connections
 	}{
 		{"ours", true, "reauth_time = 4s", ""},
-		// Without over_time, a tenth, strongSwan's IKE SA ends in the second in which its successor is begun.
-		{"strongSwan's", false, "", "reauth_time = 4s\n  over_time = 3s\n  rand_time = 0s"},
+		// Without over_time, a tenth, strongSwan's IKE SA ends in the second in which its successor is begun. It repeats a message after 4 s.
+		{"strongSwan's", false, "", "reauth_time = 4s\n  over_time = 8s\n  rand_time = 0s"},
 		// AUTH_LIFETIME (RFC 4478) tells strongSwan when.
-		{"strongSwan's, at our demand", false, "reauth_time = 6s", "rekey_time = 0s\n  over_time = 2s"},
+		{"strongSwan's, at our demand", false, "reauth_time = 12s", "rekey_time = 0s\n  over_time = 8s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ours, theirs := l.sides(psk, suites[0], s)

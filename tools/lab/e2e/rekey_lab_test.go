@@ -23,7 +23,7 @@ func TestRekey(t *testing.T) {
 		return strings.Replace(text, "  version = 2\n", "  version = 2\n  "+lines+"\n", 1)
 	}
 	l.startWith(t, files{connection(ours.conf(), "rekey_time = 7s"), l.pki.files(t, ours)},
-		files{connection(theirs.conf(), "rekey_time = 9s\n  rand_time = 0s"), l.pki.files(t, theirs)})
+		files{connection(theirs.conf(), "rekey_time = 9s\n  over_time = 30s\n  rand_time = 0s"), l.pki.files(t, theirs)})
 	l.mustInitiate(t, true)
 	const seconds = 30
 	ping, err := l.client(l.ours).Start(nil, "ping", "-q", "-i", "0.02", "-w", fmt.Sprint(seconds), l.client(l.theirs).Inner(s.inner).String())
