@@ -194,10 +194,10 @@ func (g *gateway) checkKernel() {
 	for k := range sas {
 		s.failf("%s: the kernel lacks SA %s", g.name, k)
 	}
-	trapped := map[*trap]bool{}
+	trapped := map[*trap]int{}
 	for _, p := range snap.Policies {
 		if t := g.trapOf(p.Owner); t != nil {
-			trapped[t] = true
+			trapped[t]++
 			if policies[p.PolicyKey] {
 				s.failf("%s: the trap %s %s stands before the policy of a child", g.name, p.Dir, p.Selector)
 			}
@@ -220,8 +220,8 @@ func (g *gateway) checkKernel() {
 		up := slices.ContainsFunc(g.sessions, func(x *session) bool {
 			return slices.ContainsFunc(x.m.State().Children, func(c sa.Child) bool { return c.Name == t.child })
 		})
-		if up == trapped[t] {
-			s.failf("%s: child %s is up: %v, its trap stands: %v", g.name, t.child, up, trapped[t])
+		if up && trapped[t] > 0 || !up && trapped[t] != t.size {
+			s.failf("%s: child %s is up: %v, and %d of the %d policies of its trap stand", g.name, t.child, up, trapped[t], t.size)
 		}
 	}
 	for k := range policies {

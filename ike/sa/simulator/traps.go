@@ -11,6 +11,7 @@ import (
 // trap has the kernel report the packets of a child that has no SA.
 type trap struct {
 	child string
+	size  int // policies
 	ids   grant
 	free  time.Time // until then reports are ignored
 }
@@ -29,9 +30,10 @@ func (g *gateway) setTraps() {
 			s.failf("%s: trap of %s: %v", g.name, cfg.Name, err)
 		}
 		ids := g.reg.child(t.Ask)
-		g.traps = append(g.traps, &trap{child: cfg.Name, ids: ids})
 		var ops []dataplane.Op
-		for _, p := range t.Policies(ids.ids) {
+		policies := t.Policies(ids.ids)
+		g.traps = append(g.traps, &trap{child: cfg.Name, size: len(policies), ids: ids})
+		for _, p := range policies {
 			ops = append(ops, dataplane.InstallPolicy{Policy: p})
 		}
 		if err := g.kernel.apply(ops); err != nil {
