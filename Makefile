@@ -4,6 +4,7 @@
 #   make build     builds the programs into bin/
 #   make test      all tests: static checks, unit tests, and those that need a kernel with IPsec, in a virtual machine
 #   make figures   measures what the project promises (ONLY=PREFIX for some of it)
+#   make generate  makes the BPF objects from their C source (make test fails when they differ)
 #   make soak      what takes too long for make test (SOAK_TIME for each fuzz target)
 #
 # LAB_FLAGS goes to tools/lab: --uml PATH for a User-Mode Linux kernel, --kernel bookworm, --cpus 4 ... (bin/lab --help).
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: run build test check unit lab-test figures soak clean
+.PHONY: run build test check generate generated unit lab-test kernels figures soak clean
 
 LAB_FLAGS ?=
 LAB_TIME ?= 30m
@@ -36,7 +37,7 @@ build:
 	@mkdir -p bin
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS)
 
-test: check unit lab-test
+test: check generated unit lab-test kernels
 
 check: build
 	@echo "== gofmt"
@@ -46,6 +47,15 @@ check: build
 	@echo "== staticcheck"
 	@$(GO) run $(STATICCHECK) -tags lab ./...
 
+generate:
+	@tools/lab/clang
+	@$(GO) generate ./bpf
+
+generated: build
+	@echo "== the BPF objects against their source"
+	@tools/lab/clang
+	@PATH="$(GO_DIR):$$PATH" GOTOOLCHAIN=local tools/lab/generated
+
 unit: build
 	@echo "== unit tests"
 	@$(GO) test ./...
@@ -54,6 +64,14 @@ unit: build
 lab-test: build
 	@echo "== tests in the virtual machine"
 	@$(LAB) test $(LAB_FLAGS) --time-limit $(LAB_TIME) --tagged ./...
+
+# The BPF programs load, attach and stay within their budgets on each of these kernels; what they do is tested on the newest and on this machine's.
+KERNELS ?= bookworm trixie newest
+kernels: build
+	@for kernel in $(KERNELS); do \
+		echo "== the BPF programs on Debian's kernel: $$kernel"; \
+		$(LAB) test --kernel $$kernel --run 'TestBudget|TestDropsAttach' ./dataplane/flow/programs; \
+	done
 
 # Only the figures on stdout.
 figures:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"strings"
 
 	"github.com/cilium/ebpf"
 )
@@ -195,6 +196,25 @@ func XDP(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadXdp, s) }
 // TC holds the programs at traffic control: esp_in_raw, esp_out and esp_out_raw for outside interfaces, mss_xfrm, mss_in, mss_out and the
 // latter two with _raw. Those with _raw are for devices without Ethernet header.
 func TC(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadTc, s) }
+
+// Drops holds the programs that tell why a packet of an SA was lost. They are of type fentry and fexit; each names its kernel function (ProgramSpec.AttachTo). audited is
+// whether the kernel has the functions xfrm_audit_state_*: without them the four programs on them are left out, and the others see what those
+// would have seen.
+func Drops(s Sizes, audited bool) (*ebpf.CollectionSpec, error) {
+	spec, err := sized(loadDrops, s)
+	if err != nil {
+		return nil, err
+	}
+	if audited {
+		return spec, nil
+	}
+	for name, p := range spec.Programs {
+		if strings.HasPrefix(p.AttachTo, "xfrm_audit_state_") {
+			delete(spec.Programs, name)
+		}
+	}
+	return spec, spec.Variables["audited"].Set(uint32(0))
+}
 
 // Check holds programs for tests and measurements; the daemon has no use for it.
 func Check(s Sizes) (*ebpf.CollectionSpec, error) { return sized(loadCheck, s) }

@@ -21,6 +21,7 @@ const (
 	checkMapConfig      = "config"
 	checkMapCounters    = "counters"
 	checkMapCpus        = "cpus"
+	checkMapDraws       = "draws"
 	checkMapDropCounts  = "drop_counts"
 	checkMapIkeSpis     = "ike_spis"
 	checkMapIndex       = "index"
@@ -32,7 +33,13 @@ const (
 	checkMapSas         = "sas"
 	checkMapStrangers   = "strangers"
 	checkMapTotals      = "totals"
+	checkProgDraw       = "draw"
 	checkProgFind       = "find"
+	checkProgPass       = "pass"
+	checkProgRedirect   = "redirect"
+	checkProgTcPass     = "tc_pass"
+	checkVarDrawn       = "drawn"
+	checkVarDrawsMask   = "draws_mask"
 )
 
 // loadCheck returns the embedded CollectionSpec for check.
@@ -77,7 +84,11 @@ type checkSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type checkProgramSpecs struct {
-	Find *ebpf.ProgramSpec `ebpf:"find"`
+	Draw     *ebpf.ProgramSpec `ebpf:"draw"`
+	Find     *ebpf.ProgramSpec `ebpf:"find"`
+	Pass     *ebpf.ProgramSpec `ebpf:"pass"`
+	Redirect *ebpf.ProgramSpec `ebpf:"redirect"`
+	TcPass   *ebpf.ProgramSpec `ebpf:"tc_pass"`
 }
 
 // checkMapSpecs contains maps before they are loaded into the kernel.
@@ -89,6 +100,7 @@ type checkMapSpecs struct {
 	Config      *ebpf.MapSpec `ebpf:"config"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
+	Draws       *ebpf.MapSpec `ebpf:"draws"`
 	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.MapSpec `ebpf:"ike_spis"`
 	Index       *ebpf.MapSpec `ebpf:"index"`
@@ -106,6 +118,8 @@ type checkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type checkVariableSpecs struct {
+	Drawn     *ebpf.VariableSpec `ebpf:"drawn"`
+	DrawsMask *ebpf.VariableSpec `ebpf:"draws_mask"`
 }
 
 // checkObjects contains all objects after they have been loaded into the kernel.
@@ -133,6 +147,7 @@ type checkMaps struct {
 	Config      *ebpf.Map `ebpf:"config"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Cpus        *ebpf.Map `ebpf:"cpus"`
+	Draws       *ebpf.Map `ebpf:"draws"`
 	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.Map `ebpf:"ike_spis"`
 	Index       *ebpf.Map `ebpf:"index"`
@@ -153,6 +168,7 @@ func (m *checkMaps) Close() error {
 		m.Config,
 		m.Counters,
 		m.Cpus,
+		m.Draws,
 		m.DropCounts,
 		m.IkeSpis,
 		m.Index,
@@ -171,18 +187,28 @@ func (m *checkMaps) Close() error {
 //
 // It can be passed to loadCheckObjects or ebpf.CollectionSpec.LoadAndAssign.
 type checkVariables struct {
+	Drawn     *ebpf.Variable `ebpf:"drawn"`
+	DrawsMask *ebpf.Variable `ebpf:"draws_mask"`
 }
 
 // checkPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadCheckObjects or ebpf.CollectionSpec.LoadAndAssign.
 type checkPrograms struct {
-	Find *ebpf.Program `ebpf:"find"`
+	Draw     *ebpf.Program `ebpf:"draw"`
+	Find     *ebpf.Program `ebpf:"find"`
+	Pass     *ebpf.Program `ebpf:"pass"`
+	Redirect *ebpf.Program `ebpf:"redirect"`
+	TcPass   *ebpf.Program `ebpf:"tc_pass"`
 }
 
 func (p *checkPrograms) Close() error {
 	return _CheckClose(
+		p.Draw,
 		p.Find,
+		p.Pass,
+		p.Redirect,
+		p.TcPass,
 	)
 }
 

@@ -7,3 +7,4 @@ package bpf
 //go:generate go tool bpf2go -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -mcpu=v3 -nostdinc -fno-builtin -Wall -Werror" -go-package bpf -no-global-types check check.c
 //go:generate go tool bpf2go -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -mcpu=v3 -nostdinc -fno-builtin -Wall -Werror" -go-package bpf -no-global-types xdp xdp.c
 //go:generate go tool bpf2go -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -mcpu=v3 -nostdinc -fno-builtin -Wall -Werror" -go-package bpf -no-global-types tc tc.c
+//go:generate go tool bpf2go -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -mcpu=v3 -nostdinc -fno-builtin -Wall -Werror" -go-package bpf -no-global-types drops drops.c

@@ -60,22 +60,22 @@ int esp_in_raw(CONTEXT *ctx)
 static __always_inline int esp_leaves(CONTEXT *ctx, int link)
 {
 	const struct config *c = the_config();
-	__u32 cpu = bpf_get_smp_processor_id(), slot, segments = ctx->gso_segs;
+	__u32 cpu = bpf_get_smp_processor_id(), segments = ctx->gso_segs;
 	struct addr_key dst = {};
 	struct packet p;
-	__u64 *last, now;
+	__u64 *last, now, value;
 
 	if (!c)
 		return TC_ACT_UNSPEC;
 	parse_skb(ctx, c, &p, DIR_OUT, link);
 	if (p.kind != KIND_ESP)
 		return TC_ACT_UNSPEC;
-	if (sa_find(c, &p.key, &slot)) {
+	if (sa_find(c, &p.key, &value)) {
 		/* A packet that the device will cut is several on the wire, with a header each. */
 		if (segments > 1)
-			sa_count(c, cpu, slot, segments, ctx->wire_len);
+			sa_count(c, cpu, ENTRY_SLOT(value), segments, ctx->wire_len);
 		else
-			sa_count(c, cpu, slot, 1, p.bytes);
+			sa_count(c, cpu, ENTRY_SLOT(value), 1, p.bytes);
 		return TC_ACT_UNSPEC;
 	}
 	total_add(cpu, TOTAL_ESP_OUT_UNKNOWN);

@@ -14,13 +14,13 @@
 #define VERDICT_PASS 0xffffffffU
 #define VERDICT_DROP 0xfffffffeU
 
-/* steer chooses the CPU of a known SA's packet. */
-static __always_inline __u32 steer(const struct config *c, const struct packet *p, const struct sa_slot *sa)
+/* steer chooses the CPU of a known SA's packet, whose entry has this value. */
+static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u64 value)
 {
 	__u32 n;
 
 	if (c->steer == STEER_SLOT)
-		return LOAD_ONCE(sa->cpu);
+		return ENTRY_CPU(value) == ENTRY_NO_CPU ? CPU_NONE : ENTRY_CPU(value);
 	if (c->steer != STEER_HASH)
 		return CPU_NONE;
 	n = c->steer_cpus;
@@ -36,17 +36,17 @@ static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32
 	struct ike ike;
 
 	if (likely(p->kind == KIND_ESP)) {
-		__u32 slot, to;
-		struct sa_slot *sa = sa_find(c, &p->key, &slot);
+		__u64 value;
+		__u32 to;
 
-		if (unlikely(!sa))
+		if (unlikely(!sa_find(c, &p->key, &value)))
 			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
-		sa_count(c, cpu, slot, 1, p->bytes);
+		sa_count(c, cpu, ENTRY_SLOT(value), 1, p->bytes);
 		if (unlikely(p->first_fragment)) {
 			total_add(cpu, TOTAL_FRAGMENT);
 			return VERDICT_PASS;
 		}
-		to = steer(c, p, sa);
+		to = steer(c, p, value);
 		return to == cpu || to == CPU_NONE ? VERDICT_PASS : to;
 	}
 	switch (p->kind) {

@@ -6,19 +6,21 @@
  * How an SA is found and counted:
  *
  *   (direction, family, destination, SPI) --hash--> index bucket --> slot + generation
- *   slot --> sas[slot]      the whole key, flags, and the CPU it is steered to
+ *   slot --> sas[slot]      the whole key, flags, and the CPU it is steered to: for user space
  *   cpu * slots + slot --> counters[]   packets, bytes, last use: written by that CPU only
  *
  * index, sas, counters, drop_counts, totals and config are BPF_F_MMAPABLE arrays.
  * User space reads and writes them through memory, without a system call per SPI;
- * the programs find an SA with two cache lines and count in a third.
+ * the programs find an SA with one cache line and count in a second.
  *
  * Publication (user space is the only writer of index and sas, one process at a
  * time): sas[slot] is filled, then the entry's value word, then its key word, each
  * with one 64-bit store. Removal clears the key word first. An entry that must make
- * room is copied to its other bucket before its first place is cleared. A reader that
- * met an entry halfway finds that sas[slot] has another key or generation and looks
- * on. A slot is handed out again only after its last read, with the next generation.
+ * room is copied to its other bucket before its first place is cleared. A reader takes
+ * a value only when the key word is the same before and after. Two keys of the same
+ * SPI whose tags are the same as well are told apart by user space alone: it never
+ * has both in the index. A slot is handed out again only after its last read, with the
+ * next generation.
  */
 #ifndef ESPALIER_LAYOUT_H
 #define ESPALIER_LAYOUT_H
@@ -42,8 +44,15 @@ struct sa_key {
  * whole sa_key, never 0 (see sa_index.h for the hash and the two buckets of a key). */
 struct index_entry {
 	__u64 key;   /* spi in the low half (as in the packet), tag in the high half */
-	__u64 value; /* slot in the low half, generation in the high half */
+	__u64 value; /* see ENTRY_* */
 };
+
+/* The value: the slot, the CPU it is steered to (a copy of sas[slot].cpu, ENTRY_NO_CPU
+ * for CPU_NONE), and the slot's generation modulo 2^16. With it a packet needs one
+ * cache line of the index and one of the counters, none of sas. */
+#define ENTRY_SLOT(value) ((__u32)(value))
+#define ENTRY_CPU(value) ((__u16)((value) >> 32))
+#define ENTRY_NO_CPU 0xffff
 
 #define INDEX_WAYS 4
 struct index_bucket { /* one cache line */

@@ -142,10 +142,14 @@ static __always_inline void clamp(struct __sk_buff *ctx, const struct syn *syn, 
 	__u32 cpu = bpf_get_smp_processor_id(), length = syn->options;
 	struct walk w = { .length = length };
 
-	asm volatile("" : "+r"(length)); /* so that the comparison below is with the register that is passed on */
 	if (v)
 		w.limit = syn->family == 4 ? v->mss4 : v->mss6;
-	if (!w.limit || length < 1 || length > TCP_OPTIONS_MAX)
+	/* Two comparisons, each with the register that is passed on: made one, older verifiers do not understand it. */
+	asm volatile("" : "+r"(length));
+	if (!w.limit || length > TCP_OPTIONS_MAX)
+		return;
+	asm volatile("" : "+r"(length));
+	if (length < 4)
 		return;
 	if (bpf_skb_load_bytes(ctx, syn->tcp_offset + sizeof(struct tcp), w.options, length))
 		w.bad = 1; /* cut off */

@@ -27,51 +27,44 @@ static __always_inline __u32 other_bucket(__u32 bucket, __u32 tag, __u32 mask)
 	return (bucket ^ (tag * 0x5bd1e995U | 1)) & mask;
 }
 
-/* same_key compares what the slot holds with what the packet has. */
-static __always_inline int same_key(const struct sa_slot *sa, const __u64 *word)
+/* same is 1 when both words are equal, without a branch: where an entry lies among the
+ * four of a bucket cannot be predicted, and a wrong guess about a word that is not in
+ * the cache yet costs all the work that could be done meanwhile. */
+static __always_inline __u64 same(__u64 a, __u64 b)
 {
-	const __u64 *have = (const __u64 *)&sa->key;
+	__u64 x = a ^ b;
 
-	return have[0] == word[0] && have[1] == word[1] && have[2] == word[2];
+	x = (x | -x) >> 63;
+	asm volatile("" : "+r"(x)); /* or the compiler makes a branch of it */
+	return x ^ 1;
 }
 
-/* sa_find gives the SA of a key and its slot, or NULL. It looks into the first bucket
- * once more after the second: an entry that moved from the second to the first
- * meanwhile was in neither when it was looked for. */
-static __always_inline struct sa_slot *sa_find(const struct config *c, const struct sa_key *key, __u32 *slot)
+/* sa_find gives the value of a key's entry (see ENTRY_*), and whether there is one. It
+ * looks into the first bucket once more after the second: an entry that moved from the
+ * second to the first meanwhile was in neither when it was looked for. */
+static __always_inline int sa_find(const struct config *c, const struct sa_key *key, __u64 *value)
 {
-	const __u64 *word = (const __u64 *)key;
-	__u64 h = sa_hash(c, word);
+	__u64 h = sa_hash(c, (const __u64 *)key);
 	__u32 mask = c->buckets - 1, tag = h >> 32 ?: 1, n = h & mask;
 	__u64 want = (__u64)tag << 32 | key->spi;
 
 	for (int pass = 0; pass < 3; pass++) {
 		struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
-		struct index_entry *e = NULL;
+		struct index_entry *e;
+		__u64 way;
 
 		if (!b)
-			return NULL;
-		if (LOAD_ONCE(b->way[0].key) == want)
-			e = &b->way[0];
-		else if (LOAD_ONCE(b->way[1].key) == want)
-			e = &b->way[1];
-		else if (LOAD_ONCE(b->way[2].key) == want)
-			e = &b->way[2];
-		else if (LOAD_ONCE(b->way[3].key) == want)
-			e = &b->way[3];
-		if (e) {
-			__u64 value = LOAD_ONCE(e->value);
-			__u32 s = value;
-			struct sa_slot *sa = bpf_map_lookup_elem(&sas, &s);
-
-			if (sa && LOAD_ONCE(sa->generation) == value >> 32 && same_key(sa, word)) {
-				*slot = s;
-				return sa;
-			}
+			return 0;
+		way = same(LOAD_ONCE(b->way[1].key), want) | same(LOAD_ONCE(b->way[2].key), want) << 1 | same(LOAD_ONCE(b->way[3].key), want) * 3;
+		e = &b->way[way & (INDEX_WAYS - 1)];
+		if (LOAD_ONCE(e->key) == want) {
+			*value = LOAD_ONCE(e->value);
+			if (LOAD_ONCE(e->key) == want)
+				return 1;
 		}
 		n = other_bucket(n, tag, mask);
 	}
-	return NULL;
+	return 0;
 }
 
 /* sa_count adds packets to the row of the CPU that runs. */

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -40,8 +41,11 @@ func needBPF(t testing.TB, err error) {
 	if errors.Is(err, os.ErrPermission) && os.Getuid() != 0 {
 		t.Skip("no BPF for this user: run as root")
 	}
+	if v := (*ebpf.VerifierError)(nil); errors.As(err, &v) {
+		t.Fatalf("%s", strings.Join(v.Log[max(0, len(v.Log)-30):], "\n"))
+	}
 	if err != nil {
-		t.Fatalf("%+v", err)
+		t.Fatal(err)
 	}
 }
 

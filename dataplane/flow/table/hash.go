@@ -41,3 +41,8 @@ func other(c *bpf.Config, bucket uint32, word uint64) uint32 {
 	tag := uint32(word >> 32)
 	return (bucket ^ (tag*0x5bd1e995 | 1)) & (c.Buckets - 1)
 }
+
+// valueOf is the value word of an entry: slot, CPU (all ones for none) and generation.
+func valueOf(slot, cpu, generation uint32) uint64 {
+	return uint64(slot) | uint64(uint16(min(cpu, 0xffff)))<<32 | uint64(uint16(generation))<<48
+}

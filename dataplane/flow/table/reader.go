@@ -72,7 +72,7 @@ func (r *Reader) Lookup(k bpf.Key) (slot uint32, ok bool) {
 			if int(s) >= len(r.a.SAs) {
 				continue
 			}
-			if sa := &r.a.SAs[s]; atomic.LoadUint32(&sa.Generation) == uint32(v>>32) && sa.Key == k {
+			if sa := &r.a.SAs[s]; uint16(atomic.LoadUint32(&sa.Generation)) == uint16(v>>48) && sa.Key == k {
 				return s, true
 			}
 		}

@@ -109,7 +109,7 @@ func (t *Table) recover() {
 				continue
 			}
 			s := uint32(e.Value)
-			if int(s) < t.sizes.Slots && !published[s] && t.a.SAs[s].Generation == uint32(e.Value>>32) &&
+			if int(s) < t.sizes.Slots && !published[s] && t.a.SAs[s].Generation%2 == 1 && uint16(t.a.SAs[s].Generation) == uint16(e.Value>>48) &&
 				placeOf(t.a.Config, &t.a.SAs[s].Key).word == e.Key && t.a.SAs[s].Flags&bpf.FlagGone == 0 {
 				published[s] = true
 				t.used++
@@ -167,7 +167,7 @@ func (t *Table) Insert(k bpf.Key, attr Attr) (slot uint32, err error) {
 	// The generation last: a reader between the two takes the slot for free.
 	sa.Key, sa.Cpu, sa.Flags, sa.Reqid, sa.IfId = k, attr.CPU, attr.Flags&^bpf.FlagGone, attr.Reqid, attr.IfID
 	atomic.StoreUint32(&sa.Generation, generation)
-	atomic.StoreUint64(&entry.Value, uint64(generation)<<32|uint64(slot))
+	atomic.StoreUint64(&entry.Value, valueOf(slot, attr.CPU, generation))
 	atomic.StoreUint64(&entry.Key, p.word)
 	return slot, nil
 }
@@ -193,7 +193,7 @@ func (t *Table) Update(slot uint32, attr Attr) error {
 	if err != nil {
 		return err
 	}
-	atomic.StoreUint32(&sa.Cpu, attr.CPU)
+	t.steer(slot, sa, attr.CPU)
 	atomic.StoreUint32(&sa.Flags, attr.Flags&^bpf.FlagGone)
 	atomic.StoreUint32(&sa.Reqid, attr.Reqid)
 	atomic.StoreUint32(&sa.IfId, attr.IfID)
@@ -207,9 +207,22 @@ func (t *Table) SetCPU(slot, cpu uint32) error {
 	defer t.mu.Unlock()
 	sa, err := t.live(slot)
 	if err == nil {
-		atomic.StoreUint32(&sa.Cpu, cpu)
+		t.steer(slot, sa, cpu)
 	}
 	return err
+}
+
+// steer writes the CPU where user space reads it and where the programs do.
+func (t *Table) steer(slot uint32, sa *bpf.Slot, cpu uint32) {
+	atomic.StoreUint32(&sa.Cpu, cpu)
+	p := placeOf(t.a.Config, &sa.Key)
+	for _, n := range []uint32{p.bucket, other(t.a.Config, p.bucket, p.word)} {
+		for w := range t.a.Index[n].Way {
+			if e := &t.a.Index[n].Way[w]; e.Key == p.word {
+				atomic.StoreUint64(&e.Value, valueOf(slot, cpu, sa.Generation))
+			}
+		}
+	}
 }
 
 // live is a slot that is published.

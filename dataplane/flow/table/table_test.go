@@ -144,7 +144,7 @@ func TestTakesOver(t *testing.T) {
 	p := placeOf(a.Config, &k)
 	for w := range a.Index[other(a.Config, p.bucket, p.word)].Way {
 		if e := &a.Index[other(a.Config, p.bucket, p.word)].Way[w]; e.Key == 0 {
-			*e = bpf.IndexEntry{Key: p.word, Value: uint64(1)<<32 | uint64(slots[k])}
+			*e = bpf.IndexEntry{Key: p.word, Value: valueOf(slots[k], 0, 1)}
 			break
 		}
 	}
