@@ -1,7 +1,10 @@
 package flow
 
 import (
+	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -185,5 +188,24 @@ func TestCarriedConfig(t *testing.T) {
 	want.Guard, want.InitRate = 2, 7
 	if got := carryConfig(now, was); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, expected %+v", got, want)
+	}
+}
+
+// TestUnavailable: readers are told why nothing is loaded.
+func TestUnavailable(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "run", "fastpath.json")
+	if _, err := ReadDaemon(ReaderOptions{State: state}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("before any daemon: %v, expected that there is no file", err)
+	}
+	Unavailable(Options{State: state}, errors.New("no BPF\nand more"))
+	d, err := ReadDaemon(ReaderOptions{State: state})
+	if want := []Part{{Reason: "no BPF"}}; err != nil || d.PID != os.Getpid() || !slices.Equal(d.Parts, want) {
+		t.Errorf("got %+v, %v, expected %+v", d, err, want)
+	}
+	if err := os.WriteFile(state, []byte(`{"version":9}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadDaemon(ReaderOptions{State: state}); err == nil || !strings.Contains(err.Error(), "version 9, expected 1") {
+		t.Errorf("a file of another version: %v", err)
 	}
 }
