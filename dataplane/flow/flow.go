@@ -118,8 +118,8 @@ func Open(o Options) (_ *Flow, err error) {
 	if err := f.load(); err != nil {
 		return nil, err
 	}
-	for name, err := range f.progs.failed {
-		f.log.Warn().Str("program", name).Str("reason", reason(err)).Msg("BPF program not loaded")
+	for why, names := range f.progs.refused() {
+		f.log.Warn().Strs("programs", names).Str("reason", why).Msg("BPF programs not loaded")
 	}
 	f.spis = newSPITable(f.tab)
 	f.mss = newMSSKeeper(&mssTable{f.maps}, o.Log, o.MTU)

@@ -21,8 +21,19 @@ type object struct {
 	spec func(bpf.Sizes) (*ebpf.CollectionSpec, error)
 }
 
-// objects are package bpf's. Not there yet: the one that says why packets are lost.
-func objects() []object { return []object{{"xdp", bpf.XDP}, {"tc", bpf.TC}} }
+// objects are package bpf's.
+func objects() []object { return []object{{"xdp", bpf.XDP}, {"tc", bpf.TC}, {"drops", drops}} }
+
+// drops is the object that says why packets are lost, as this kernel can have it:
+// one without CONFIG_AUDITSYSCALL does not call the functions that name an SA.
+func drops(s bpf.Sizes) (*ebpf.CollectionSpec, error) {
+	audited := false
+	if kernel, err := btf.LoadKernelSpec(); err == nil {
+		var fn *btf.Func
+		audited = kernel.TypeByName("xfrm_audit_state_notfound", &fn) == nil
+	}
+	return bpf.Drops(s, audited)
+}
 
 // programs are the loaded ones, by name, and why others are not.
 type programs struct {
@@ -198,6 +209,19 @@ func reason(err error) string {
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	return text
+}
+
+// refused are the programs that are not loaded, by the reason.
+func (p *programs) refused() map[string][]string {
+	out := map[string][]string{}
+	for name, err := range p.failed {
+		why := strings.TrimPrefix(reason(err), "program "+name+": ")
+		out[why] = append(out[why], name)
+	}
+	for _, names := range out {
+		slices.Sort(names)
+	}
+	return out
 }
 
 // names of programs, sorted.

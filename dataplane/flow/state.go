@@ -47,8 +47,10 @@ func (f *Flow) partsLocked() []Part {
 	for p := range f.failed {
 		out = append(out, p)
 	}
-	for name, err := range f.progs.failed {
-		out = append(out, Part{Program: name, Reason: reason(err)})
+	for why, names := range f.progs.refused() {
+		for _, name := range names {
+			out = append(out, Part{Program: name, Reason: why})
+		}
 	}
 	if f.progs.loaded[progCPUIn] != nil && f.set.Steering != SteerOff {
 		out = append(out, Part{Program: progCPUIn, How: "cpumap"})
