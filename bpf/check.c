@@ -33,7 +33,7 @@ int find(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	key = r->key;
 	h = sa_hash(c, (const __u64 *)&key);
-	r->found = sa_find(c, &key, &value);
+	r->found = sa_find(c, bpf_get_smp_processor_id(), &key, &value);
 	r->slot = ENTRY_SLOT(value);
 	r->hash[0] = h;
 	r->hash[1] = h >> 32;

@@ -51,7 +51,7 @@ static __noinline int lost(struct drop_sample *d, __u32 reason)
 
 	if (!c || reason >= DROP_REASONS)
 		return 0;
-	if (sa_find(c, &d->key, &value)) {
+	if (sa_find(c, bpf_get_smp_processor_id(), &d->key, &value)) {
 		n = ENTRY_SLOT(value) * DROP_REASONS + reason;
 		count = bpf_map_lookup_elem(&drop_counts, &n);
 		if (count)

@@ -70,7 +70,7 @@ static __always_inline int esp_leaves(CONTEXT *ctx, int link)
 	parse_skb(ctx, c, &p, DIR_OUT, link);
 	if (p.kind != KIND_ESP)
 		return TC_ACT_UNSPEC;
-	if (sa_find(c, &p.key, &value)) {
+	if (sa_find(c, cpu, &p.key, &value)) {
 		/* A packet that the device will cut is several on the wire, with a header each. */
 		if (segments > 1)
 			sa_count(c, cpu, ENTRY_SLOT(value), segments, ctx->wire_len);

@@ -39,7 +39,7 @@ static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32
 		__u64 value;
 		__u32 to;
 
-		if (unlikely(!sa_find(c, &p->key, &value)))
+		if (unlikely(!sa_find(c, cpu, &p->key, &value)))
 			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
 		sa_count(c, cpu, ENTRY_SLOT(value), 1, p->bytes);
 		if (unlikely(p->first_fragment)) {

@@ -55,6 +55,7 @@ struct index_entry {
 #define ENTRY_NO_CPU 0xffff
 
 #define INDEX_WAYS 4
+#define HOME_SLOTS 2 /* of the slots, those of a bucket: see home_touch */
 struct index_bucket { /* one cache line */
 	struct index_entry way[INDEX_WAYS];
 };

@@ -39,15 +39,28 @@ static __always_inline __u64 same(__u64 a, __u64 b)
 	return x ^ 1;
 }
 
+/* home_touch reads the counters that the first SAs of a bucket have (user space gives
+ * them the slots 2 * bucket and 2 * bucket + 1, while those are free): memory delivers
+ * them at the same time as the bucket, instead of afterwards. */
+static __always_inline void home_touch(const struct config *c, __u32 cpu, __u32 bucket)
+{
+	__u32 n = cpu * c->slots + HOME_SLOTS * bucket;
+	struct sa_counters *count = bpf_map_lookup_elem(&counters, &n);
+
+	if (count)
+		(void)LOAD_ONCE(count->packets);
+}
+
 /* sa_find gives the value of a key's entry (see ENTRY_*), and whether there is one. It
  * looks into the first bucket once more after the second: an entry that moved from the
  * second to the first meanwhile was in neither when it was looked for. */
-static __always_inline int sa_find(const struct config *c, const struct sa_key *key, __u64 *value)
+static __always_inline int sa_find(const struct config *c, __u32 cpu, const struct sa_key *key, __u64 *value)
 {
 	__u64 h = sa_hash(c, (const __u64 *)key);
 	__u32 mask = c->buckets - 1, tag = h >> 32 ?: 1, n = h & mask;
 	__u64 want = (__u64)tag << 32 | key->spi;
 
+	home_touch(c, cpu, n);
 	for (int pass = 0; pass < 3; pass++) {
 		struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
 		struct index_entry *e;

@@ -39,7 +39,7 @@ type Table struct {
 	*Reader
 
 	mu   sync.Mutex
-	free []uint32 // a queue: the slot that has been free for longest comes first
+	free queue
 	used int
 }
 
@@ -69,7 +69,7 @@ func New(a *Arrays) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{Reader: r}
+	t := &Table{Reader: r, free: newQueue(r.sizes.Slots)}
 	t.recover()
 	return t, nil
 }
@@ -125,7 +125,7 @@ func (t *Table) recover() {
 		if g := &t.a.SAs[s].Generation; *g%2 == 1 {
 			atomic.StoreUint32(g, *g+1)
 		}
-		t.free = append(t.free, uint32(s))
+		t.free.put(uint32(s))
 	}
 }
 
@@ -148,7 +148,7 @@ func (t *Table) Insert(k bpf.Key, attr Attr) (slot uint32, err error) {
 	if s, ok := t.Lookup(k); ok {
 		return s, ErrExists
 	}
-	if len(t.free) == 0 {
+	if t.free.len() == 0 {
 		return 0, fmt.Errorf("%w: all %d slots are in use", ErrFull, t.sizes.Slots)
 	}
 	p := placeOf(t.a.Config, &k)
@@ -159,7 +159,7 @@ func (t *Table) Insert(k bpf.Key, attr Attr) (slot uint32, err error) {
 	if entry == nil {
 		return 0, fmt.Errorf("%w: no room in the buckets of the key, with %d of %d slots in use", ErrFull, t.used, t.sizes.Slots)
 	}
-	slot, t.free = t.free[0], t.free[1:]
+	slot = t.free.take(homeSlots * p.bucket)
 	t.used++
 	t.clear(slot)
 	sa := &t.a.SAs[slot]
@@ -267,7 +267,7 @@ func (t *Table) Free(slot uint32) error {
 	}
 	sa := &t.a.SAs[slot]
 	atomic.StoreUint32(&sa.Generation, sa.Generation+1)
-	t.free = append(t.free, slot)
+	t.free.put(slot)
 	return nil
 }
 
