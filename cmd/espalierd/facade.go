@@ -3,13 +3,20 @@ package main
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
+	"espalier/ike/config"
 	"espalier/ike/engine"
+	"espalier/ike/sa"
 	"espalier/ike/vici"
 )
 
-// facade is the engine as the control server wants it.
-type facade struct{ *engine.Engine }
+// facade is the engine, with the configuration, as the control server wants it.
+type facade struct {
+	*engine.Engine
+	running *atomic.Pointer[config.Config] // the configuration in force
+	reloads chan<- chan error              // asks the main loop for a reload
+}
 
 var _ vici.Engine = facade{}
 
@@ -38,6 +45,51 @@ func (f facade) Stats() vici.Stats {
 	return vici.Stats{
 		Started: s.Started, IKESAs: s.Sessions, HalfOpen: s.HalfOpen,
 		Workers: s.Workers, Idle: s.Idle, QueuedJobs: s.Queued, Timers: s.Timers,
+	}
+}
+
+func (f facade) Authorities() []vici.Authority {
+	var out []vici.Authority
+	for _, a := range f.running.Load().Authorities {
+		out = append(out, vici.Authority{Name: a.Name, Origin: "file", CACert: a.CACert})
+	}
+	return out
+}
+
+func (f facade) Policies() []vici.Policy {
+	var out []vici.Policy
+	for _, p := range f.InstalledPolicies() {
+		out = append(out, vici.Policy(p))
+	}
+	return out
+}
+
+func (f facade) Counters(conn string) (vici.Counters, bool) {
+	t, ok := f.Tally(conn)
+	return vici.Counters{
+		IKERekeyInit: t.IKERekeysOurs, IKERekeyResp: t.IKERekeysPeer, ChildRekey: t.ChildRekeys,
+		Invalid: t.Invalid, InvalidSPI: t.InvalidSPI,
+		Init: vici.MessageCounters(t.Messages[sa.CountedInit]), Auth: vici.MessageCounters(t.Messages[sa.CountedAuth]),
+		CreateChild: vici.MessageCounters(t.Messages[sa.CountedCreateChild]), Info: vici.MessageCounters(t.Messages[sa.CountedInformational]),
+	}, ok
+}
+
+func (f facade) CountedConnections() []string { return f.Tallied() }
+
+func (f facade) ResetCounters(conn string) { f.ResetTally(conn) }
+
+func (f facade) Reload(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case f.reloads <- answer:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

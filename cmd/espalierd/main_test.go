@@ -139,30 +139,30 @@ func TestReload(t *testing.T) {
 	r := &recorder{}
 
 	write(t, path, strings.Replace(good, "remote_ts", "remote_tz", 1))
-	if got := reload(first, path, r, log); got != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
+	if got, err := reload(first, path, r, log); err == nil || got != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
 		t.Errorf("a configuration with a mistake was applied: %s", out.String())
 	}
 
 	write(t, path, good+"# a comment is no change\n")
-	same := reload(first, path, r, log)
+	same, _ := reload(first, path, r, log)
 	if len(r.calls) != 0 {
 		t.Error("a comment was applied as a change")
 	}
 
 	write(t, path, strings.Replace(good, "10.2.0.0/16", "10.3.0.0/16", 1))
 	r.err = errors.New("no")
-	if got := reload(same, path, r, log); got != same {
+	if got, err := reload(same, path, r, log); err == nil || got != same {
 		t.Error("what could not be applied counts as running")
 	}
 	r.err = nil
-	changed := reload(same, path, r, log)
+	changed, _ := reload(same, path, r, log)
 	want := engine.Changes{Start: []engine.ChildName{{Conn: "a", Child: "net"}}}
 	if len(r.calls) != 2 || !reflect.DeepEqual(r.calls[1], want) {
 		t.Errorf("a changed child: expected %+v, got %+v", want, r.calls)
 	}
 
 	write(t, path, "connections { }\n")
-	reload(changed, path, r, log)
+	_, _ = reload(changed, path, r, log)
 	if len(r.calls) != 3 || !reflect.DeepEqual(r.calls[2].RemovedConns, []string{"a"}) {
 		t.Errorf("a removed connection: got %+v", r.calls)
 	}

@@ -17,30 +17,30 @@ type applier interface {
 }
 
 // reload reads the configuration again and applies what differs. It returns the
-// configuration that is in force then: the old one after any mistake.
-func reload(old *config.Config, path string, to applier, log zerolog.Logger) *config.Config {
+// configuration that is in force then: after any error, which is logged, the old one.
+func reload(old *config.Config, path string, to applier, log zerolog.Logger) (*config.Config, error) {
 	log.Info().Str("config", path).Msg("reloading the configuration")
 	next, err := load(path, log)
 	if err != nil {
 		log.Error().Err(err).Msg("reload refused, the running configuration stays")
-		return old
+		return old, err
 	}
 	settings, err := settingsOf(next)
 	if err != nil {
 		log.Error().Err(err).Msg("reload refused, the running configuration stays")
-		return old
+		return old, err
 	}
 	diff := config.Diff(old, next)
 	if diff.None() {
 		log.Info().Msg("nothing differs")
-		return next
+		return next, nil
 	}
 	if diff.Pools {
 		to.SetPools(next.Pools)
 	}
 	if err := to.Apply(next.Connections, next.Credentials, settings, changesOf(next, diff)); err != nil {
 		log.Error().Err(err).Msg("reload failed")
-		return old
+		return old, err
 	}
 	for _, key := range diff.Settings {
 		if needsRestart(key) {
@@ -50,13 +50,13 @@ func reload(old *config.Config, path string, to applier, log zerolog.Logger) *co
 	log.Info().Strs("added", diff.Added).Strs("removed", diff.Removed).Int("changed", len(diff.Changed)).
 		Int("unchanged", len(diff.Unchanged)).Bool("credentials", diff.Credentials).Bool("pools", diff.Pools).Strs("settings", diff.Settings).
 		Msg("configuration reloaded")
-	return next
+	return next, nil
 }
 
 // needsRestart reports whether the setting is one that is read once.
 func needsRestart(key string) bool {
 	switch key {
-	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "state_dir",
+	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "swanctl_socket", "state_dir",
 		"fast_path", "outside", "inside", "max_spis",
 		"install_virtual_ip", "install_virtual_ip_on", "routing_table", "routing_table_prio":
 		return true

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -81,12 +82,12 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if stateDir == "" {
 		stateDir = cfg.Settings.StateDir
 	}
-	bus := new(event.Bus)
+	bus, sightings := new(event.Bus), new(event.Bus)
 	if fast != nil {
 		fast.Follow(bus)
 	}
 	eng, err := engine.New(engine.Options{
-		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Log: log,
+		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
 		CrashSecret: crashSecret(stateDir, log), PacketGuard: packetGuard(fast),
 	})
@@ -99,30 +100,34 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
 	eng.SetPools(cfg.Pools)
-	listener, err := vici.Listen(filepath.Join(runDir, "vici.sock"))
-	if err != nil {
+	var running atomic.Pointer[config.Config]
+	running.Store(cfg)
+	reloads := make(chan chan error)
+	server := vici.NewServer(vici.Config{Engine: facade{eng, &running, reloads}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log})
+	if err := listen(server, runDir, cfg.Settings.SwanctlOn, log); err != nil {
 		return errors.Join(err, eng.Close())
 	}
-	server := vici.NewServer(vici.Config{Engine: facade{eng}, Events: bus, Version: daemonVersion(), Log: log})
-	go func() {
-		if err := server.Serve(listener); err != nil && !errors.Is(err, vici.ErrClosed) {
-			log.Error().Err(err).Msg("control server failed")
-		}
-	}()
 	defer server.Close()
 
 	ended := make(chan error, 1)
 	go func() { ended <- eng.Run(ctx) }()
 	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
 	notify.send("READY=1")
+	again := func() (err error) {
+		notify.reloading()
+		old := cfg
+		cfg, err = reload(cfg, f.Config, eng, log)
+		running.Store(cfg)
+		reloadFastPath(fast, old, cfg)
+		notify.send("READY=1")
+		return err
+	}
 	for {
 		select {
 		case <-hup:
-			notify.reloading()
-			old := cfg
-			cfg = reload(cfg, f.Config, eng, log)
-			reloadFastPath(fast, old, cfg)
-			notify.send("READY=1")
+			_ = again() // it has logged what went wrong
+		case answer := <-reloads:
+			answer <- again()
 		case <-ctx.Done():
 			notify.send("STOPPING=1")
 			err := <-ended

@@ -40,6 +40,7 @@ type Config struct {
 	Connections []*sa.Connection // in the order of the files
 	Pools       []*lease.Pool    // in the order of the files
 	Credentials *auth.Credentials
+	Authorities []Authority // in the order of the files
 	Settings    Settings
 	// Warnings are oddities that do not keep the configuration from working as
 	// written, such as a private key without certificate.
@@ -59,6 +60,7 @@ type Settings struct {
 	HalfOpenPerPrefix, HalfOpenPrefix4, HalfOpenPrefix6 int
 
 	RunDir       string // folder of journal and control socket
+	SwanctlOn    bool   // listen where swanctl looks, too
 	StateDir     string // folder of what outlives a reboot
 	BlockLeaks   bool   // leak = block
 	BypassLAN    bool
@@ -149,7 +151,7 @@ func (c *compiler) config(top *node) *Config {
 		}
 	}
 	cfg.Pools = c.pools(top.sub("pools"), cfg.Connections, top.sub("connections"))
-	c.authorities(top.sub("authorities"))
+	cfg.Authorities = c.authorities(top.sub("authorities"))
 	c.folders()
 	c.sharedKeys(secrets)
 	c.usable(cfg.Connections)
@@ -176,6 +178,7 @@ func (c *compiler) settings(n *node) Settings {
 		HalfOpenPrefix6:   int(get[uint32](n, "half_open_prefix_v6")),
 
 		RunDir:       get[string](n, "run_dir"),
+		SwanctlOn:    get[bool](n, "swanctl_socket"),
 		StateDir:     get[string](n, "state_dir"),
 		VirtualIP:    get[bool](n, "install_virtual_ip"),
 		VirtualIPOn:  get[string](n, "install_virtual_ip_on"),

@@ -115,9 +115,9 @@ func parseError(err error, expected string) (string, string) {
 }
 
 // authorities reads the CA certificates of section authorities.
-func (c *compiler) authorities(n *node) {
+func (c *compiler) authorities(n *node) (out []Authority) {
 	if n == nil {
-		return
+		return nil
 	}
 	for _, a := range n.subs {
 		if a.spec == nil {
@@ -133,11 +133,13 @@ func (c *compiler) authorities(n *node) {
 			}
 			if cert := c.certificate(listedFile{get[string](a, key), a.keys[key].ValuePos}, "x509ca"); cert != nil {
 				c.creds.addCA(cert)
+				out = append(out, Authority{Name: a.name, CACert: cert})
 			}
 		default:
 			c.rep.add(a.pos, "a cacert in "+a.path, "none", "")
 		}
 	}
+	return out
 }
 
 // folders reads all certificates in x509 and x509ca, and warns of folders whose

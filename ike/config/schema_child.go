@@ -168,6 +168,7 @@ func settingsSpec() *sectionSpec {
 		{name: "init_prefix_v4", typ: number(24, 32), def: "32", doc: "Length of that prefix for IPv4 peers."},
 		{name: "init_prefix_v6", typ: number(56, 128), def: "64", doc: "Length of that prefix for IPv6 peers."},
 		{name: "run_dir", typ: text("folder"), def: DefaultRunDir, doc: "Folder of the journal and the control socket."},
+		{name: "swanctl_socket", typ: yesNo(), def: "yes", doc: "Listen on /var/run/charon.vici, too, where swanctl looks, unless strongSwan's daemon does."},
 		{name: "state_dir", typ: text("folder"), def: DefaultStateDir, doc: "Folder of what outlives a reboot: the secret of quick crash detection, which no other gateway may have but one that takes over from this one."},
 	}}
 }

@@ -137,4 +137,7 @@ func (e *Engine) Stats() Stats {
 	return s
 }
 
-func (e *Engine) drop(d Drop) { e.counters.drops[d].Add(1) }
+func (e *Engine) drop(d Drop) {
+	e.counters.drops[d].Add(1)
+	e.tallies.dropped(d)
+}

@@ -55,6 +55,7 @@ type Engine struct {
 	traps    traps
 	standing standing
 	counters counters
+	tallies  tallies
 }
 
 // config is what a reload replaces as a whole.

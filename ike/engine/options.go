@@ -123,6 +123,7 @@ type Options struct {
 	Creds       *auth.Credentials
 	Settings    Settings
 	Bus         *event.Bus // nil: an own one
+	Sightings   *event.Bus // where each sa.Sighting goes; nil: nowhere
 	Log         zerolog.Logger
 
 	// Sockets is the transport; the engine closes it. nil: UDP sockets by

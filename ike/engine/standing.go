@@ -195,8 +195,7 @@ func (w *wanted) shunts(c *sa.Connection, byHand map[ChildName]bool) {
 	}
 	local, remote := w.stands(c)
 	for _, ch := range c.Shunts {
-		install, said := byHand[ChildName{c.Name, ch.Name}]
-		if said && !install || !said && !ch.Trap {
+		if !shuntWanted(ChildName{c.Name, ch.Name}, ch, byHand) {
 			continue
 		}
 		w.child(c, ch, "shunt", local, remote, func(r sa.Resolved) ([]dataplane.Policy, error) {

@@ -43,6 +43,10 @@ func (s *shard) handle(x *session, ev sa.Event) {
 		s.env.Addrs = *addrs
 	}
 	acts := x.m.Handle(&s.env, ev)
+	if s.env.Traffic != (sa.Traffic{}) {
+		s.e.tallies.add(x.m.ConnName(), &s.env.Traffic)
+		s.env.Traffic = sa.Traffic{}
+	}
 	for _, a := range acts {
 		s.perform(x, a)
 	}
@@ -69,6 +73,7 @@ func (s *shard) perform(x *session, a sa.Action) {
 	case sa.Publish:
 		s.observe(x, a.Event)
 		s.e.bus.Publish(s.env.Now, a.Event)
+		s.sighted(x, a.Event)
 	case sa.Authenticated:
 		s.e.counters.established.Add(1)
 		s.settle(x)
@@ -93,6 +98,19 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.reauthenticate(x)
 	case sa.Gone:
 		s.forget(x)
+	}
+}
+
+// sighted publishes what happened to an SA together with its session, to those who
+// want that.
+func (s *shard) sighted(x *session, ev event.Event) {
+	bus := s.e.opts.Sightings
+	if bus == nil || !bus.Watched() {
+		return
+	}
+	switch ev.(type) {
+	case event.IKEUp, event.IKEDown, event.IKERekeyed, event.IKEMoved, event.ChildUp, event.ChildDown:
+		bus.Publish(s.env.Now, sa.Sighting{Event: ev, Info: x.m.Info()})
 	}
 }
 

@@ -431,6 +431,9 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 	m.childUp(cand)
 	m.network()
 	old := m.child(c.Old)
+	if old != nil {
+		m.env.Traffic.ChildRekey++
+	}
 	if c.Old == 0 {
 		m.sayFallback(cand)
 	}

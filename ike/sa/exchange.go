@@ -66,6 +66,7 @@ func (m *Machine) requestFor(k *IKE, t Task, ex wire.ExchangeType, payloads ...w
 	}
 	k.Request = &Request{Exchange: ex, MessageID: k.NextOut, Data: data, For: t}
 	k.NextOut++
+	m.countOut(ex, false)
 	m.transmit(k)
 	return data
 }
@@ -150,6 +151,9 @@ func (m *Machine) respond(k *IKE, ex wire.ExchangeType, id uint32, payloads ...w
 // answer remembers and sends a response.
 func (m *Machine) answer(k *IKE, data []byte) {
 	k.Answer = data
+	if h, err := wire.ParseHeader(data); err == nil {
+		m.countOut(h.Exchange, true)
+	}
 	m.persist = true
 	m.s.Live.LastOut = m.env.Now
 	m.send(k.AnswerFrom, k.AnswerAt, data) // where the request came from (RFC 7296 2.11)
@@ -207,6 +211,7 @@ func (m *Machine) response(k *IKE, msg *wire.Message, ev Received) {
 		return
 	}
 	if r.Exchange == wire.ExchangeIKESAInit {
+		m.countIn(msg)
 		m.initResponse(msg, ev)
 		return
 	}
@@ -301,6 +306,7 @@ func (m *Machine) open(k *IKE, msg *wire.Message, ev Received, digest [32]byte) 
 		return nil, w, false
 	}
 	m.alive()
+	m.countIn(msg)
 	if msg.Exchange == wire.ExchangeIKEAuth {
 		w.inner = bytes.Clone(w.inner) // what keep keeps
 	}

@@ -8,6 +8,7 @@ import (
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
 	"espalier/ike/wire"
+	"espalier/internal/event"
 )
 
 // Info is what people and their tools may know of a session: a copy without
@@ -82,6 +83,13 @@ type ChildInfo struct {
 	ExpiresAt   time.Time // hard lifetime
 
 	LocalTS, RemoteTS []selector.TS
+}
+
+// Sighting is an event about an SA with its session as it was right after it. It is
+// published apart from the event, for those who tell more than that.
+type Sighting struct {
+	event.Event
+	Info Info
 }
 
 // Usage is what went through an SA in one direction.

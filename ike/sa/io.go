@@ -28,6 +28,8 @@ type Env struct {
 	// Room is what Handle may use for the actions that it returns: those of an
 	// earlier step, for instance, once they are done. It is nil afterwards.
 	Room []Action
+	// Traffic is added to by Handle; whoever wants the numbers takes them out.
+	Traffic Traffic
 
 	at Received // of the message that is handled, without its data
 }

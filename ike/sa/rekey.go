@@ -224,6 +224,11 @@ func (m *Machine) promote(n *IKE) {
 		m.inform(&m.s.IKE, Task{Kind: taskDeleteIKE}, wire.NewDelete(wire.ProtoIKE)) // what has the children now goes
 	}
 	m.persist = true
+	if m.s.IKE.Initiator {
+		m.env.Traffic.IKERekeysOurs++
+	} else {
+		m.env.Traffic.IKERekeysPeer++
+	}
 	m.publish(event.IKERekeyed{IKE: m.eventIKE(), OldSPIi: uint64(old.SPIi), OldSPIr: uint64(old.SPIr), Proposal: m.s.IKE.Chosen.String()})
 }
 

@@ -40,6 +40,7 @@ func (m *Machine) initRequest(msg *wire.Message, ev Received) {
 		m.refuseInit(msg, &wire.Notify{NotifyType: wire.NotifyInvalidSyntax})
 		return
 	}
+	m.countIn(msg)
 	k.SPIi = msg.SPIi
 	k.Local, k.Remote = ev.Local, ev.Remote
 	if !m.chooseIKE(msg, sa, ke) {
@@ -108,6 +109,7 @@ func (m *Machine) chooseIKE(msg *wire.Message, sa *wire.SA, ke *wire.KE) bool {
 // refuseInit answers in clear and forgets the peer.
 func (m *Machine) refuseInit(msg *wire.Message, n *wire.Notify) {
 	k := &m.s.IKE
+	m.countOut(wire.ExchangeIKESAInit, true)
 	m.act(Send{Local: k.Local, Remote: k.Remote, Data: initReply(msg, 0, n)})
 	m.end()
 }

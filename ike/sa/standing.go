@@ -93,6 +93,9 @@ func NewTrap(conn string, cfg *ChildConfig, local, remote netip.Addr, sources []
 	}, nil
 }
 
+// Selectors are the trap's, with what "dynamic" stands for in its place.
+func (t *Trap) Selectors() Resolved { return t.r }
+
 // Policies are the trap's, with the ids that the registry gave.
 func (t *Trap) Policies(ids ChildIDs) []dataplane.Policy {
 	ps := t.cfg.policies(t.r, Child{UniqueID: ids.UniqueID, ReqID: ids.ReqID, IfIndex: ids.IfIndex, Local: t.Local, Remote: t.Remote})

@@ -2,6 +2,7 @@ package vici
 
 import (
 	"fmt"
+	"runtime/metrics"
 	"strconv"
 	"time"
 
@@ -29,6 +30,39 @@ func findCommand(name string) command {
 		return (*client).rekey
 	case "redirect":
 		return (*client).redirect
+	case "reload-settings":
+		return (*client).reloadSettings
+	}
+	return findReader(name)
+}
+
+// findReader is findCommand for what is configured and counted.
+func findReader(name string) command {
+	switch name {
+	case "list-conns":
+		return (*client).listConns
+	case "get-conns":
+		return (*client).getConns
+	case "list-policies":
+		return (*client).listPolicies
+	case "list-certs":
+		return (*client).listCerts
+	case "list-authorities":
+		return (*client).listAuthorities
+	case "get-authorities":
+		return (*client).getAuthorities
+	case "get-pools":
+		return (*client).getPools
+	case "get-algorithms":
+		return (*client).getAlgorithms
+	case "get-counters":
+		return (*client).getCounters
+	case "reset-counters":
+		return (*client).resetCounters
+	case "get-keys":
+		return (*client).getKeys
+	case "get-shared":
+		return (*client).getShared
 	}
 	return nil
 }
@@ -36,15 +70,20 @@ func findCommand(name string) command {
 // knownEvent reports whether clients may register for an event.
 func knownEvent(name string) bool {
 	switch name {
-	case eventListSA, eventControlLog:
+	case eventListSA, eventControlLog, eventListConn, eventListPolicy, eventListCert, eventListAuthority:
 		return true
 	}
-	return false
+	return comesAnyTime(name)
 }
 
+// The events that a command streams.
 const (
-	eventListSA     = "list-sa"
-	eventControlLog = "control-log"
+	eventListSA        = "list-sa"
+	eventControlLog    = "control-log"
+	eventListConn      = "list-conn"
+	eventListPolicy    = "list-policy"
+	eventListCert      = "list-cert"
+	eventListAuthority = "list-authority"
 )
 
 // failure is the reply of a command that did not succeed.
@@ -91,7 +130,22 @@ func (c *client) stats(Message) (Message, error) {
 	ikesas.PutInt("half-open", int64(st.HalfOpen))
 	m.PutSection("ikesas", ikesas)
 	m.PutList("plugins", nil)
+	m.PutSection("mallinfo", memory())
 	return m, nil
+}
+
+// memory fills charon's shape, in octets: what the heap has of the system, what of it
+// is used, and what is free.
+func memory() Message {
+	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+	metrics.Read(samples)
+	used, free := samples[0].Value.Uint64(), samples[1].Value.Uint64()+samples[2].Value.Uint64()
+	var m Message
+	m.PutUint("sbrk", used+free)
+	m.Put("mmap", "0")
+	m.PutUint("used", used)
+	m.PutUint("free", free)
+	return m
 }
 
 // elapsed is a duration as charon prints it: one unit, the largest of which

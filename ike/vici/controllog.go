@@ -77,17 +77,23 @@ func (c *client) drainLog(sub *event.Subscription, scope logScope, level int) er
 		var m Message
 		m.Put("group", group)
 		m.PutInt("level", int64(l))
-		if ike.Conn != "" {
-			m.Put("ikesa-name", ike.Conn)
-		}
-		if ike.UniqueID != 0 {
-			m.PutUint("ikesa-uniqueid", ike.UniqueID)
-		}
-		m.Put("msg", logText(r.Event))
+		m.putLogText(ike, r.Event)
 		if err := c.raise(eventControlLog, m); err != nil {
 			return err
 		}
 	}
+}
+
+// putLogText is what the log events have in common: the IKE SA, if there is one, and
+// the text.
+func (m *Message) putLogText(ike event.IKE, e event.Event) {
+	if ike.Conn != "" {
+		m.Put("ikesa-name", ike.Conn)
+	}
+	if ike.UniqueID != 0 {
+		m.PutUint("ikesa-uniqueid", ike.UniqueID)
+	}
+	m.Put("msg", logText(e))
 }
 
 // match says which of charon's log groups an event belongs to, which IKE SA it

@@ -2,9 +2,13 @@ package vici
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"time"
 
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/lease"
 	"espalier/ike/sa"
 )
 
@@ -55,6 +59,40 @@ type Engine interface {
 
 	// Stats is what the stats command tells.
 	Stats() Stats
+
+	// Connections, Credentials, Authorities and Pools are those in force, in the
+	// order of the configuration. What they return is not changed by anybody.
+	Connections() []*sa.Connection
+	Credentials() *auth.Credentials
+	Authorities() []Authority
+	Pools() []lease.Status
+
+	// Policies are those that stand without a CHILD SA, traps and shunts.
+	Policies() []Policy
+
+	// Counters are those of a connection, or with an empty name of all; false:
+	// nothing was counted for the connection. ResetCounters sets them to zero.
+	Counters(conn string) (Counters, bool)
+	CountedConnections() []string
+	ResetCounters(conn string)
+
+	// Reload reads the configuration again and applies what differs.
+	// Errors: what is wrong with it; the running one stays then.
+	Reload(ctx context.Context) error
+}
+
+// Authority is a certification authority of the configuration.
+type Authority struct {
+	Name   string
+	Origin string // "file" or "vici"
+	CACert *x509.Certificate
+}
+
+// Policy is a child's policies that stand without a CHILD SA.
+type Policy struct {
+	Conn              string
+	Child             *sa.ChildConfig
+	LocalTS, RemoteTS []selector.Spec
 }
 
 // ErrNotFound says that no configuration or SA has the name or id.

@@ -27,7 +27,8 @@ type List struct {
 	Items []string
 }
 
-// Section is a named message within a message.
+// Section is a named message within a message. The name may be empty: charon calls
+// the counters of all connections so.
 type Section struct {
 	Name string
 	Body Message
@@ -129,7 +130,7 @@ const (
 	maxValue = 1<<16 - 1
 )
 
-// Append encodes the message. Errors: a name that is empty, has control
+// Append encodes the message. Errors: a name that is empty (not a section's), has control
 // characters or is longer than 255 octets; a value longer than 65535.
 func (m Message) Append(b []byte) ([]byte, error) {
 	var err error
@@ -163,7 +164,10 @@ func (e List) appendTo(b []byte) ([]byte, error) {
 }
 
 func (e Section) appendTo(b []byte) ([]byte, error) {
-	b, err := appendName(append(b, elemSectionStart), e.Name)
+	b, err := append(b, elemSectionStart, 0), error(nil)
+	if e.Name != "" {
+		b, err = appendName(b[:len(b)-1], e.Name)
+	}
 	if err != nil {
 		return b, err
 	}

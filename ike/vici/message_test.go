@@ -124,10 +124,27 @@ func TestAppendRefuses(t *testing.T) {
 		{Message{KeyValue{"k", long}}, `value of "k" has 65536 octets`},
 		{Message{List{"l", []string{long}}}, `value of "l" has 65536 octets`},
 		{Message{List{"a\nb", nil}}, "no control characters"},
-		{Message{Section{"outer", Message{Section{"", nil}}}}, `section "outer": name of 0 octets`},
+		{Message{Section{"outer", Message{List{"", nil}}}}, `section "outer": name of 0 octets`},
 	} {
 		if _, err := tc.m.Append(nil); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("error %v; want %q", err, tc.want)
+		}
+	}
+}
+
+// charon's counters of all connections are a section without a name; nothing else may be.
+func TestSectionWithoutAName(t *testing.T) {
+	m := Message{Section{"", Message{KeyValue{"invalid", "0"}}}}
+	b, err := m.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseMessage(b); err != nil || raw(got) != raw(m) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, b := range [][]byte{{elemKeyValue, 0, 0, 0}, {elemListStart, 0, elemListEnd}} {
+		if _, err := ParseMessage(b); err == nil {
+			t.Errorf("% x: expected an error", b)
 		}
 	}
 }

@@ -71,8 +71,11 @@ func (p *parser) element(kind byte, depth int) (Element, error) {
 		p.at--
 		return nil, fmt.Errorf("element type %d: expected the start of a section, a value or a list", kind)
 	}
-	name, err := p.name()
-	if err != nil {
+	var name string
+	var err error
+	if kind == elemSectionStart && p.at < len(p.b) && p.b[p.at] == 0 {
+		p.at++ // only sections may be without a name
+	} else if name, err = p.name(); err != nil {
 		return nil, err
 	}
 	switch kind {

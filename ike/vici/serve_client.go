@@ -16,7 +16,8 @@ import (
 const pipelined = 4
 
 // client is the server's end of one connection: a goroutine reads packets, one
-// answers them in order, one writes. What any of them ends, ends all.
+// answers them in order, one writes, and others follow the engine's events while
+// they are registered for. What any of them ends, ends all.
 type client struct {
 	srv    *Server
 	conn   net.Conn
@@ -25,8 +26,10 @@ type client struct {
 	out    *queue
 	in     chan Packet
 
-	// events are those registered; only the answering goroutine uses them.
-	events map[string]bool
+	// events are those of commands that are registered; only the answering goroutine
+	// uses them.
+	events  map[string]bool
+	watches watches
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -52,6 +55,7 @@ func (c *client) run() {
 	wg.Go(c.write)
 	c.answer()
 	wg.Wait()
+	c.watches.wait.Wait()
 	c.conn.Close()
 	if err := context.Cause(c.ctx); !errors.Is(err, errGone) && c.srv.ctx.Err() == nil {
 		c.srv.cutOff.Add(1)
@@ -166,7 +170,11 @@ func (c *client) handle(p *Packet) (Packet, error) {
 		if !knownEvent(p.Name) {
 			return Packet{Type: EventUnknown}, nil
 		}
-		c.events[p.Name] = p.Type == EventRegister
+		if comesAnyTime(p.Name) {
+			c.watch(p.Name, p.Type == EventRegister)
+		} else {
+			c.events[p.Name] = p.Type == EventRegister
+		}
 		return Packet{Type: EventConfirm}, nil
 	}
 	return Packet{}, fmt.Errorf("%s from a client: expected a command or a registration", p.Type)

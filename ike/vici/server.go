@@ -17,11 +17,14 @@ import (
 // Config is what a Server is made of. Engine, Events and Version are required;
 // a zero elsewhere means the default.
 type Config struct {
-	Engine  Engine
-	Events  *event.Bus // where the engine publishes: the source of control-log
-	Version Version
-	Log     zerolog.Logger
-	Now     func() time.Time // default time.Now
+	Engine Engine
+	Events *event.Bus // where the engine publishes: the source of control-log and log
+	// Sightings is where it publishes each sa.Sighting, the source of the events about
+	// SAs; nil: there are none.
+	Sightings *event.Bus
+	Version   Version
+	Log       zerolog.Logger
+	Now       func() time.Time // default time.Now
 
 	MaxClients   int           // connections at a time, default 64; more are closed at once
 	QueueLimit   int           // octets that wait for one client at most, default 1 MiB
@@ -121,19 +124,19 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Counters are what a server had to deny.
-type Counters struct {
+// ClientCounters are what a server had to deny.
+type ClientCounters struct {
 	Clients int    // connected now
 	Refused uint64 // closed at once because MaxClients were connected
 	CutOff  uint64 // closed because they broke the protocol or did not read
 }
 
 // Counters reads the server's counters.
-func (s *Server) Counters() Counters {
+func (s *Server) Counters() ClientCounters {
 	s.mu.Lock()
 	n := len(s.clients)
 	s.mu.Unlock()
-	return Counters{Clients: n, Refused: s.refused.Load(), CutOff: s.cutOff.Load()}
+	return ClientCounters{Clients: n, Refused: s.refused.Load(), CutOff: s.cutOff.Load()}
 }
 
 func (s *Server) addListener(l net.Listener) bool {

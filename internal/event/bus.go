@@ -38,6 +38,12 @@ func (b *Bus) Subscribe(size int) *Subscription {
 	return s
 }
 
+// Watched reports whether anybody is subscribed: for events that are dear to make.
+func (b *Bus) Watched() bool {
+	subs := b.subs.Load()
+	return subs != nil && len(*subs) > 0
+}
+
 // Publish hands e to every subscriber with the given time.
 func (b *Bus) Publish(now time.Time, e Event) {
 	subs := b.subs.Load()

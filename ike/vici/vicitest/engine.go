@@ -29,7 +29,8 @@ const (
 
 // Engine implements vici.Engine.
 type Engine struct {
-	Bus event.Bus
+	Bus    event.Bus
+	Config Config
 
 	mu       sync.Mutex
 	sessions []sa.Info

@@ -1,0 +1,263 @@
+package vici
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"espalier/dataplane/selector"
+	"espalier/ike/auth"
+	"espalier/ike/pki"
+	"espalier/ike/sa"
+)
+
+// originVici marks what was loaded over vici. The get commands tell of nothing else:
+// swanctl unloads what they tell and its own configuration lacks.
+const originVici = "vici"
+
+// listConns streams one list-conn event a connection.
+func (c *client) listConns(req Message) (Message, error) {
+	creds := c.srv.cfg.Engine.Credentials()
+	for _, conn := range c.srv.cfg.Engine.Connections() {
+		if name := req.Text("ike"); name != "" && name != conn.Name {
+			continue
+		}
+		if err := c.raise(eventListConn, listConn(conn, creds)); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// getConns names the connections that were loaded over vici.
+func (c *client) getConns(Message) (Message, error) {
+	var names []string
+	for _, conn := range c.srv.cfg.Engine.Connections() {
+		if conn.Origin == originVici {
+			names = append(names, conn.Name)
+		}
+	}
+	return Message{List{"conns", names}}, nil
+}
+
+// listConn is the list-conn event's message: one section, named by the connection.
+func listConn(conn *sa.Connection, creds *auth.Credentials) Message {
+	var m Message
+	m.PutList("local_addrs", addrTexts(conn.LocalAddrs))
+	m.PutList("remote_addrs", addrTexts(conn.RemoteAddrs))
+	m.Put("version", "IKEv2")
+	m.PutInt("reauth_time", seconds(conn.ReauthTime))
+	m.PutInt("rekey_time", seconds(conn.RekeyTime))
+	m.Put("unique", uniqueText(conn.Unique))
+	if conn.DPDDelay != 0 {
+		m.PutInt("dpd_delay", seconds(conn.DPDDelay))
+	}
+	for i, l := range rounds(conn, conn.Local) {
+		m.PutSection("local-"+strconv.Itoa(i+1), authSection(l.Method, l.ID, l.Certs, nil, creds))
+	}
+	for i, r := range rounds(conn, conn.Remote) {
+		m.PutSection("remote-"+strconv.Itoa(i+1), authSection(r.Method, r.ID, r.Certs, r.CACerts, creds))
+	}
+	if conn.OnlyShunts() { // no peer, and so no rounds: charon shows that as rounds of nothing
+		m.PutSection("local-1", authLists(nil, nil, creds))
+		m.PutSection("remote-1", authLists(nil, nil, creds))
+	}
+	var children Message
+	for _, list := range [][]*sa.ChildConfig{conn.Children, conn.Shunts} {
+		for _, ch := range list {
+			children.PutSection(ch.Name, childConfSection(ch))
+		}
+	}
+	m.PutSection("children", children)
+	return Message{Section{conn.Name, m}}
+}
+
+// rounds are those of a connection that is used as one.
+func rounds[T any](conn *sa.Connection, list []T) []T {
+	if conn.OnlyShunts() {
+		return nil
+	}
+	return list
+}
+
+// authSection is one round of either side.
+func authSection(method auth.Method, id auth.ID, certs, cas []pki.Fingerprint, creds *auth.Credentials) Message {
+	var m Message
+	if !id.IsAny() {
+		m.Put("id", id.String())
+	}
+	m.Put("class", classText(method))
+	return append(m, authLists(certs, cas, creds)...)
+}
+
+// authLists are what every round has, be it empty.
+func authLists(certs, cas []pki.Fingerprint, creds *auth.Credentials) (m Message) {
+	m.PutList("groups", nil)
+	m.PutList("cert_policy", nil)
+	m.PutList("certs", subjects(certs, creds))
+	m.PutList("cacerts", subjects(cas, creds))
+	return m
+}
+
+// subjects names certificates; those that are gone meanwhile are left out.
+func subjects(list []pki.Fingerprint, creds *auth.Credentials) []string {
+	var out []string
+	for _, fp := range list {
+		if cert := creds.Certificate(fp); cert != nil {
+			out = append(out, pki.FormatDN(cert.RawSubject))
+		}
+	}
+	return out
+}
+
+func childConfSection(ch *sa.ChildConfig) Message {
+	var m Message
+	m.Put("mode", childMode(ch))
+	m.PutInt("rekey_time", seconds(ch.RekeyTime))
+	m.PutUint("rekey_bytes", ch.RekeyBytes)
+	m.PutUint("rekey_packets", ch.RekeyPackets)
+	m.Put("dpd_action", actionText(ch.DPDAction))
+	m.Put("close_action", actionText(ch.CloseAction))
+	m.PutList("local-ts", specTexts(ch.LocalTS))
+	m.PutList("remote-ts", specTexts(ch.RemoteTS))
+	if ch.Interface != "" {
+		m.Put("interface", ch.Interface)
+	}
+	if ch.Priority != 0 {
+		m.PutUint("priority", uint64(ch.Priority))
+	}
+	return m
+}
+
+// listPolicies streams one list-policy event for each installed trap or shunt; the
+// request says which kinds it wants.
+func (c *client) listPolicies(req Message) (Message, error) {
+	kinds := map[sa.Shunt]bool{}
+	for name, kind := range map[string]sa.Shunt{"trap": sa.NoShunt, "pass": sa.ShuntPass, "drop": sa.ShuntDrop} {
+		_, kinds[kind] = req.Get(name)
+	}
+	policies := c.srv.cfg.Engine.Policies()
+	for _, shunts := range []bool{false, true} { // traps come first
+		for i := range policies {
+			p := &policies[i]
+			if !kinds[p.Child.Shunt] || (p.Child.Shunt != sa.NoShunt) != shunts {
+				continue
+			}
+			if child := req.Text("child"); child != "" && child != p.Child.Name {
+				continue
+			}
+			if ike := req.Text("ike"); ike != "" && ike != p.Conn {
+				continue
+			}
+			if err := c.raise(eventListPolicy, listPolicy(p)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, nil
+}
+
+func listPolicy(p *Policy) Message {
+	var m Message
+	m.Put("child", p.Child.Name)
+	m.Put("ike", p.Conn)
+	m.Put("mode", childMode(p.Child))
+	m.PutList("local-ts", specTexts(p.LocalTS))
+	m.PutList("remote-ts", specTexts(p.RemoteTS))
+	return Message{Section{p.Conn + "/" + p.Child.Name, m}}
+}
+
+// reloadSettings has the daemon read its configuration again, as a SIGHUP does.
+func (c *client) reloadSettings(Message) (Message, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
+	defer cancel()
+	if err := c.srv.cfg.Engine.Reload(ctx); err != nil {
+		return failure("reloading failed: %s", err), nil
+	}
+	return success(), nil
+}
+
+func childMode(ch *sa.ChildConfig) string {
+	switch ch.Shunt {
+	case sa.ShuntPass:
+		return "PASS"
+	case sa.ShuntDrop:
+		return "DROP"
+	}
+	return ch.Mode.String()
+}
+
+func classText(m auth.Method) string {
+	switch m {
+	case auth.MethodPSK:
+		return "pre-shared key"
+	case auth.MethodPubkey:
+		return "public key"
+	}
+	return "any"
+}
+
+func uniqueText(u sa.Uniqueness) string {
+	switch u {
+	case sa.UniquenessNever:
+		return "UNIQUE_NEVER"
+	case sa.UniquenessKeep:
+		return "UNIQUE_KEEP"
+	case sa.UniquenessReplace:
+		return "UNIQUE_REPLACE"
+	}
+	return "UNIQUE_NO"
+}
+
+func actionText(f sa.FollowUp) string {
+	switch f {
+	case sa.FollowTrap:
+		return "trap"
+	case sa.FollowStart:
+		return "start"
+	}
+	return "none"
+}
+
+// addrTexts writes addresses as the configuration has them.
+func addrTexts(list []sa.AddrSpec) []string {
+	if len(list) == 0 {
+		return []string{"%any"}
+	}
+	out := make([]string, len(list))
+	for i, a := range list {
+		out[i] = addrText(a)
+	}
+	return out
+}
+
+func addrText(a sa.AddrSpec) string {
+	switch {
+	case a.Host != "":
+		return a.Host
+	case a.IsAny() && a.Family != 0:
+		return "%any" + strconv.Itoa(int(a.Family))
+	case a.IsAny():
+		return "%any"
+	case a.Start == a.End:
+		return a.Start.String()
+	}
+	if p, ok := (selector.TS{Start: a.Start, End: a.End, EndPort: 65535}).Prefix(); ok {
+		return p.String()
+	}
+	return fmt.Sprintf("%s-%s", a.Start, a.End)
+}
+
+func specTexts(list []selector.Spec) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		if s.Dynamic {
+			out[i] = strings.TrimSpace(s.String())
+		} else {
+			out[i] = tsText(s.TS)
+		}
+	}
+	return out
+}

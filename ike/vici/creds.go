@@ -1,0 +1,151 @@
+package vici
+
+import (
+	"fmt"
+	"strings"
+
+	"espalier/ike/auth"
+	"espalier/ike/pki"
+)
+
+// certFilter is what list-certs selects by.
+type certFilter struct {
+	none    bool // a type that Espalier never has
+	flag    string
+	subject auth.ID // zero: any
+}
+
+// parseCertFilter reads type, flag and subject. Types go by charon's name (X509) or
+// by swanctl's (x509, x509ca, ...), which implies the flag.
+func parseCertFilter(req Message) (f certFilter, err error) {
+	f.flag = "ANY"
+	switch typ := req.Text("type"); typ {
+	case "", "ANY":
+	case "X509":
+		if v := req.Text("flag"); v != "" {
+			f.flag = v
+		}
+	case "x509":
+		f.flag = "NONE"
+	case "x509ca":
+		f.flag = "CA"
+	case "x509aa", "x509ocsp", "x509ac", "x509crl", "pubkey", "X509_AC", "X509_CRL", "OCSP_RESPONSE", "PUBKEY":
+		f.none = true
+	default:
+		return f, fmt.Errorf("type %q: expected a type of certificates", typ)
+	}
+	if s := req.Text("subject"); s != "" {
+		f.subject, err = auth.ParseID(s)
+	}
+	return f, err
+}
+
+func (f *certFilter) match(c *auth.Stored) bool {
+	switch {
+	case f.none, f.flag != "ANY" && f.flag != certFlag(c):
+		return false
+	case f.subject.IsAny():
+		return true
+	}
+	_, matches := auth.DNID(c.Cert.RawSubject).Matches(f.subject)
+	return matches || auth.HoldsIdentity(c.Cert, f.subject)
+}
+
+func certFlag(c *auth.Stored) string {
+	if c.CA {
+		return "CA"
+	}
+	return "NONE"
+}
+
+// listCerts streams one list-cert event a certificate, those of CAs last.
+func (c *client) listCerts(req Message) (Message, error) {
+	f, err := parseCertFilter(req)
+	if err != nil {
+		return failure("%s", err), nil
+	}
+	certs := c.srv.cfg.Engine.Credentials().Certificates()
+	for _, ca := range []bool{false, true} {
+		for i := range certs {
+			if certs[i].CA != ca || !f.match(&certs[i]) {
+				continue
+			}
+			var m Message
+			m.Put("type", "X509")
+			m.Put("flag", certFlag(&certs[i]))
+			m.PutFlag("has_privkey", certs[i].HasKey)
+			m.Put("data", string(certs[i].Cert.Raw))
+			if err := c.raise(eventListCert, m); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, nil
+}
+
+// listAuthorities streams one list-authority event an authority.
+func (c *client) listAuthorities(req Message) (Message, error) {
+	for _, a := range c.srv.cfg.Engine.Authorities() {
+		if name := req.Text("name"); name != "" && name != a.Name {
+			continue
+		}
+		var m Message
+		m.Put("cacert", pki.FormatDN(a.CACert.RawSubject))
+		m.PutList("crl_uris", nil)
+		m.PutList("ocsp_uris", nil)
+		if err := c.raise(eventListAuthority, Message{Section{a.Name, m}}); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// getAuthorities names the authorities that were loaded over vici.
+func (c *client) getAuthorities(Message) (Message, error) {
+	var names []string
+	for _, a := range c.srv.cfg.Engine.Authorities() {
+		if a.Origin == originVici {
+			names = append(names, a.Name)
+		}
+	}
+	return Message{List{"authorities", names}}, nil
+}
+
+// getKeys lists the private keys that were loaded over vici, which cannot be done yet.
+func (c *client) getKeys(Message) (Message, error) { return Message{List{"keys", nil}}, nil }
+
+// getShared lists the shared secrets that were loaded over vici, which cannot be done
+// yet.
+func (c *client) getShared(Message) (Message, error) { return Message{List{"keys", nil}}, nil }
+
+// getPools tells of all pools, whoever loaded them: it is the only command that does.
+func (c *client) getPools(req Message) (Message, error) {
+	var m Message
+	for _, p := range c.srv.cfg.Engine.Pools() {
+		if name := req.Text("name"); name != "" && name != p.Name {
+			continue
+		}
+		var body Message
+		body.Put("base", p.Base.String())
+		body.PutUint("size", p.Size)
+		body.PutUint("online", p.Online)
+		body.PutUint("offline", p.Offline)
+		if strings.EqualFold(req.Text("leases"), "yes") {
+			var leases Message
+			for i, l := range p.Leases {
+				var one Message
+				one.Put("address", l.Addr.String())
+				one.Put("identity", l.Identity)
+				status := "offline"
+				if l.Online {
+					status = "online"
+				}
+				one.Put("status", status)
+				leases.PutSection(fmt.Sprint(i), one)
+			}
+			body.PutSection("leases", leases)
+		}
+		m.PutSection(p.Name, body)
+	}
+	return m, nil
+}
