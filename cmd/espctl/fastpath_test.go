@@ -93,6 +93,7 @@ func (f *fake) State() (flow.State, error) {
 		Layout: 1, Capacity: 65536, Used: 3, CPUs: 4, Steering: flow.SteerHash, SteerCPUs: []int{0, 1}, MSS: true, MemoryBytes: 12 << 20,
 		Daemon: flow.Daemon{PID: 4711, Parts: []flow.Part{
 			{Program: "esp_in", Interface: "eth0", IfIndex: 2, How: "generic", Reason: "native: operation not supported"},
+			{Program: "esp_out", Interface: "eth0", IfIndex: 2, Direction: "egress", How: "tcx"},
 			{Program: "drops", Reason: "fentry: no BTF of the kernel"},
 		}},
 	}, nil

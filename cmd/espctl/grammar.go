@@ -17,7 +17,7 @@ func newParser(grammar *cli, stdout, stderr io.Writer) (*kong.Kong, error) {
 	return kong.New(grammar,
 		kong.Name("espctl"),
 		kong.Description("Shows and steers a running espalierd. Unique beginnings of objects and commands do: espctl sa s."),
-		kong.Vars{"socket": vici.DefaultSocket, "pins": flow.DefaultPins, "state": flow.DefaultState},
+		kong.Vars{"socket": vici.DefaultSocket, "state": flow.DefaultState},
 		kong.Writers(stdout, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 100}),
 	)

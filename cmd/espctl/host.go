@@ -30,8 +30,9 @@ type part struct {
 	Program   string `json:"program"`
 	Interface string `json:"interface,omitempty"`
 	IfIndex   int    `json:"ifindex,omitempty"`
-	How       string `json:"how"`              // empty: not attached
-	Reason    string `json:"reason,omitempty"` // the kernel's
+	Direction string `json:"direction,omitempty"` // ingress or egress, of tc
+	How       string `json:"how"`                 // empty: not attached
+	Reason    string `json:"reason,omitempty"`    // the kernel's
 }
 
 type fastState struct {
@@ -93,7 +94,7 @@ func (r *hostResult) setDaemon(d flow.Daemon) {
 		r.Daemon = &d.PID
 	}
 	for _, p := range d.Parts {
-		r.Parts = append(r.Parts, part{p.Program, p.Interface, p.IfIndex, p.How, p.Reason})
+		r.Parts = append(r.Parts, part{p.Program, p.Interface, p.IfIndex, p.Direction, p.How, p.Reason})
 	}
 }
 
@@ -117,6 +118,8 @@ func (r *hostResult) text() []byte {
 		how, because := p.How, p.Reason
 		if how == "" {
 			how = "no"
+		} else if p.Direction != "" {
+			how += " " + p.Direction
 		}
 		if because == "" {
 			because = "-"

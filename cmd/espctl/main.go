@@ -30,7 +30,7 @@ type cli struct {
 	Socket string `placeholder:"PATH" default:"${socket}" help:"Control socket of the daemon (${default})."`
 	JSON   bool   `short:"j" help:"Print JSON."`
 	Pretty bool   `short:"p" help:"Print JSON for people. Implies --json."`
-	Pins   string `placeholder:"DIR" default:"${pins}" help:"Folder of the fast path's pinned maps (${default})."`
+	Pins   string `placeholder:"DIR" help:"Folder of the fast path's pinned maps (that of this network namespace below /sys/fs/bpf/espalier)."`
 	State  string `placeholder:"PATH" default:"${state}" help:"What the daemon left about the fast path (${default})."`
 
 	Version versionCmd `cmd:"" help:"Versions of espctl and of the daemon."`
