@@ -3,62 +3,36 @@
 package fastpath
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 
+	"espalier/bpf"
 	"espalier/dataplane"
-	"espalier/tools/lab/topo"
 )
 
-// steering gives each SA's packets to a CPU.
+// steering gives each SA's packets to a CPU, in the daemon's own table, as the tuner does.
 type steering struct {
-	cpus *ebpf.Map // by SPI's last byte: CPU, or noCPU
-	mode *ebpf.Map
+	sas   *ebpf.Map
+	slots []uint32
 }
 
-const noCPU = 1 << 31
-
-// steer attaches an XDP program to the gateway's outside that gives ESP to the CPU of its SA: a program by hand, as small as it can be.
-func steer(t testing.TB, n *topo.Net, sas []dataplane.SA) steering {
-	t.Helper()
-	array := func(name string, typ ebpf.MapType, size, entries uint32) *ebpf.Map {
-		m := need[*ebpf.Map](t)(ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: typ, KeySize: 4, ValueSize: size, MaxEntries: entries}))
-		t.Cleanup(func() { m.Close() })
-		return m
+// steering opens the table of a gateway that steers by slot.
+func (g *gateway) steering(sas []dataplane.SA) steering {
+	g.Helper()
+	pins := need[[]string](g)(filepath.Glob("/sys/fs/bpf/espalier/*/v1/sas"))
+	if len(pins) != 1 {
+		g.Fatalf("expected the pinned table of one daemon, got %q", pins)
 	}
-	s := steering{cpus: array("cpu_of", ebpf.Array, 4, 256), mode: array("mode", ebpf.Array, 4, 1)}
-	cpumap := array("cpumap", ebpf.CPUMap, 4, 8)
-	for cpu := range uint32(2) {
-		must(t, cpumap.Put(cpu, uint32(8192)))
+	s := steering{sas: need[*ebpf.Map](g)(ebpf.LoadPinnedMap(pins[0], nil))}
+	g.Cleanup(func() { s.sas.Close() })
+	have := g.entries()
+	for i := range sas {
+		s.slots = append(s.slots, have[entryOf(&sas[i])].Slot)
 	}
-	pass := func(name string) asm.Instructions {
-		return asm.Instructions{asm.Mov.Imm(asm.R0, 2).WithSymbol(name), asm.Return()}
-	}
-	prog := asm.Instructions{
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
-		asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMapPtr(asm.R1, s.mode.FD()), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4), asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "pass"),
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
-		asm.JNE.Imm(asm.R1, 0, "drop"),
-		asm.LoadMem(asm.R7, asm.R6, 0, asm.Word), asm.LoadMem(asm.R8, asm.R6, 4, asm.Word),
-		asm.Mov.Reg(asm.R1, asm.R7), asm.Add.Imm(asm.R1, 38), asm.JGT.Reg(asm.R1, asm.R8, "pass"),
-		asm.LoadMem(asm.R1, asm.R7, 12, asm.Half), asm.JNE.Imm(asm.R1, 0x0008, "pass"), // IPv4
-		asm.LoadMem(asm.R1, asm.R7, 23, asm.Byte), asm.JNE.Imm(asm.R1, 50, "pass"), // ESP
-		asm.LoadMem(asm.R1, asm.R7, 37, asm.Byte), asm.StoreMem(asm.RFP, -4, asm.R1, asm.Word),
-		asm.LoadMapPtr(asm.R1, s.cpus.FD()), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4), asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "pass"),
-		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word),
-		asm.JGT.Imm(asm.R2, 64, "pass"),
-		asm.LoadMapPtr(asm.R1, cpumap.FD()), asm.Mov.Imm(asm.R3, 2), asm.FnRedirectMap.Call(), asm.Return(),
-	}
-	prog = append(prog, pass("pass")...)
-	prog = append(prog, asm.Mov.Imm(asm.R0, 1).WithSymbol("drop"), asm.Return())
-	p := need[*ebpf.Program](t)(ebpf.NewProgram(&ebpf.ProgramSpec{Name: "steer", Type: ebpf.XDP, License: "GPL", Instructions: prog}))
-	t.Cleanup(func() { p.Close() })
-	attachXDP(t, n.GW1, "out0", p)
 	return s
 }
 
@@ -66,16 +40,21 @@ func steer(t testing.TB, n *topo.Net, sas []dataplane.SA) steering {
 func (s steering) set(t testing.TB, cpus ...int) {
 	t.Helper()
 	for i, cpu := range cpus {
-		v := uint32(noCPU)
+		var slot bpf.Slot
+		must(t, s.sas.Lookup(s.slots[i], &slot))
+		slot.Cpu = bpf.NoCPU
 		if cpu >= 0 {
-			v = uint32(cpu)
+			slot.Cpu = uint32(cpu)
 		}
-		must(t, s.cpus.Put(spiOf(i)&0xff, v))
+		must(t, s.sas.Put(s.slots[i], slot))
 	}
 }
 
-// drop makes the program drop everything.
-func (s steering) drop(t testing.TB, on bool) {
+// dropAll makes the gateway drop every frame until what is returned is called.
+func dropAll(t testing.TB, g *gateway) link.Link {
 	t.Helper()
-	must(t, s.mode.Put(uint32(0), map[bool]uint32{true: 1}[on]))
+	never := need[*ebpf.Program](t)(ebpf.NewProgram(&ebpf.ProgramSpec{Name: "drop", Type: ebpf.XDP, License: "Apache-2.0",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}}))
+	t.Cleanup(func() { never.Close() })
+	return attachXDP(t, g.n.GW1, "out0", never)
 }

@@ -3,23 +3,22 @@
 package fastpath
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"espalier/dataplane"
-	"espalier/dataplane/xfrm"
 	"espalier/tools/bench/esp"
 	"espalier/tools/lab/topo"
 )
 
 // steered is a gateway that gets ESP of four tunnels through one queue, on CPU 0, where the sender runs too.
 type steered struct {
-	*testing.B
-	n       *topo.Net
-	x       *xfrm.XFRM
+	*gateway
 	sas     []dataplane.SA
 	streams []esp.Stream
 	steer   steering
@@ -30,21 +29,27 @@ const (
 	innerSize = 1400
 )
 
-// newSteered builds it. The SAs check no sequence numbers, so that a ring of sealed packets may be sent again and again.
+// newSteered builds it, without the daemon. The SAs check no sequence numbers, so that a ring of sealed packets may be sent again and again.
 func newSteered(b *testing.B) *steered {
 	b.Helper()
-	n := topo.New(b, topo.Config{})
-	s := &steered{B: b, n: n, x: dataPlane(b, n.GW1)}
-	must(b, s.x.Apply(allowInbound(n.GW1, n.GW2, topo.IPv4)))
-	sink(b, n, false)
+	s := &steered{gateway: networkOnly(b)}
+	must(b, s.x.Apply(allowInbound(s.n.GW1, s.n.GW2, topo.IPv4)))
+	sink(b, s.n, false)
 	for i := range tunnels {
-		sa := inbound(n, gcm, topo.IPv4, spiOf(i), 0)
+		sa := inbound(s.n, gcm, topo.IPv4, spiOf(i), 0)
 		must(b, s.x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
 		s.sas = append(s.sas, sa)
-		s.streams = append(s.streams, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(b, n, topo.IPv4, uint16(i), innerSize)}})
+		s.streams = append(s.streams, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(b, s.n, topo.IPv4, uint16(i), innerSize)}})
 	}
-	s.steer = steer(b, n, s.sas)
 	return s
+}
+
+// startSteering starts the daemon.
+func (s *steered) startSteering() {
+	s.Helper()
+	s.start(" steering = pinned")
+	s.known(s.sas...)
+	s.steer = s.steering(s.sas)
 }
 
 // generator makes packets of all tunnels in turn.
@@ -55,8 +60,8 @@ func (s *steered) generator() *esp.Generator {
 
 // phase is what one run of the sender did.
 type phase struct {
-	received uint64 // packets that the SAs decrypted
-	busy     float64
+	received uint64  // packets that the SAs decrypted
+	busy     float64 // CPUs
 	sent     esp.Report
 }
 
@@ -68,15 +73,16 @@ func (p phase) String() string {
 func (p phase) perSecond() float64 { return float64(p.received) / p.sent.Took.Seconds() }
 func (p phase) mbps() float64      { return p.perSecond() * innerSize * 8 / 1e6 }
 
-// run sends for a while and says what arrived; cpus are those that the tunnels' packets are given to.
+// run sends for a while and says what arrived; cpus are those that the tunnels' packets are given to, if the daemon runs.
 func (s *steered) run(name string, sender esp.Sender, pace esp.Pace, cpus ...int) phase {
 	s.Helper()
 	s.steer.set(s, cpus...)
 	s.idle()
-	before, busy, begin := s.decrypted(), s.busy(), time.Now()
-	r := send(s, s.n, sender, pace)
-	p := phase{received: s.decrypted() - before, sent: r}
-	p.busy = (s.busy() - busy).Seconds() / time.Since(begin).Seconds()
+	before, busy := s.decrypted(), taskTime(s)
+	p := phase{sent: send(s, s.n, sender, pace)}
+	p.received = s.decrypted() - before
+	s.idle()
+	p.busy = (taskTime(s) - busy).Seconds() / p.sent.Took.Seconds()
 	s.Logf("%s: %s", name, p)
 	return p
 }
@@ -101,33 +107,35 @@ func (s *steered) idle() {
 	}
 }
 
-// busy is the CPU time of the whole machine, all CPUs, idle time left out.
-func (s *steered) busy() time.Duration {
-	s.Helper()
-	raw := need[[]byte](s)(os.ReadFile("/proc/stat"))
-	f := strings.Fields(strings.SplitN(string(raw), "\n", 2)[0])
-	var ticks uint64
-	for i := 1; i < len(f) && i <= 8; i++ { // user nice system idle iowait irq softirq steal
-		if i != 4 && i != 5 {
-			ticks += number(s, f[i])
+// taskTime is the CPU time of all threads there are, the kernel's as well: a soft interrupt counts for the thread that it interrupts, and
+// to the nanosecond, unlike the sums in /proc/stat, which are samples at ticks that a paced sender has a constant distance of.
+func taskTime(t testing.TB) (sum time.Duration) {
+	t.Helper()
+	for _, path := range need[[]string](t)(filepath.Glob("/proc/[0-9]*/task/[0-9]*/stat")) {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
 		}
+		f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+		sum += time.Duration(number(t, f[11])+number(t, f[12])) * time.Second / 100
 	}
-	return time.Duration(ticks) * time.Second / 100
+	return sum
 }
 
 // none leaves every tunnel where it arrives.
 var none = []int{-1, -1, -1, -1}
 
-// BenchmarkSteeringPinned: packets that were sealed before are sent again and again, as fast as one busy CPU can, without steering and with
-// all tunnels given to the other CPU, which is idle.
+// BenchmarkSteeringPinned: packets that were sealed before are sent again and again, each by a system call, as fast as one busy CPU can,
+// without steering and with all tunnels given to the other CPU, which is idle.
 func BenchmarkSteeringPinned(b *testing.B) {
 	s := newSteered(b)
 	sender := packetSocket(b, s.n, 4096)
 	must(b, sender.Ring().Fill(s.generator(), 0))
 	must(b, sender.Ring().Replay())
+	s.startSteering()
 	for b.Loop() {
-		off := s.run("not steered", sender, esp.Pace{Count: 60_000, CPU: 0}, none...)
-		on := s.run("pinned to the idle CPU", sender, esp.Pace{Count: 300_000, CPU: 0}, 1, 1, 1, 1)
+		off := s.run("not steered", sender, esp.Pace{Count: 25_000, Batch: 1, CPU: 0}, none...)
+		on := s.run("pinned to the idle CPU", sender, esp.Pace{Count: 100_000, Batch: 1, CPU: 0}, 1, 1, 1, 1)
 		b.ReportMetric(on.perSecond()/off.perSecond(), "gain")
 		b.ReportMetric(off.mbps(), "Mbps-off")
 		b.ReportMetric(on.mbps(), "Mbps-on")
@@ -141,8 +149,9 @@ func BenchmarkSteeringSplit(b *testing.B) {
 	must(b, sender.Ring().Fill(s.generator(), 0))
 	must(b, sender.Ring().Replay())
 	pace := esp.Pace{Count: 150_000, Rate: 60_000, CPU: 0}
+	own := s.senderAlone(sender, pace)
+	s.startSteering()
 	for b.Loop() {
-		own := s.senderAlone(sender, pace)
 		off := s.run("not steered", sender, pace, none...)
 		on := s.run("one tunnel here, three on the other CPU", sender, pace, -1, 1, 1, 1)
 		b.ReportMetric(on.perSecond()/off.perSecond(), "gain")
@@ -159,8 +168,9 @@ func BenchmarkSteeringCost(b *testing.B) {
 	must(b, sender.Ring().Fill(s.generator(), 0))
 	must(b, sender.Ring().Replay())
 	pace := esp.Pace{Count: 100_000, Rate: 20_000, CPU: 0}
+	own := s.senderAlone(sender, pace)
+	s.startSteering()
 	for b.Loop() {
-		own := s.senderAlone(sender, pace)
 		off := s.run("not steered", sender, pace, none...)
 		on := s.run("pinned to the other CPU", sender, pace, 1, 1, 1, 1)
 		cost := func(p phase) float64 { return (p.busy - own.busy) * p.sent.Took.Seconds() / float64(p.received) }
@@ -171,12 +181,12 @@ func BenchmarkSteeringCost(b *testing.B) {
 	}
 }
 
-// senderAlone sends to a gateway that drops every frame at once.
+// senderAlone sends to a gateway that drops every frame at once, and has no daemon yet.
 func (s *steered) senderAlone(sender esp.Sender, pace esp.Pace) phase {
 	s.Helper()
-	s.steer.drop(s, true)
-	defer s.steer.drop(s, false)
-	p := s.run("sender alone", sender, pace, none...)
+	l := dropAll(s, s.gateway)
+	p := s.run("sender alone", sender, pace)
+	must(s, l.Close())
 	if p.received != 0 {
 		s.Fatalf("expected the gateway to drop everything, got %d packets", p.received)
 	}

@@ -1,0 +1,205 @@
+//go:build lab
+
+package fastpath
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"espalier/tools/bench/esp"
+	"espalier/tools/lab/topo"
+)
+
+// firewall is what makes a packet dear for the gateway: rules that each one is compared with.
+func firewall(t testing.TB, h *topo.Host, rules int) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("table inet long {\n chain in { type filter hook prerouting priority -300; policy accept;\n")
+	for i := range rules {
+		fmt.Fprintf(&b, "  ip saddr 203.0.113.%d ip daddr 203.0.113.%d counter drop\n", i%256, i/256)
+	}
+	b.WriteString(" }\n}\n")
+	need[string](t)(h.RunInput(t.Context(), b.String(), "nft", "-f", "-"))
+}
+
+// receivePackets has another CPU than the sender's do the kernel's work for what a device receives, as with a NIC.
+func receivePackets(t testing.TB, h *topo.Host, device, mask string) {
+	t.Helper()
+	// A namespace sees its own devices in a sysfs that was mounted in it.
+	need[string](t)(h.Run(t.Context(), "unshare", "--mount", "sh", "-c",
+		`mount -t sysfs sysfs /sys && echo `+mask+` > /sys/class/net/`+device+`/queues/rx-0/rps_cpus`))
+}
+
+var received = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
+
+// flood is a sender of forged ESP.
+func (g *gateway) flood() *esp.LiveFrames {
+	g.Helper()
+	s := liveFrames(g, g.n, 1<<15)
+	must(g, s.Ring().Fill(g.forger(1), 0))
+	must(g, s.Ring().Replay()) // 32768 different ones are as good as any
+	return s
+}
+
+// loss floods the gateway while the clients ping each other through the tunnel, and returns the part of the pings that was lost.
+func (g *gateway) loss(s *esp.LiveFrames, pace esp.Pace) float64 {
+	g.Helper()
+	sent := make(chan esp.Report, 1)
+	failed := make(chan error, 1)
+	go func() {
+		var r esp.Report
+		err := g.n.Wire.Do(func() (err error) {
+			r, err = esp.Send(g.Context(), s, pace)
+			return err
+		})
+		failed <- err
+		sent <- r
+	}()
+	var sum, answered int
+	for done := false; !done; {
+		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "1", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
+		m := received.FindStringSubmatch(out)
+		if m == nil {
+			g.Fatalf("ping printed %q", out)
+		}
+		select {
+		case err := <-failed: // the flood has ended within this one: it does not count
+			must(g, err)
+			done = true
+		default:
+			a, _ := strconv.Atoi(m[1])
+			b, _ := strconv.Atoi(m[2])
+			sum, answered = sum+a, answered+b
+		}
+	}
+	r := <-sent
+	if sum == 0 {
+		g.Fatalf("the flood was over before the first pings: %s", r)
+	}
+	g.Logf("%s; %d of %d pings answered", r, answered, sum)
+	return 1 - float64(answered)/float64(sum)
+}
+
+// guard switches it and waits until that holds.
+func (g *gateway) guard(mode string) {
+	g.Helper()
+	var state struct {
+		Mode   string
+		InStep bool `json:"in_step"`
+	}
+	g.espctl(&state, "guard", "set", mode)
+	if state.Mode != mode || !state.InStep {
+		g.Fatalf("expected the guard to be %s and in step, got %+v", mode, state)
+	}
+}
+
+// TestGuardFlood: forged ESP at a rate that takes pings from the tunnel takes none with the guard on.
+func TestGuardFlood(t *testing.T) {
+	g := newGateway(t, " guard = off")
+	g.tunnel(gcm, topo.IPv4)
+	must(t, g.n.Client1.Ping(t.Context(), g.n.Client2.Inner(topo.IPv4), 5))
+	receivePackets(t, g.n.GW1, "out0", "2")
+	firewall(t, g.n.GW1, 2500)
+	s := g.flood()
+	// Half of what the sender can, so that whatever is lost is lost by the gateway.
+	g.guard("on")
+	pace := esp.Pace{Count: 1_000_000, Rate: send(t, g.n, s, esp.Pace{Count: 100_000, CPU: 0}).Rate() / 2, CPU: 0}
+	g.guard("off")
+	less := pace
+	less.Count /= 4
+	if off := g.loss(s, less); off < 0.2 {
+		t.Errorf("guard off: expected at least 20 %% of the pings to be lost, got %.0f %%: the flood is too weak to show anything", 100*off)
+	}
+	before := g.totals()
+	g.guard("on")
+	if on := g.loss(s, pace); on != 0 {
+		t.Errorf("guard on: %.1f %% of the pings were lost", 100*on)
+	}
+	after := g.totals()
+	if got := after.of("guard-unknown-spi") - before.of("guard-unknown-spi"); got > pace.Count || got < pace.Count*99/100 {
+		t.Errorf("expected the guard to count %d packets but for the few that a busy machine loses before, got %d", pace.Count, got)
+	}
+}
+
+// TestGuardTransit: with the guard on, ESP and IKE of a host behind the gateway pass, to it and from it; the same to the gateway's own
+// address do not.
+func TestGuardTransit(t *testing.T) {
+	g := newGateway(t, " guard = on")
+	n := g.n
+	g.tunnel(gcm, topo.IPv4) // so that the guard knows the kernel's SAs
+	if _, err := n.Client1.RunInput(t.Context(), `table inet seen {
+	chain in { type filter hook input priority 0; policy accept;
+		meta l4proto esp counter comment "esp"
+		udp dport { 500, 4500 } counter comment "ike"
+	}
+}
+`, "nft", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	arrived := func(what string) int {
+		out := need[string](t)(n.Client1.Run(t.Context(), "nft", "list", "table", "inet", "seen"))
+		m := regexp.MustCompile(`counter packets (\d+) bytes \d+ comment "` + what + `"`).FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("no counter %q in %s", what, out)
+		}
+		v, _ := strconv.Atoi(m[1])
+		return v
+	}
+	must(t, n.GW1.Ping(t.Context(), n.Client1.Inner(topo.IPv4), 1))
+	const count = 100
+	for _, c := range []struct {
+		what   string
+		source esp.Source
+	}{
+		{"esp", need[*esp.Forger](t)(esp.NewForger(fromWire(t, n), netip.MustParsePrefix("198.51.100.0/24"), n.Client1.Inner(topo.IPv4), 120, 3))},
+		{"ike", &ikeLike{link: fromWire(t, n), src: n.GW2.Outer(topo.IPv4), dst: n.Client1.Inner(topo.IPv4)}},
+	} {
+		s := packetSocket(t, n, count)
+		must(t, s.Ring().Fill(c.source, count))
+		send(t, n, s, esp.Pace{Count: count, Rate: 2000, CPU: -1})
+		until(t, c.what+" of a host behind the gateway", func() (bool, string) {
+			got := arrived(c.what)
+			return got == count, fmt.Sprintf("expected %d, got %d; %+v", count, got, g.totals())
+		})
+	}
+	if got := g.totals(); got.of("esp-transit") != count || got.of("guard-unknown-spi") != 0 || got.of("guard-ike-spi") != 0 {
+		t.Errorf("expected %d of transit and no objection, got %+v", count, got)
+	}
+	s := packetSocket(t, n, count)
+	must(t, s.Ring().Fill(g.forger(2), count))
+	before := xfrmErrors(t, n.GW1)["XfrmInNoStates"]
+	send(t, n, s, esp.Pace{Count: count, Rate: 2000, CPU: -1})
+	until(t, "objections of the guard", func() (bool, string) {
+		got := g.totals().of("guard-unknown-spi")
+		return got == count, fmt.Sprintf("expected %d, got %d", count, got)
+	})
+	if got := xfrmErrors(t, n.GW1)["XfrmInNoStates"]; got != before {
+		t.Errorf("the kernel saw %d packets that the guard should have dropped", got-before)
+	}
+}
+
+// ikeLike makes IKE messages of an SA that nobody knows, on port 500.
+type ikeLike struct {
+	link     esp.Link
+	src, dst netip.Addr
+}
+
+// Append implements esp.Source.
+func (s *ikeLike) Append(dst []byte) ([]byte, error) {
+	const headers = 28 // IPv4 and UDP
+	p, err := esp.UDP(netip.AddrPortFrom(s.src, 500), netip.AddrPortFrom(s.dst, 500), headers+80)
+	if err != nil {
+		return nil, err
+	}
+	p[headers-2], p[headers-1] = 0, 0 // the checksum is not of what follows: none
+	ike := p[headers:]
+	copy(ike, "initiators SPI..")
+	ike[16], ike[17], ike[18], ike[19] = 46, 0x20, 37, 0x08 // encrypted, version 2, INFORMATIONAL, initiator
+	ike[27] = 80
+	dst = append(append(append(dst, s.link.Dst...), s.link.Src...), 0x08, 0x00)
+	return append(dst, p...), nil
+}
