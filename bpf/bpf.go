@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 )
 
 // What the programs and user space share; headers/layout.h says what each field means.
@@ -225,5 +227,31 @@ func sized(load func() (*ebpf.CollectionSpec, error), s Sizes) (*ebpf.Collection
 	if err != nil {
 		return nil, err
 	}
+	if !compiled() {
+		withoutKernelFunctions(spec)
+	}
 	return spec, s.Apply(spec)
+}
+
+// compiled says whether this kernel translates programs into machine code. One that interprets them (User-Mode Linux) refuses those that
+// call kernel functions.
+func compiled() bool {
+	b, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return err == nil && len(b) > 0 && b[0] != '0'
+}
+
+// withoutKernelFunctions makes the programs find that the kernel has none of the functions they would like to call.
+func withoutKernelFunctions(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		for i, ins := range p.Instructions {
+			if !strings.HasPrefix(ins.Reference(), "bpf_xdp_ct_") && !strings.HasPrefix(ins.Reference(), "bpf_skb_ct_") && ins.Reference() != "bpf_ct_release" {
+				continue
+			}
+			no := asm.Mov.Imm(asm.R0, 0) // instead of the call
+			if ins.OpCode.IsDWordLoad() {
+				no = asm.LoadImm(ins.Dst, 0, asm.DWord) // instead of its address
+			}
+			p.Instructions[i] = no.WithSymbol(ins.Symbol())
+		}
+	}
 }

@@ -27,6 +27,7 @@ typedef __u32 __wsum;
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define LOAD_ONCE(x) (*(volatile __typeof__(x) *)&(x))
+#define STORE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* Map definitions as libbpf and cilium/ebpf read them from BTF. */
@@ -119,7 +120,6 @@ static __u64 (*const bpf_jiffies64)(void) = (void *)118;
 static long (*const bpf_xdp_load_bytes)(struct xdp_md *xdp, __u32 off, void *to, __u32 len) = (void *)189;
 static void *(*const bpf_ringbuf_reserve)(void *ringbuf, __u64 size, __u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
-static long (*const bpf_loop)(__u32 times, void *callback, void *context, __u64 flags) = (void *)181;
 static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *xdp) = (void *)188;
 
 #endif

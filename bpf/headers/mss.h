@@ -94,28 +94,34 @@ struct walk {
 	__u64 found;      /* a bit for each place of an MSS option above limit */
 };
 
-/* walk_option looks at one option; 1 ends the walk. */
-static long walk_option(__u32 i, struct walk *w)
+/* walk_options looks at one option after the other. It is global, so that the verifier
+ * looks at it once, and what it works on is memory that the verifier knows nothing of:
+ * else every way through the options would be one of its own. */
+__noinline int walk_options(struct walk *w)
 {
-	__u32 at = w->at & 63, kind, size;
-
-	if (w->at >= w->length)
-		return 1;
-	kind = w->options[at];
-	if (kind == TCP_OPT_END)
-		return 1;
-	if (kind == TCP_OPT_NOP) {
-		w->at = at + 1;
+	if (!w)
 		return 0;
+	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
+		__u32 at = LOAD_ONCE(w->at), kind, size;
+
+		if (at >= LOAD_ONCE(w->length) || at >= TCP_OPTIONS_MAX)
+			return 0;
+		kind = w->options[at];
+		if (kind == TCP_OPT_END)
+			return 0;
+		if (kind == TCP_OPT_NOP) {
+			STORE_ONCE(w->at, at + 1);
+			continue;
+		}
+		size = w->options[at + 1];
+		if (size < 2 || size > w->length - at || (kind == TCP_OPT_MSS && size != TCP_OPT_MSS_SIZE)) {
+			w->bad = 1;
+			return 0;
+		}
+		if (kind == TCP_OPT_MSS && (__u32)(w->options[at + 2] << 8 | w->options[at + 3]) > w->limit)
+			STORE_ONCE(w->found, LOAD_ONCE(w->found) | 1ULL << at);
+		STORE_ONCE(w->at, at + size);
 	}
-	size = w->options[(at + 1) & 63];
-	if (size < 2 || size > w->length - at || (kind == TCP_OPT_MSS && size != TCP_OPT_MSS_SIZE)) {
-		w->bad = 1;
-		return 1;
-	}
-	if (kind == TCP_OPT_MSS && (__u32)(w->options[(at + 2) & 63] << 8 | w->options[(at + 3) & 63]) > w->limit)
-		w->found |= 1ULL << at;
-	w->at = at + size;
 	return 0;
 }
 
@@ -154,7 +160,7 @@ static __always_inline void clamp(struct __sk_buff *ctx, const struct syn *syn, 
 	if (bpf_skb_load_bytes(ctx, syn->tcp_offset + sizeof(struct tcp), w.options, length))
 		w.bad = 1; /* cut off */
 	else
-		bpf_loop(TCP_OPTIONS_MAX, walk_option, &w, 0);
+		walk_options(&w);
 	if (w.bad) {
 		total_add(cpu, TOTAL_MSS_MALFORMED);
 		return;
