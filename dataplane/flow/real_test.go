@@ -150,3 +150,40 @@ func TestWithoutTypes(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestSet: what a reload changes holds at once, and programs come and go with it.
+func TestSet(t *testing.T) {
+	pins := needKernel(t)
+	veth(t, "wan0")
+	veth(t, "lan0")
+	o := options(t, pins, "wan0")
+	o.objects, o.Inside = nil, []string{"lan0"}
+	f := open(t, o)
+	defer f.Close()
+	here := netip.MustParseAddr("192.0.2.1")
+	must(t, f.spis.Insert(Key{dataplane.In, here, 0x1000}, Attrs{}))
+	defer f.spis.Remove(Key{dataplane.In, here, 0x1000})
+	cpu := func() uint32 {
+		slot, _ := f.tab.Lookup(bpf.MakeKey(bpf.DirIn, here, 0x1000))
+		sa, _ := f.tab.Slot(slot)
+		return sa.Cpu
+	}
+	set := o.Settings
+	set.Guard, set.Steering, set.MSS, set.InitRate, set.MaxSPIs = GuardOn, SteerSlot, false, 7, 9999
+	f.Set(set)
+	c := f.tab.Config()
+	if c.Guard != uint32(bpf.GuardOn) || c.Steer != uint32(bpf.SteerSlot) || c.FlowSteer != 1 || c.SteerCpus == 0 || c.Mss != 0 || c.InitRate != 7 || cpu() == bpf.NoCPU {
+		t.Errorf("after the change: %+v, CPU %d", c, cpu())
+	}
+	if got, want := parts(f, "lan0"), []string{"flow_in/ native"}; !slices.Equal(got, want) {
+		t.Errorf("inside: %q, expected %q", got, want)
+	}
+	f.Set(o.Settings)
+	c = f.tab.Config()
+	if c.Guard != uint32(bpf.GuardLog) || c.Steer != uint32(bpf.SteerOff) || c.FlowSteer != 0 || c.Mss != 1 || cpu() != bpf.NoCPU {
+		t.Errorf("after the change back: %+v, CPU %d", c, cpu())
+	}
+	if got, want := parts(f, "lan0"), []string{"mss_in/ingress tcx", "mss_out/egress tcx"}; !slices.Equal(got, want) {
+		t.Errorf("inside: %q, expected %q", got, want)
+	}
+}
