@@ -27,11 +27,11 @@ func TestQuickCrashDetection(t *testing.T) {
 	ours, theirs := l.sides(psk, suites[0], shapes[0])
 	ours.child = "dpd_action = restart"
 	ours.more = "espalier {\n retransmit_tries = 20\n retransmit_timeout = 2s\n retransmit_base = 1.0\n}\n"
-	other, err := theirs.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: theirs.conf()})
+	other, err := theirs.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: theirs.conf(), Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.esp, err = ours.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: connection(ours, "dpd_delay = 1h"), Args: []string{"--log-level", "debug"}})
+	l.esp, err = ours.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: connection(ours, "dpd_delay = 1h"), Args: []string{"--log-level", "debug"}, Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}

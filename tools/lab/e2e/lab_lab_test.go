@@ -34,6 +34,7 @@ type lab struct {
 	ours, theirs *topo.Host
 	swan         *topo.StrongSwan
 	esp          *topo.Espalier
+	fast         bool          // espalierd loads its BPF programs
 	monitor      *topo.Process // prints the SAs that come and go in our kernel
 	// How long the logs were when the case began.
 	swanLog, espLog, monitorLog int
@@ -159,7 +160,7 @@ func (l *lab) configure(t *testing.T, f files) {
 	t.Helper()
 	var err error
 	if l.esp == nil {
-		l.esp, err = l.ours.StartEspalier(t.Context(), topo.EspalierConfig{Conf: f.conf, Files: f.beside, Args: []string{"--log-level", "debug"}})
+		l.esp, err = l.ours.StartEspalier(t.Context(), topo.EspalierConfig{Conf: f.conf, Files: f.beside, Args: []string{"--log-level", "debug"}, Plain: !l.fast})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -81,7 +81,7 @@ func (l *lab) leak(t *testing.T, s shape, action string) *leak {
 	if err := l.swan.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	conf := topo.EspalierConfig{Conf: ours.conf(), Args: []string{"--log-level", "debug"}}
+	conf := topo.EspalierConfig{Conf: ours.conf(), Args: []string{"--log-level", "debug"}, Plain: true}
 	var err error
 	if l.esp == nil {
 		l.esp, err = l.ours.PrepareEspalier(conf)

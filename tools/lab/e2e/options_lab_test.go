@@ -143,7 +143,7 @@ func TestIPTFS(t *testing.T) {
 	ours.child, theirs.child = "mode = iptfs", "mode = iptfs"
 	var daemons []*topo.Espalier
 	for _, s := range []side{ours, theirs} {
-		e, err := s.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: s.conf()})
+		e, err := s.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: s.conf(), Plain: true})
 		if err != nil {
 			t.Fatal(err)
 		}

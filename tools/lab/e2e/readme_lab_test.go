@@ -32,6 +32,7 @@ func readme(t *testing.T, name string) string {
 // TestReadme shows that the README's configuration works as it stands, next to the gateway's own masquerade.
 func TestReadme(t *testing.T) {
 	l := newLab(t, topo.Config{}, false)
+	l.fast = true
 	rules := readme(t, "nftables.conf")
 	firewall := func(text string) {
 		t.Helper()

@@ -21,9 +21,10 @@ type Espalier struct {
 	// StateDir is what it sees as /var/lib/espalier.
 	StateDir string
 
-	host *Host
-	bin  string
-	args []string
+	host  *Host
+	bin   string
+	args  []string
+	plain bool
 }
 
 // EspalierConfig is what an Espalier is started with.
@@ -34,6 +35,8 @@ type EspalierConfig struct {
 	Files map[string][]byte
 	// Args are further arguments of espalierd.
 	Args []string
+	// Plain leaves the BPF programs out: an emulated machine verifies them for many seconds at each start.
+	Plain bool
 }
 
 // EspalierdVar names the environment variable with the path of the daemon's binary.
@@ -55,7 +58,7 @@ func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 		return nil, err
 	}
 	e := &Espalier{Dir: filepath.Join(h.net.dir, h.Name+"-espalier"), RunDir: filepath.Join(h.net.dir, h.Name+"-run"),
-		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args}
+		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args, plain: cfg.Plain}
 	e.Conf = filepath.Join(e.Dir, "espalier.conf")
 	for _, dir := range []string{e.RunDir, e.StateDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -85,6 +88,9 @@ func program(variable, name string) (string, error) {
 
 // Configure writes the configuration folder anew; a SIGHUP makes the daemon read it.
 func (e *Espalier) Configure(conf string, files map[string][]byte) error {
+	if e.plain {
+		conf += "\nespalier {\n fast_path = no\n}\n"
+	}
 	return writeFiles(e.Dir, "espalier.conf", conf, files)
 }
 
