@@ -291,6 +291,11 @@ func (f *Flow) attachAll(b *box) {
 			failed[Part{Program: p, Interface: l.Attrs().Name, IfIndex: l.Attrs().Index, Reason: why}] = true
 		}
 	}
+	names := map[string]bool{}
+	for h := range want {
+		names[b.variant(h)] = true
+	}
+	f.need(func(name string, spec *ebpf.ProgramSpec) bool { return names[name] || spec.Type == ebpf.Tracing })
 	for _, p := range f.progs.names() {
 		if f.progs.loaded[p].Type() == ebpf.Tracing {
 			want[hook{p, atTrace, 0}] = nil
@@ -331,6 +336,18 @@ func (f *Flow) attachAll(b *box) {
 	f.failed = failed
 }
 
+// need loads programs and says which are refused.
+func (f *Flow) need(wanted func(string, *ebpf.ProgramSpec) bool) {
+	said := len(f.progs.failed)
+	f.progs.need(wanted)
+	if len(f.progs.failed) == said {
+		return
+	}
+	for why, names := range f.progs.refused() {
+		f.log.Warn().Strs("programs", names).Str("reason", why).Msg("BPF programs not loaded")
+	}
+}
+
 // removeOthers removes what is attached and not wanted, by a former run, too.
 func (f *Flow) removeOthers(want map[hook]*netlink.LinkAttrs) {
 	for h, a := range f.hooks {
@@ -358,6 +375,13 @@ func (f *Flow) replaceAll() {
 	if err != nil {
 		return
 	}
+	names := map[string]bool{}
+	for _, e := range pins {
+		if h, ok := parsePinName(e.Name()); ok {
+			names[h.program] = true
+		}
+	}
+	f.need(func(name string, _ *ebpf.ProgramSpec) bool { return names[name] })
 	for _, e := range pins {
 		h, ok := parsePinName(e.Name())
 		p := f.progs.loaded[h.program]

@@ -118,9 +118,6 @@ func Open(o Options) (_ *Flow, err error) {
 	if err := f.load(); err != nil {
 		return nil, err
 	}
-	for why, names := range f.progs.refused() {
-		f.log.Warn().Strs("programs", names).Str("reason", why).Msg("BPF programs not loaded")
-	}
 	f.spis = newSPITable(f.tab)
 	f.mss = newMSSKeeper(&mssTable{f.maps}, o.Log, o.MTU)
 	f.keep = newSPIKeeper(f.spis, o.Log, f.isOwn)
@@ -129,6 +126,9 @@ func Open(o Options) (_ *Flow, err error) {
 	f.forgetPeers()
 	f.configure()
 	f.refresh()
+	if why := f.progs.refused(); len(f.progs.loaded) == 0 && len(why) > 0 {
+		return nil, fmt.Errorf("the kernel takes none of the BPF programs: %v", why)
+	}
 	if f.watch, err = watchBox(f.refresh); err != nil {
 		return nil, err
 	}

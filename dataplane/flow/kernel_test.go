@@ -473,6 +473,7 @@ func TestClsact(t *testing.T) {
 	f := open(t, options(t, pins))
 	defer f.Close()
 	h := hook{progMSSIn, atIngress, l.Attrs().Index}
+	f.need(func(name string, _ *ebpf.ProgramSpec) bool { return name == progMSSIn })
 	for range 2 { // the second time replaces
 		if err := replaceFilter(h, f.progs.loaded[progMSSIn]); errors.Is(err, unix.ENOENT) {
 			t.Skip("the kernel has no clsact")

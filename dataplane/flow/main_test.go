@@ -34,6 +34,17 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Fprintln(os.Stderr, "no namespaces, so without a kernel:", err)
 	}
+	if os.Getenv(innerVar) != "" {
+		// A BPF file system of its own: two runs at once must not meet.
+		err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		if err == nil {
+			err = unix.Mount("bpf", bpfRoot, "bpf", 0, "mode=0700")
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "BPF file system for the tests:", err)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
 	if left := bpfDescriptors(); code == 0 && len(left) > 0 {
 		fmt.Fprintln(os.Stderr, "descriptors left open by the tests:", left)

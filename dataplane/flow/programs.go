@@ -35,8 +35,11 @@ func drops(s bpf.Sizes) (*ebpf.CollectionSpec, error) {
 	return bpf.Drops(s, audited)
 }
 
-// programs are the loaded ones, by name, and why others are not.
+// programs are the loaded ones, by name, and why others are not. Each is loaded
+// when it is needed first: the kernel verifies some for long.
 type programs struct {
+	specs  []*ebpf.CollectionSpec
+	maps   *maps
 	loaded map[string]*ebpf.Program
 	failed map[string]error
 }
@@ -83,9 +86,7 @@ func (f *Flow) load() error {
 		// The maps have the right sizes and another layout: they begin anew.
 		return fmt.Errorf("pinned maps in %s: %w", f.o.Pins, err)
 	}
-	if f.progs, err = loadPrograms(specs, maps); err != nil {
-		return err
-	}
+	f.progs = newPrograms(specs, maps)
 	if former == nil || former.byID["index"] == nil {
 		return maps.pin()
 	}
@@ -120,38 +121,38 @@ func carryConfig(now, was bpf.Config) bpf.Config {
 	return was
 }
 
-// loadPrograms loads each object, or when this kernel refuses one of its programs,
-// each of those for itself, so that it keeps no other from working. Errors: the
-// kernel refuses all of them.
-func loadPrograms(specs []*ebpf.CollectionSpec, m *maps) (*programs, error) {
-	p := &programs{loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
-	_, err := btf.LoadKernelSpec()
-	for _, spec := range specs {
-		if err != nil {
+func newPrograms(specs []*ebpf.CollectionSpec, m *maps) *programs {
+	p := &programs{specs: specs, maps: m, loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
+	if _, err := btf.LoadKernelSpec(); err != nil {
+		for _, spec := range specs {
 			withoutTypes(spec)
 		}
-		if p.load(spec, m) == nil {
+	}
+	return p
+}
+
+// need loads those of the programs that are not loaded, those of one object
+// together, or when this kernel refuses one of them, each for itself, so that it
+// keeps no other from working. What was refused once is not tried again.
+func (p *programs) need(wanted func(name string, spec *ebpf.ProgramSpec) bool) {
+	for _, spec := range p.specs {
+		some := spec.Copy()
+		for name, x := range spec.Programs {
+			if p.loaded[name] != nil || p.failed[name] != nil || !wanted(name, x) {
+				delete(some.Programs, name)
+			}
+		}
+		if len(some.Programs) == 0 || p.load(some) == nil {
 			continue
 		}
-		for name := range spec.Programs {
+		for name, x := range some.Programs {
 			one := spec.Copy()
-			for other := range one.Programs {
-				if other != name {
-					delete(one.Programs, other)
-				}
-			}
-			if err := p.load(one, m); err != nil {
+			one.Programs = map[string]*ebpf.ProgramSpec{name: x.Copy()}
+			if err := p.load(one); err != nil {
 				p.failed[name] = err
 			}
 		}
 	}
-	if len(p.loaded) == 0 {
-		for _, err := range p.failed {
-			err = errors.New(reason(err))
-			return p, fmt.Errorf("the kernel takes none of the BPF programs: %w", err)
-		}
-	}
-	return p, nil
 }
 
 // withoutTypes makes programs that a kernel without BTF takes (CONFIG_DEBUG_INFO_BTF
@@ -182,12 +183,12 @@ func withoutTypes(spec *ebpf.CollectionSpec) {
 }
 
 // load loads all programs of an object, or none.
-func (p *programs) load(spec *ebpf.CollectionSpec, m *maps) error {
+func (p *programs) load(spec *ebpf.CollectionSpec) error {
 	replace := map[string]*ebpf.Map{}
 	for name, x := range spec.Maps {
 		x.Pinning = ebpf.PinNone
 		if shared(name) {
-			replace[name] = m.byID[name]
+			replace[name] = p.maps.byID[name]
 		}
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})

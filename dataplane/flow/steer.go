@@ -53,6 +53,9 @@ func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
 		return nil, fmt.Errorf("no map of CPUs: the programs that steer are not loaded")
 	}
 	e := bpf.CPUMapValue{Queue: cpuQueue}
+	f.mu.Lock()
+	f.need(func(name string, _ *ebpf.ProgramSpec) bool { return name == progCPUIn })
+	defer f.mu.Unlock()
 	if p := f.progs.loaded[progCPUIn]; p != nil {
 		e.Program = uint32(p.FD())
 	}
