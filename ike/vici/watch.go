@@ -64,7 +64,7 @@ func (c *client) watch(name string, on bool) {
 	w.on[name] = on
 	c.run1(&w.log, c.srv.cfg.Events, w.on[eventLog], func(r event.Record) error { return c.logged(r.Event) })
 	sas := w.on[eventIKEUpDown] || w.on[eventIKERekey] || w.on[eventIKEUpdate] || w.on[eventChildUpDown] || w.on[eventChildRekey]
-	seen := &sightings{client: c, replaced: map[uint64]bool{}}
+	seen := &sightings{client: c, ended: map[uint64]bool{}}
 	c.run1(&w.sas, c.srv.cfg.Sightings, sas, seen.take)
 }
 
@@ -139,8 +139,8 @@ func (c *client) logged(e event.Event) error {
 
 // sightings turns what happens to sessions into events.
 type sightings struct {
-	client   *client
-	replaced map[uint64]bool // CHILD SAs that were rekeyed: their end is none
+	client *client
+	ended  map[uint64]bool // CHILD SAs that need no word of their end: rekeyed, or told
 }
 
 func (s *sightings) take(r event.Record) error {
@@ -148,13 +148,15 @@ func (s *sightings) take(r event.Record) error {
 	if !ok {
 		return nil
 	}
+	if len(s.ended) > watchRing { // those whose end was lost would stay
+		clear(s.ended)
+	}
 	c, info, now := s.client, &seen.Info, r.Time
 	switch e := seen.Event.(type) {
 	case event.IKEUp:
 		return c.announce(eventIKEUpDown, func() Message { return upDown(true, connName(info), ikeSection(info, now)) })
 	case event.IKEDown:
-		info.State = sa.IKEDeleting
-		return c.announce(eventIKEUpDown, func() Message { return upDown(false, connName(info), ikeSection(info, now)) })
+		return s.ikeDown(info, r)
 	case event.IKERekeyed:
 		return c.announce(eventIKERekey, func() Message {
 			old := *info
@@ -176,14 +178,31 @@ func (s *sightings) take(r event.Record) error {
 	case event.ChildUp:
 		return s.childUp(info, &e.Child, r)
 	case event.ChildDown:
-		if s.replaced[e.Child.UniqueID] {
-			delete(s.replaced, e.Child.UniqueID)
+		if s.ended[e.Child.UniqueID] {
+			delete(s.ended, e.Child.UniqueID)
 			return nil
 		}
 		ch := childOf(info, &e.Child)
 		return c.announce(eventChildUpDown, func() Message { return childUpDown(false, info, &ch, r) })
 	}
 	return nil
+}
+
+// ikeDown tells that an IKE SA has ended. As with charon its CHILD SAs end with it, and
+// before it.
+func (s *sightings) ikeDown(info *sa.Info, r event.Record) error {
+	info.State = sa.IKEDeleting
+	for i := range info.Children {
+		ch := &info.Children[i]
+		if s.ended[ch.UniqueID] || !ch.State.InKernel() {
+			continue
+		}
+		s.ended[ch.UniqueID] = true
+		if err := s.client.announce(eventChildUpDown, func() Message { return childUpDown(false, info, ch, r) }); err != nil {
+			return err
+		}
+	}
+	return s.client.announce(eventIKEUpDown, func() Message { return upDown(false, connName(info), ikeSection(info, r.Time)) })
 }
 
 // childUp tells of a new CHILD SA, which may take the place of another one.
@@ -194,7 +213,7 @@ func (s *sightings) childUp(info *sa.Info, child *event.Child, r event.Record) e
 	if old == nil {
 		return c.announce(eventChildUpDown, func() Message { return childUpDown(true, info, &ch, r) })
 	}
-	s.replaced[old.UniqueID] = true
+	s.ended[old.UniqueID] = true
 	return c.announce(eventChildRekey, func() Message {
 		body := ikeSection(info, r.Time)
 		pair := Message{Section{"old", childSection(old, r.Time)}, Section{"new", childSection(&ch, r.Time)}}

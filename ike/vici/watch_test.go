@@ -84,6 +84,8 @@ func TestEventsAboutSAs(t *testing.T) {
 	see(event.IKEMoved{}, info)
 	see(event.ChildDown{Child: fresh}, rekeyed)
 	see(event.IKEDown{}, info)
+	see(event.ChildDown{Child: old}, info) // it was told with the IKE SA's end
+	see(event.IKEUp{}, info)
 	for _, want := range []string{
 		"ike-updown up=yes gw{uniqueid=1}",
 		"child-updown up=yes gw{uniqueid=1 child-sas{net{uniqueid=2}}}",
@@ -91,7 +93,9 @@ func TestEventsAboutSAs(t *testing.T) {
 		"ike-rekey gw{old{uniqueid=1} new{uniqueid=1}}",
 		"ike-update local-host=%any local-port=0 remote-host=%any remote-port=0 gw{uniqueid=1}",
 		"child-updown gw{uniqueid=1 child-sas{net{uniqueid=3}}}",
+		"child-updown gw{uniqueid=1 child-sas{net{uniqueid=2}}}",
 		"ike-updown gw{uniqueid=1}",
+		"ike-updown up=yes gw{uniqueid=1}",
 	} {
 		if got := text(next(t, r)); got != want {
 			t.Errorf("got %s, want %s", got, want)
