@@ -39,6 +39,9 @@ type EspalierConfig struct {
 	Plain bool
 }
 
+// readyTime is how long espalierd may take until it is ready: an emulated machine verifies its BPF programs meanwhile.
+const readyTime = 90 * time.Second
+
 // EspalierdVar names the environment variable with the path of the daemon's binary.
 const EspalierdVar = "ESPALIER_ESPALIERD"
 
@@ -110,7 +113,7 @@ func (e *Espalier) Restart(ctx context.Context) error {
 	}
 	e.Process.name = "espalierd in " + e.host.Name
 	defer notify.Close()
-	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(readyTime); time.Now().Before(deadline); {
 		buf := make([]byte, 4096)
 		if err := notify.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 			return err
@@ -126,7 +129,7 @@ func (e *Espalier) Restart(ctx context.Context) error {
 		default:
 		}
 	}
-	return fmt.Errorf("espalierd in %s is not ready after %s\n%s", e.host.Name, startTime, e.Log())
+	return fmt.Errorf("espalierd in %s is not ready after %s\n%s", e.host.Name, readyTime, e.Log())
 }
 
 // Command runs a program (espctl, say) that finds this daemon's /run/espalier, and returns what it printed.
