@@ -88,7 +88,6 @@ type (
 	}
 	spiEntry struct {
 		Dir, Dst, SPI, Owner string
-		Slot                 uint32
 		CPU                  *int
 		Packets, Bytes       uint64
 		Drops                []struct {

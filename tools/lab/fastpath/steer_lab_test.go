@@ -12,26 +12,36 @@ import (
 
 	"espalier/bpf"
 	"espalier/dataplane"
+	"espalier/dataplane/flow/table"
 )
 
-// steering gives each SA's packets to a CPU, in the daemon's own table, as the tuner does.
+// steering gives each SA's packets to a CPU.
 type steering struct {
-	sas   *ebpf.Map
+	table *table.Table
 	slots []uint32
 }
 
-// steering opens the table of a gateway that steers by slot.
+// steering takes over the table that a daemon has left which steers by slot: only one process may write it.
 func (g *gateway) steering(sas []dataplane.SA) steering {
 	g.Helper()
-	pins := need[[]string](g)(filepath.Glob("/sys/fs/bpf/espalier/*/v1/sas"))
+	pins := need[[]string](g)(filepath.Glob("/sys/fs/bpf/espalier/*/v1"))
 	if len(pins) != 1 {
-		g.Fatalf("expected the pinned table of one daemon, got %q", pins)
+		g.Fatalf("expected the pinned maps of one daemon, got %q", pins)
 	}
-	s := steering{sas: need[*ebpf.Map](g)(ebpf.LoadPinnedMap(pins[0], nil))}
-	g.Cleanup(func() { s.sas.Close() })
-	have := g.entries()
+	pinned := func(name string) *ebpf.Map {
+		m := need[*ebpf.Map](g)(ebpf.LoadPinnedMap(filepath.Join(pins[0], name), nil))
+		g.Cleanup(func() { m.Close() })
+		return m
+	}
+	s := steering{table: need[*table.Table](g)(table.Open(table.Maps{Config: pinned("config"), Index: pinned("index"), SAs: pinned("sas"),
+		Counters: pinned("counters"), DropCounts: pinned("drop_counts"), Totals: pinned("totals")}))}
+	g.Cleanup(func() { s.table.Close() })
 	for i := range sas {
-		s.slots = append(s.slots, have[entryOf(&sas[i])].Slot)
+		slot, ok := s.table.Lookup(bpf.MakeKey(bpf.DirIn, sas[i].Dst, sas[i].SPI))
+		if !ok {
+			g.Fatalf("%s is not in the table", sas[i].SAKey)
+		}
+		s.slots = append(s.slots, slot)
 	}
 	return s
 }
@@ -40,13 +50,11 @@ func (g *gateway) steering(sas []dataplane.SA) steering {
 func (s steering) set(t testing.TB, cpus ...int) {
 	t.Helper()
 	for i, cpu := range cpus {
-		var slot bpf.Slot
-		must(t, s.sas.Lookup(s.slots[i], &slot))
-		slot.Cpu = bpf.NoCPU
+		to := uint32(bpf.NoCPU)
 		if cpu >= 0 {
-			slot.Cpu = uint32(cpu)
+			to = uint32(cpu)
 		}
-		must(t, s.sas.Put(s.slots[i], slot))
+		must(t, s.table.SetCPU(s.slots[i], to))
 	}
 }
 

@@ -44,11 +44,12 @@ func newSteered(b *testing.B) *steered {
 	return s
 }
 
-// startSteering starts the daemon.
+// startSteering has the daemon load everything, and kills it: what it leaves in place goes on.
 func (s *steered) startSteering() {
 	s.Helper()
 	s.start(" steering = pinned")
 	s.known(s.sas...)
+	s.esp.Kill()
 	s.steer = s.steering(s.sas)
 }
 
