@@ -44,13 +44,13 @@ type Sealer struct {
 	macLen int
 }
 
-// NewSealer takes an SA as the data plane does. Its mode is Tunnel, its
-// algorithms "rfc4106(gcm(aes))" with 16 bytes of ICV, or "cbc(aes)" with
+// NewSealer takes an SA as the data plane does. Its mode is Tunnel, or Transport,
+// which takes the inner packet's headers off; its algorithms "rfc4106(gcm(aes))" with 16 bytes of ICV, or "cbc(aes)" with
 // "hmac(sha256)", "hmac(sha384)" or "hmac(sha512)", whose ICVBits are set. The
 // first sequence number is the one after sa.Seq.Out.
 func NewSealer(sa dataplane.SA) (*Sealer, error) {
-	if sa.Proto != dataplane.ESP || sa.Mode != dataplane.Tunnel {
-		return nil, fmt.Errorf("%s: expected ESP in tunnel mode, got %s in %s", sa.SAKey, sa.Proto, sa.Mode)
+	if sa.Proto != dataplane.ESP || sa.Mode != dataplane.Tunnel && sa.Mode != dataplane.Transport {
+		return nil, fmt.Errorf("%s: expected ESP in tunnel or transport mode, got %s in %s", sa.SAKey, sa.Proto, sa.Mode)
 	}
 	if !sa.Src.IsValid() || sa.Src.Is4() != sa.Dst.Is4() {
 		return nil, fmt.Errorf("%s: expected outer addresses of one family, got %s and %s", sa.SAKey, sa.Src, sa.Dst)
@@ -122,6 +122,9 @@ func (s *Sealer) Append(dst, inner []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%s: expected an inner IPv4 or IPv6 packet, got %d bytes of something else", s.sa.SAKey, len(inner))
 	}
+	if s.sa.Mode == dataplane.Transport {
+		next, inner = payload(inner)
+	}
 	start := len(dst)
 	dst = append(dst, s.outer...)
 	esp := len(dst)
@@ -135,6 +138,14 @@ func (s *Sealer) Append(dst, inner []byte) ([]byte, error) {
 	s.next++
 	finishOuter(dst[start:], s.sa.Encap != nil)
 	return dst, nil
+}
+
+// payload is what follows an IP header without options or extensions, and its protocol.
+func payload(ip []byte) (proto byte, rest []byte) {
+	if ip[0]>>4 == 6 {
+		return ip[6], ip[ipv6Len:]
+	}
+	return ip[9], ip[ipv4Len:]
 }
 
 // sealGCM appends IV, ciphertext and ICV (RFC 4106); the IV is the sequence number.

@@ -173,6 +173,24 @@ func TestSealer(t *testing.T) {
 	}
 }
 
+// TestTransport: the inner header goes, its protocol stands in the trailer.
+func TestTransport(t *testing.T) {
+	sa := testSA(1000, false, func(sa *dataplane.SA) { sa.Mode = dataplane.Transport })
+	s, err := NewSealer(sa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := innerUDP(t, false, 100)
+	p, err := s.Append(nil, inner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := decrypt(p[ipv4Len:], &sa)
+	if err != nil || !bytes.HasPrefix(plain, inner[ipv4Len:]) || plain[len(plain)-1] != protoUDP {
+		t.Errorf("expected the datagram and protocol 17, got % x, %v", plain, err)
+	}
+}
+
 func innerUDP(t *testing.T, v6 bool, size int) []byte {
 	t.Helper()
 	src, dst := "10.2.0.10:4000", "10.1.0.10:4000"
@@ -209,7 +227,7 @@ func TestUDP(t *testing.T) {
 
 func TestSealerRefuses(t *testing.T) {
 	for want, change := range map[string]func(*dataplane.SA){
-		"tunnel mode":         func(sa *dataplane.SA) { sa.Mode = dataplane.Transport },
+		"transport mode":      func(sa *dataplane.SA) { sa.Mode = dataplane.BEET },
 		"one family":          func(sa *dataplane.SA) { sa.Src = netip.MustParseAddr("2001:db8::2") },
 		"bits of ICV":         func(sa *dataplane.SA) { sa.AEAD.ICVBits = 64 },
 		"bytes of salt":       func(sa *dataplane.SA) { sa.AEAD.Key = key(3) },
