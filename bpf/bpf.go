@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
 // What the programs and user space share; headers/layout.h says what each field means.
@@ -240,10 +241,19 @@ func compiled() bool {
 	return err == nil && len(b) > 0 && b[0] != '0'
 }
 
-// withoutKernelFunctions makes the programs find that the kernel has none of the functions they would like to call.
+// withoutKernelFunctions makes the programs find that the kernel has none of the functions they would like to call. What they would read of
+// the answers is never reached then; its place need not be looked up in the kernel's types, which such a kernel may not have.
 func withoutKernelFunctions(spec *ebpf.CollectionSpec) {
 	for _, p := range spec.Programs {
+		if p.Type == ebpf.Tracing {
+			continue // nothing of it works there
+		}
 		for i, ins := range p.Instructions {
+			if btf.CORERelocationMetadata(&ins) != nil {
+				bare := asm.Instruction{OpCode: ins.OpCode, Dst: ins.Dst, Src: ins.Src, Offset: ins.Offset, Constant: ins.Constant}
+				p.Instructions[i] = bare.WithSymbol(ins.Symbol())
+				continue
+			}
 			if !strings.HasPrefix(ins.Reference(), "bpf_xdp_ct_") && !strings.HasPrefix(ins.Reference(), "bpf_skb_ct_") && ins.Reference() != "bpf_ct_release" {
 				continue
 			}
