@@ -109,6 +109,10 @@ func Open(o Options) (_ *Flow, err error) {
 	}
 	defer func() {
 		if err != nil {
+			// Without a program at work there is nothing to keep maps for.
+			if pins, _ := os.ReadDir(f.linkPins()); f.maps != nil && len(pins) == 0 {
+				err = errors.Join(err, os.RemoveAll(o.Pins))
+			}
 			err = errors.Join(err, f.release())
 		}
 	}()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -252,5 +253,28 @@ func TestClsact(t *testing.T) {
 	must(t, removeFilters())
 	if list, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS); err != nil || len(list) != 0 {
 		t.Errorf("filters after the removal: %+v, %v", list, err)
+	}
+}
+
+// TestNothingLoads: when the kernel takes no program, its reason is the error, and
+// nothing stays pinned.
+func TestNothingLoads(t *testing.T) {
+	pins := needKernel(t)
+	veth(t, "bad0")
+	o := options(t, pins, "bad0")
+	all := testObject(true)[0].spec
+	o.objects = []object{{"bad", func(s bpf.Sizes) (*ebpf.CollectionSpec, error) {
+		spec, err := all(s)
+		if err != nil {
+			return nil, err
+		}
+		spec.Programs = map[string]*ebpf.ProgramSpec{progESPOut: spec.Programs[progESPOut]}
+		return spec, nil
+	}}}
+	if f, err := Open(o); err == nil || !strings.Contains(err.Error(), "none of the BPF programs") || !strings.Contains(err.Error(), progESPOut) {
+		t.Fatalf("opened %v: %v", f, err)
+	}
+	if _, err := os.Stat(pins); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins after the failure: %v, expected none", err)
 	}
 }
