@@ -59,12 +59,12 @@ func table() []figure {
 		{
 			name: "xdp_steering_gain_split", unit: "ratio", op: atLeast, limit: 1.6, from: split, metric: "gain", beside: "sender-share",
 			what: "The same with 60,000 packets a second, more than one CPU decrypts, from a sender that costs little (XDP live frames; the part of " +
-				"a CPU that it uses is beside): one tunnel stays on its CPU, three go to the other one.",
+				"a CPU that it uses is beside): two tunnels stay on its CPU, two go to the other one.",
 		},
 		{
 			name: "xdp_steering_cpu_per_packet", unit: "ratio", op: atMost, limit: 1.25, from: cost, metric: "cpu-ratio", beside: "us/packet-off",
 			what: "CPU time of a packet, from the wire to the client behind the gateway, when it is given to another CPU, against when it stays, at " +
-				"20,000 a second, which one CPU manages. The sender's own part is measured apart and left out.",
+				"60,000 a second, more than one CPU decrypts. The sender's own part is measured apart and left out.",
 		},
 		{
 			name: "xdp_steer_over_pass_ns", unit: "ns", op: atMost, limit: 40, from: steer, metric: "ns-over-pass", beside: "ns-over-redirect",
