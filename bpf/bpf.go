@@ -5,6 +5,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -231,6 +232,9 @@ func sized(load func() (*ebpf.CollectionSpec, error), s Sizes) (*ebpf.Collection
 	if !compiled() {
 		withoutKernelFunctions(spec)
 	}
+	if err := knowKernelFunctions(spec); err != nil {
+		return nil, err
+	}
 	return spec, s.Apply(spec)
 }
 
@@ -254,7 +258,7 @@ func withoutKernelFunctions(spec *ebpf.CollectionSpec) {
 				p.Instructions[i] = bare.WithSymbol(ins.Symbol())
 				continue
 			}
-			if !strings.HasPrefix(ins.Reference(), "bpf_xdp_ct_") && !strings.HasPrefix(ins.Reference(), "bpf_skb_ct_") && ins.Reference() != "bpf_ct_release" {
+			if !isKernelFunction(ins.Reference()) {
 				continue
 			}
 			no := asm.Mov.Imm(asm.R0, 0) // instead of the call
@@ -264,4 +268,56 @@ func withoutKernelFunctions(spec *ebpf.CollectionSpec) {
 			p.Instructions[i] = no.WithSymbol(ins.Symbol())
 		}
 	}
+}
+
+// isKernelFunction tells the functions of the kernel that the programs call.
+func isKernelFunction(name string) bool {
+	return strings.HasPrefix(name, "bpf_xdp_ct_") || strings.HasPrefix(name, "bpf_skb_ct_") || name == "bpf_ct_release"
+}
+
+// knowKernelFunctions puts 1 where a program asks for the address of a kernel function to learn whether there is one, when there is. The
+// library would name the module that the function is in there, as it does in calls, which the verifier takes for reserved fields. Where
+// there is none it puts 0 itself.
+func knowKernelFunctions(spec *ebpf.CollectionSpec) error {
+	there := map[string]bool{}
+	for _, p := range spec.Programs {
+		for i, ins := range p.Instructions {
+			name := ins.Reference()
+			if !ins.OpCode.IsDWordLoad() || !isKernelFunction(name) {
+				continue
+			}
+			has, known := there[name]
+			if !known {
+				var err error
+				if has, err = kernelHas(name); err != nil {
+					return err
+				}
+				there[name] = has
+			}
+			if has {
+				p.Instructions[i] = asm.LoadImm(ins.Dst, 1, asm.DWord).WithSymbol(ins.Symbol())
+			}
+		}
+	}
+	return nil
+}
+
+// kernelHas tells whether the kernel, or its module nf_conntrack if it is loaded, has a function that programs may know of.
+func kernelHas(function string) (bool, error) {
+	var f *btf.Func
+	kernel, err := btf.LoadKernelSpec()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return false, nil // no types at all
+	}
+	if err != nil {
+		return false, fmt.Errorf("the kernel's types: %w", err)
+	}
+	if kernel.TypeByName(function, &f) == nil {
+		return true, nil
+	}
+	module, err := btf.LoadKernelModuleSpec("nf_conntrack")
+	if err != nil {
+		return false, nil // not loaded, or its types are not there: nobody can call it
+	}
+	return module.TypeByName(function, &f) == nil, nil
 }
