@@ -24,6 +24,7 @@ func unknownESP(src string) packet {
 }
 
 func TestGuard(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	const initiator, response = 8, 32
 	v1 := ike(peerIKE, 0, 34, initiator)
@@ -96,6 +97,7 @@ func TestGuard(t *testing.T) {
 
 // The rate of IKE_SA_INIT holds for a prefix, and is used up by nobody else.
 func TestGuardRate(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	c := b.table.Programs()
 	c.Guard, c.TailKnown, c.InitRate, c.InitBurst, c.Prefix4, c.Prefix6 = uint32(bpf.GuardOn), 1, 1, 3, 24, 56
@@ -150,6 +152,7 @@ func TestGuardRate(t *testing.T) {
 
 // A host behind us has ESP with our address: what comes back for it passes.
 func TestGuardLeavesHostsBehindAlone(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	c := b.table.Programs()
 	c.Guard, c.TailKnown = uint32(bpf.GuardOn), 1
@@ -172,6 +175,7 @@ func TestGuardLeavesHostsBehindAlone(t *testing.T) {
 
 // Who sends ESP that is nobody's is known, and samples say what was dropped.
 func TestGuardTellsWho(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	samples, err := ringbuf.NewReader(b.maps["samples"])
 	if err != nil {

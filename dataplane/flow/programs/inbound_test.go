@@ -127,6 +127,7 @@ func payloadCases(e encapsulation) []testCase {
 
 // Every payload in every encapsulation.
 func TestInboundEncapsulations(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	for _, e := range encapsulations() {
 		for _, c := range payloadCases(e) {
@@ -151,6 +152,7 @@ func TestInboundEncapsulations(t *testing.T) {
 // Every packet cut off in and at each of its headers, with the guard on: it passes
 // when it is not known to be ESP or IKE, and is dropped when it claims to be.
 func TestInboundTruncated(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	for _, e := range encapsulations() {
 		whole := map[string]packet{
@@ -183,6 +185,7 @@ func TestInboundTruncated(t *testing.T) {
 
 // Where a known SPI's packets go.
 func TestSteering(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	to := func(spi uint32) packet {
 		return packet{eth(ethIP4), ip4(peer4, us4, 50, esp(spi, 1), data(20)), esp(spi, 1), data(20)}
@@ -225,6 +228,7 @@ func TestSteering(t *testing.T) {
 
 // What is not as it should be, and what is none of our business.
 func TestInboundOdd(t *testing.T) {
+	here(t)
 	b := inboundBox(t)
 	patch := func(p packet, at int, v ...byte) []byte {
 		out := p.bytes()

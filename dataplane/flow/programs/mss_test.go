@@ -86,6 +86,7 @@ func ethernet4() packet { return packet{eth(ethIP4)} }
 func ethernet6() packet { return packet{eth(ethIP6)} }
 
 func TestMSS(t *testing.T) {
+	here(t)
 	b := mssBox(t)
 	rewritten, malformed := []bpf.Total{bpf.TotalMSSRewritten}, []bpf.Total{bpf.TotalMSSMalformed}
 	usual := options(mss(1460), sackOK, timestamp, nop, wscale)
@@ -196,6 +197,7 @@ func elsewhere(dst string, opts []byte) packet {
 
 // Which program looks at which address, and at which device.
 func TestMSSByWhat(t *testing.T) {
+	here(t)
 	b := mssBox(t)
 	usual := options(mss(1460), sackOK, timestamp, nop, wscale)
 	l := tcp(syn|ack, usual)
@@ -218,6 +220,7 @@ func TestMSSByWhat(t *testing.T) {
 
 // The checksum after rewriting is that of a whole computation.
 func TestMSSChecksum(t *testing.T) {
+	here(t)
 	b := mssBox(t)
 	r := rand.New(rand.NewPCG(7, 8))
 	p := b.programs["mss_in"]

@@ -49,6 +49,15 @@ func needBPF(t testing.TB, err error) {
 	}
 }
 
+// here skips what a table of packets shows as well on this machine, whose kernel translates the programs: an emulated processor takes
+// minutes to verify them for each test. User-Mode Linux interprets them, so it runs all.
+func here(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/proc/sys/net/core/bpf_jit_enable"); inGuest && err == nil {
+		t.Skip("runs outside of the guest: go test ./dataplane/flow/programs")
+	}
+}
+
 // onCPU0 runs f on the first CPU, so that all others are other ones to a program.
 func onCPU0(t *testing.T, f func()) {
 	t.Helper()
