@@ -97,6 +97,7 @@ func TestShunts(t *testing.T) {
 
 	// The same without, so that the test has a point.
 	l.configure(t, plain)
+	l.event(t, "trap installed", "child", "net")
 	tunnel("without exceptions")
 	if lan() == nil {
 		t.Error("the tunnel's policies leave the local network alone")
