@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"espalier/dataplane"
 	"espalier/tools/bench/esp"
@@ -63,9 +64,12 @@ func clientSends(t testing.TB, n *topo.Net, count int) {
 			return err
 		}
 		defer c.Close()
-		for range count {
+		for i := range count {
 			if _, err := c.Write([]byte("counted")); err != nil {
 				return err
+			}
+			if i%50 == 49 {
+				time.Sleep(5 * time.Millisecond) // or a slow gateway loses some before they are an SA's
 			}
 		}
 		return nil
