@@ -135,7 +135,7 @@ enum total {
 enum guard_mode { GUARD_OFF = 0, GUARD_LOG = 1, GUARD_ON = 2 };
 enum steer_mode {
 	STEER_OFF = 0,
-	STEER_SLOT = 1, /* sas[slot].cpu decides */
+	STEER_SLOT = 1, /* the CPU in the SA's index entry decides */
 	STEER_HASH = 2  /* hash of SPI and addresses over cpus[0..config.cpus) */
 };
 
