@@ -111,19 +111,6 @@ func TestPinNames(t *testing.T) {
 	}
 }
 
-func TestCPULists(t *testing.T) {
-	for s, want := range map[string][]uint32{"0": {0}, "0-3": {0, 1, 2, 3}, "0,2-3,8": {0, 2, 3, 8}} {
-		if got, err := parseCPUs(s); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%q: %v, %v, expected %v", s, got, err, want)
-		}
-	}
-	for _, s := range []string{"", "a", "3-1", "1-", "0,,1", "99999"} {
-		if got, err := parseCPUs(s); err == nil {
-			t.Errorf("%q: got %v, expected an error", s, got)
-		}
-	}
-}
-
 func TestKernelStatsParsed(t *testing.T) {
 	got, err := parseStats(strings.NewReader("XfrmInNoStates          \t3\nXfrmInStateProtoError\t5\nXfrmNewOne 7\n"))
 	want := []Stat{{"XfrmInNoStates", Reason(bpf.DropNoState), 3}, {"XfrmInStateProtoError", Reason(bpf.DropIntegrity), 5}, {"XfrmNewOne", Reason(bpf.DropOther), 7}}

@@ -2,13 +2,11 @@ package flow
 
 import (
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
 	"espalier/bpf"
+	"espalier/dataplane/host"
 )
 
 // cpuQueue is how many packets wait for a CPU that they are steered to.
@@ -23,7 +21,7 @@ func (f *Flow) steer(mode Steering) {
 		f.dropCPUs()
 		return
 	}
-	cpus, err := onlineCPUs()
+	cpus, err := host.OnlineCPUs()
 	if err == nil {
 		cpus, err = f.wakeCPUs(cpus)
 	}
@@ -79,33 +77,4 @@ func (f *Flow) dropCPUs() {
 	for cpu := range m.MaxEntries() {
 		_ = m.Delete(cpu) // not there: fine
 	}
-}
-
-// onlineCPUs reads the kernel's list.
-func onlineCPUs() ([]uint32, error) {
-	b, err := os.ReadFile("/sys/devices/system/cpu/online")
-	if err != nil {
-		return nil, fmt.Errorf("CPUs: %w", err)
-	}
-	return parseCPUs(strings.TrimSpace(string(b)))
-}
-
-// parseCPUs reads a list such as 0-3,8.
-func parseCPUs(s string) ([]uint32, error) {
-	var out []uint32
-	for part := range strings.SplitSeq(s, ",") {
-		from, to, several := strings.Cut(part, "-")
-		lo, err := strconv.ParseUint(from, 10, 16)
-		hi := lo
-		if err == nil && several {
-			hi, err = strconv.ParseUint(to, 10, 16)
-		}
-		if err != nil || hi < lo {
-			return nil, fmt.Errorf("list of CPUs %q: expected numbers and ranges", s)
-		}
-		for n := lo; n <= hi; n++ {
-			out = append(out, uint32(n))
-		}
-	}
-	return out, nil
 }

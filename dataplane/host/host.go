@@ -27,6 +27,12 @@ type Verbs interface {
 	Sysctl(name string) (string, error)
 	// SetSysctl writes one.
 	SetSysctl(name, value string) error
+	// Setting reads a setting that the tuner may change: a sysctl, or one of those
+	// that CPUGovernor, RPS, XPS, IRQAffinity and Feature name. Errors:
+	// fs.ErrNotExist when the box has none of this name.
+	Setting(name string) (string, error)
+	// SetSetting writes one.
+	SetSetting(name, value string) error
 	// MountBPF mounts a BPF file system on the folder, usually /sys/fs/bpf; nil when
 	// there is one.
 	MountBPF(dir string) error
@@ -46,7 +52,9 @@ type Verbs interface {
 }
 
 // Local performs the verbs in this process, which needs the rights itself.
-type Local struct{}
+type Local struct {
+	root string // of /proc and /sys, another folder in tests
+}
 
 // moduleTime bounds a modprobe; a loaded crypto driver tests itself first.
 const moduleTime = 20 * time.Second
@@ -83,25 +91,25 @@ func modprobe() (string, error) {
 }
 
 // Sysctl implements Verbs.
-func (Local) Sysctl(name string) (string, error) {
+func (l Local) Sysctl(name string) (string, error) {
 	path, err := sysctlPath(name)
 	if err != nil {
 		return "", err
 	}
-	b, err := os.ReadFile(path)
+	v, err := l.read(path)
 	if err != nil {
 		return "", fmt.Errorf("read sysctl %s: %w", name, err)
 	}
-	return strings.TrimSpace(string(b)), nil
+	return v, nil
 }
 
 // SetSysctl implements Verbs.
-func (Local) SetSysctl(name, value string) error {
+func (l Local) SetSysctl(name, value string) error {
 	path, err := sysctlPath(name)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+	if err := l.write(path, value); err != nil {
 		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
 	}
 	return nil
