@@ -69,6 +69,12 @@ const LayoutVersion = 1
 // NoCPU as a slot's CPU: its packets stay on the CPU that received them.
 const NoCPU = 1<<32 - 1
 
+// Shed as a slot's From: its packets are dropped until it goes over.
+const Shed = 1<<32 - 2
+
+// EntryMoving as an index entry's CPU: the slot says where each packet goes.
+const EntryMoving = 1<<16 - 2
+
 // Flags of a Slot.
 const (
 	// FlagOwn: the daemon's own SA; otherwise somebody else's that is only counted.

@@ -151,7 +151,10 @@ type layoutSaSlot struct {
 	Flags      uint32
 	Reqid      uint32
 	IfId       uint32
-	Reserved   [5]uint32
+	From       uint32
+	Seen       uint64
+	SeenCpu    uint32
+	Reserved   uint32
 }
 
 type layoutSteerMode uint32
@@ -199,6 +202,7 @@ const (
 	layoutTotalTOTAL_ESP_OUT_UNKNOWN   layoutTotal = 16
 	layoutTotalTOTAL_MALFORMED         layoutTotal = 17
 	layoutTotalTOTAL_ESP_BEHIND        layoutTotal = 18
+	layoutTotalTOTAL_SHED              layoutTotal = 19
 	layoutTotalTOTAL_SAMPLING          layoutTotal = 31
 	layoutTotalTOTALS                  layoutTotal = 32
 )

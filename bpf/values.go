@@ -45,6 +45,7 @@ const (
 	TotalESPOutUnknown   = layoutTotalTOTAL_ESP_OUT_UNKNOWN
 	TotalMalformed       = layoutTotalTOTAL_MALFORMED
 	TotalESPBehind       = layoutTotalTOTAL_ESP_BEHIND
+	TotalShed            = layoutTotalTOTAL_SHED
 	TotalSampling        = layoutTotalTOTAL_SAMPLING // no total
 	Totals               = layoutTotalTOTALS
 )

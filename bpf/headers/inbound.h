@@ -14,13 +14,36 @@
 #define VERDICT_PASS 0xffffffffU
 #define VERDICT_DROP 0xfffffffeU
 
+/* moving chooses for a packet of an SA that changes its CPU; counted is how many of its packets this CPU
+ * has counted, with this one (see struct sa_slot). */
+static __always_inline __u32 moving(__u32 cpu, __u32 slot, __u64 counted)
+{
+	struct sa_slot *sa = bpf_map_lookup_elem(&sas, &slot);
+
+	if (!sa)
+		return CPU_NONE;
+	if (LOAD_ONCE(sa->from) == CPU_SHED) {
+		if (bpf_ktime_get_ns() >= LOAD_ONCE(sa->seen))
+			return sa->cpu;
+		total_add(cpu, TOTAL_SHED);
+		return VERDICT_DROP;
+	}
+	if (LOAD_ONCE(sa->seen_cpu) == cpu && LOAD_ONCE(sa->seen) + 1 == counted)
+		sa->from = sa->cpu;
+	return sa->from;
+}
+
 /* steer chooses the CPU of a known SA's packet, whose entry has this value. */
-static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u64 value)
+static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u64 value, __u64 counted)
 {
 	__u32 n;
 
-	if (c->steer == STEER_SLOT)
-		return ENTRY_CPU(value) == ENTRY_NO_CPU ? CPU_NONE : ENTRY_CPU(value);
+	if (c->steer == STEER_SLOT) {
+		n = ENTRY_CPU(value);
+		if (unlikely(n == ENTRY_MOVING))
+			return moving(cpu, ENTRY_SLOT(value), counted);
+		return n == ENTRY_NO_CPU ? CPU_NONE : n;
+	}
 	if (c->steer != STEER_HASH)
 		return CPU_NONE;
 	n = c->steer_cpus;
@@ -37,16 +60,17 @@ static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32
 
 	if (likely(p->kind == KIND_ESP)) {
 		__u64 value;
+		__u64 counted;
 		__u32 to;
 
 		if (unlikely(!sa_find(c, cpu, &p->key, &value)))
 			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
-		sa_count(c, cpu, ENTRY_SLOT(value), 1, p->bytes);
+		counted = sa_count(c, cpu, ENTRY_SLOT(value), 1, p->bytes);
 		if (unlikely(p->first_fragment)) {
 			total_add(cpu, TOTAL_FRAGMENT);
 			return VERDICT_PASS;
 		}
-		to = steer(c, p, value);
+		to = steer(c, p, cpu, value, counted);
 		return to == cpu || to == CPU_NONE ? VERDICT_PASS : to;
 	}
 	switch (p->kind) {

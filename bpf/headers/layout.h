@@ -53,6 +53,7 @@ struct index_entry {
 #define ENTRY_SLOT(value) ((__u32)(value))
 #define ENTRY_CPU(value) ((__u16)((value) >> 32))
 #define ENTRY_NO_CPU 0xffff
+#define ENTRY_MOVING 0xfffe /* it changes its CPU: sas[slot] says where each packet goes */
 
 #define INDEX_WAYS 4
 #define HOME_SLOTS 2 /* of the slots, those of a bucket: see home_touch */
@@ -61,6 +62,8 @@ struct index_bucket { /* one cache line */
 };
 
 #define CPU_NONE 0xffffffffU /* not steered: stays on the CPU that received it */
+
+#define CPU_SHED 0xfffffffeU /* as sa_slot.from */
 
 #define SA_OWN 1        /* the daemon's own; otherwise somebody else's that is only counted */
 #define SA_RESERVED 2   /* an SPI without SA yet: known to the guard */
@@ -73,7 +76,14 @@ struct sa_slot { /* one cache line */
 	__u32 flags;        /* SA_* */
 	__u32 reqid;
 	__u32 if_id;
-	__u32 reserved[5];
+	/* Of an SA that changes its CPU, from `from` to `cpu`, without a packet overtaking another. User space writes
+	 * seen when it knows that the first `seen` packets that seen_cpu counted have all been delivered; the program
+	 * lets the SA go over (from = cpu) with the packet after that one, and with no other: while packets are under
+	 * way they are joined by those that follow. CPU_SHED drops them, until bpf_ktime_get_ns() is `seen`. */
+	__u32 from;         /* CPU_NONE, an index of cpus, or CPU_SHED */
+	__u64 seen;
+	__u32 seen_cpu;     /* CPU_NONE: it does not go over yet */
+	__u32 reserved;
 };
 
 struct sa_counters { /* half a cache line; index cpu * slots + slot */
@@ -128,6 +138,7 @@ enum total {
 	TOTAL_ESP_OUT_UNKNOWN,    /* ESP that left with an SPI that is nobody's */
 	TOTAL_MALFORMED,          /* cut off or impossible before what it carries was known: passed */
 	TOTAL_ESP_BEHIND,         /* ESP to our addresses for a host behind us (masqueraded), passed by */
+	TOTAL_SHED,               /* ESP dropped because its SA was leaving a CPU that did not get through */
 	TOTAL_SAMPLING = 31,      /* not a total: how many samples this CPU gave in which jiffy */
 	TOTALS = 32
 };

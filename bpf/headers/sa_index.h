@@ -80,17 +80,18 @@ static __always_inline int sa_find(const struct config *c, __u32 cpu, const stru
 	return 0;
 }
 
-/* sa_count adds packets to the row of the CPU that runs. */
-static __always_inline void sa_count(const struct config *c, __u32 cpu, __u32 slot, __u32 packets, __u64 bytes)
+/* sa_count adds packets to the row of the CPU that runs, and says how many that makes. */
+static __always_inline __u64 sa_count(const struct config *c, __u32 cpu, __u32 slot, __u32 packets, __u64 bytes)
 {
 	__u32 n = cpu * c->slots + slot;
 	struct sa_counters *count = bpf_map_lookup_elem(&counters, &n);
 
 	if (!count)
-		return;
+		return 0;
 	count->packets += packets;
 	count->bytes += bytes;
 	count->last_used = bpf_jiffies64();
+	return count->packets;
 }
 
 /* total_add adds one to a total, in the row of the CPU that runs. */

@@ -113,6 +113,7 @@ func (t *Table) recover() {
 				placeOf(t.a.Config, &t.a.SAs[s].Key).word == e.Key && t.a.SAs[s].Flags&bpf.FlagGone == 0 {
 				published[s] = true
 				t.used++
+				t.recoverMove(s, e)
 				continue
 			}
 			atomic.StoreUint64(&e.Key, 0)
@@ -193,15 +194,17 @@ func (t *Table) Update(slot uint32, attr Attr) error {
 	if err != nil {
 		return err
 	}
-	t.steer(slot, sa, attr.CPU)
+	if sa.Cpu != attr.CPU {
+		t.steer(slot, sa, attr.CPU) // else it may be on its way there
+	}
 	atomic.StoreUint32(&sa.Flags, attr.Flags&^bpf.FlagGone)
 	atomic.StoreUint32(&sa.Reqid, attr.Reqid)
 	atomic.StoreUint32(&sa.IfId, attr.IfID)
 	return nil
 }
 
-// SetCPU steers an SA's inbound packets to a CPU from now on; bpf.NoCPU: leaves
-// them where they arrive.
+// SetCPU steers an SA's inbound packets to a CPU from now on, whatever is on its
+// way to another; bpf.NoCPU: leaves them where they arrive.
 func (t *Table) SetCPU(slot, cpu uint32) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -215,6 +218,11 @@ func (t *Table) SetCPU(slot, cpu uint32) error {
 // steer writes the CPU where user space reads it and where the programs do.
 func (t *Table) steer(slot uint32, sa *bpf.Slot, cpu uint32) {
 	atomic.StoreUint32(&sa.Cpu, cpu)
+	t.enter(slot, sa, cpu)
+}
+
+// enter writes the CPU into the index.
+func (t *Table) enter(slot uint32, sa *bpf.Slot, cpu uint32) {
 	p := placeOf(t.a.Config, &sa.Key)
 	for _, n := range []uint32{p.bucket, other(t.a.Config, p.bucket, p.word)} {
 		for w := range t.a.Index[n].Way {

@@ -1,0 +1,96 @@
+package table
+
+import (
+	"testing"
+	"time"
+
+	"espalier/bpf"
+)
+
+// cpuOf is what the index says of an SA, as the programs read it.
+func cpuOf(t *testing.T, tab *Table, k bpf.Key) uint16 {
+	t.Helper()
+	p := placeOf(tab.a.Config, &k)
+	for _, n := range []uint32{p.bucket, other(tab.a.Config, p.bucket, p.word)} {
+		for _, e := range tab.a.Index[n].Way {
+			if e.Key == p.word {
+				return uint16(e.Value >> 32)
+			}
+		}
+	}
+	t.Fatal("not in the index")
+	return 0
+}
+
+func TestMove(t *testing.T) {
+	tab := newTable(t, bpf.Sizes{Slots: 64, CPUs: 4})
+	slot, err := tab.Insert(key(1), Attr{CPU: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sa, _ := tab.Slot(slot)
+	g := sa.Generation
+	if tab.Depart(slot, g+2, 2) == nil || tab.Depart(slot+1, 1, 2) == nil {
+		t.Error("an SA that is not there departs")
+	}
+	try := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	try(tab.Depart(slot, g, 2))
+	if c := cpuOf(t, tab, key(1)); c != bpf.EntryMoving {
+		t.Errorf("the index has CPU %#x, expected that it moves", c)
+	}
+	// What the keeper says of the SA meanwhile does not end the move.
+	try(tab.Update(slot, Attr{CPU: 2, Reqid: 5}))
+	if c := cpuOf(t, tab, key(1)); c != bpf.EntryMoving {
+		t.Errorf("after an update the index has CPU %#x, expected that it moves", c)
+	}
+	if p, err := tab.Place(slot, g); err != nil || p.From != 1 || p.To != 2 || p.Over() {
+		t.Errorf("place %+v, error %v", p, err)
+	}
+	try(tab.Arrive(slot, g, true))
+	if sa, _ := tab.Slot(slot); sa.Cpu != 1 || cpuOf(t, tab, key(1)) != 1 {
+		t.Errorf("back: slot %+v, index %d; expected CPU 1", sa, cpuOf(t, tab, key(1)))
+	}
+	try(tab.Depart(slot, g, 2))
+	try(tab.Shed(slot, g, time.Second))
+	try(tab.Arrive(slot, g, true))
+	if sa, _ := tab.Slot(slot); sa.Cpu != 2 || cpuOf(t, tab, key(1)) != 2 {
+		t.Errorf("after it shed: slot %+v, index %d; expected CPU 2", sa, cpuOf(t, tab, key(1)))
+	}
+}
+
+// What a run left on its way stays where it is, in a run that takes over.
+func TestMoveTakenOver(t *testing.T) {
+	a := NewArrays(bpf.Sizes{Slots: 64, CPUs: 4})
+	tab, err := New(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for spi, shed := range []bool{false, true} {
+		slot, err := tab.Insert(key(uint32(spi+1)), Attr{CPU: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sa, _ := tab.Slot(slot)
+		if err := tab.Depart(slot, sa.Generation, 2); err != nil {
+			t.Fatal(err)
+		}
+		if shed {
+			if err := tab.Shed(slot, sa.Generation, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if tab, err = New(a); err != nil {
+		t.Fatal(err)
+	}
+	for spi, want := range []uint16{1, 2} {
+		if c := cpuOf(t, tab, key(uint32(spi+1))); c != want {
+			t.Errorf("SA %d: CPU %d; expected %d", spi, c, want)
+		}
+	}
+}
