@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"espalier/ike/config"
 	"espalier/ike/engine"
@@ -14,8 +13,9 @@ import (
 // facade is the engine, with the configuration, as the control server wants it.
 type facade struct {
 	*engine.Engine
-	running *atomic.Pointer[config.Config] // the configuration in force
-	reloads chan<- chan error              // asks the main loop for a reload
+	force  *inForce
+	reload func() error  // the main loop's
+	tasks  chan<- func() // for the main loop
 }
 
 var _ vici.Engine = facade{}
@@ -50,8 +50,8 @@ func (f facade) Stats() vici.Stats {
 
 func (f facade) Authorities() []vici.Authority {
 	var out []vici.Authority
-	for _, a := range f.running.Load().Authorities {
-		out = append(out, vici.Authority{Name: a.Name, Origin: "file", CACert: a.CACert})
+	for _, a := range f.force.running.Load().Authorities {
+		out = append(out, vici.Authority{Name: a.Name, Origin: a.Origin, CACert: a.CACert})
 	}
 	return out
 }
@@ -78,10 +78,26 @@ func (f facade) CountedConnections() []string { return f.Tallied() }
 
 func (f facade) ResetCounters(conn string) { f.ResetTally(conn) }
 
-func (f facade) Reload(ctx context.Context) error {
+func (f facade) Reload(ctx context.Context) error { return f.inMainLoop(ctx, f.reload) }
+
+func (f facade) ChangeLoaded(ctx context.Context, make func(*config.Loaded, *config.Settings) (*config.Loaded, error)) error {
+	return f.inMainLoop(ctx, func() error { return f.force.change(make) })
+}
+
+func (f facade) Loaded() *config.Loaded { return f.force.running.Load().Loaded() }
+
+func (f facade) Install(ctx context.Context, conn, child string) error {
+	return notFound(f.Engine.Install(ctx, conn, child))
+}
+
+func (f facade) Uninstall(conn, child string) error { return notFound(f.Engine.Uninstall(conn, child)) }
+
+// inMainLoop has the main loop, which owns the configuration, do something. Once it
+// has begun it ends, whatever becomes of ctx.
+func (f facade) inMainLoop(ctx context.Context, do func() error) error {
 	answer := make(chan error, 1)
 	select {
-	case f.reloads <- answer:
+	case f.tasks <- func() { answer <- do() }:
 	case <-ctx.Done():
 		return ctx.Err()
 	}

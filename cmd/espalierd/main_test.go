@@ -138,33 +138,100 @@ func TestReload(t *testing.T) {
 	log := zerolog.New(&out)
 	r := &recorder{}
 
+	f := newInForce(path, first, r, log)
+
 	write(t, path, strings.Replace(good, "remote_ts", "remote_tz", 1))
-	if got, err := reload(first, path, r, log); err == nil || got != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
+	if err := f.reload(); err == nil || f.file != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
 		t.Errorf("a configuration with a mistake was applied: %s", out.String())
 	}
 
 	write(t, path, good+"# a comment is no change\n")
-	same, _ := reload(first, path, r, log)
-	if len(r.calls) != 0 {
+	if err := f.reload(); err != nil || len(r.calls) != 0 {
 		t.Error("a comment was applied as a change")
 	}
 
+	same := f.file
 	write(t, path, strings.Replace(good, "10.2.0.0/16", "10.3.0.0/16", 1))
 	r.err = errors.New("no")
-	if got, err := reload(same, path, r, log); err == nil || got != same {
+	if err := f.reload(); err == nil || f.file != same || f.running.Load().Connections[0] != same.Connections[0] {
 		t.Error("what could not be applied counts as running")
 	}
 	r.err = nil
-	changed, _ := reload(same, path, r, log)
+	_ = f.reload()
 	want := engine.Changes{Start: []engine.ChildName{{Conn: "a", Child: "net"}}}
 	if len(r.calls) != 2 || !reflect.DeepEqual(r.calls[1], want) {
 		t.Errorf("a changed child: expected %+v, got %+v", want, r.calls)
 	}
 
 	write(t, path, "connections { }\n")
-	_, _ = reload(changed, path, r, log)
+	_ = f.reload()
 	if len(r.calls) != 3 || !reflect.DeepEqual(r.calls[2].RemovedConns, []string{"a"}) {
 		t.Errorf("a removed connection: got %+v", r.calls)
+	}
+}
+
+// loadText has a client load a connection as a file would say it.
+func (f *inForce) loadText(t *testing.T, text string) error {
+	t.Helper()
+	root, err := config.Parse("text", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.change(func(l *config.Loaded, s *config.Settings) (*config.Loaded, error) {
+		return l.WithConnection(config.Tree{Section: root.Items[0].(*config.Section)}, s)
+	})
+}
+
+// What the file says and what clients loaded have one owner each.
+func TestTwoOwners(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.conf")
+	write(t, path, good)
+	file, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{}
+	f := newInForce(path, file, r, zerolog.Nop())
+	last := func() engine.Changes { return r.calls[len(r.calls)-1] }
+	const conn = `%s { remote_addrs = 192.0.2.8
+  local { auth = psk
+    id = moon }
+  remote { auth = psk }
+  children { up { start_action = start }
+    idle { remote_ts = 10.9.0.0/16 } } }
+`
+	if err := f.loadText(t, strings.Replace(conn, "%s", "a", 1)); err == nil || len(r.calls) != 0 || !strings.Contains(err.Error(), path) {
+		t.Errorf("a name of the file's: expected it to be refused and the file named, got %v", err)
+	}
+	if err := f.loadText(t, strings.Replace(conn, "%s", "b", 1)); err != nil {
+		t.Fatal(err)
+	}
+	up, idle := engine.ChildName{Conn: "b", Child: "up"}, engine.ChildName{Conn: "b", Child: "idle"}
+	if want := (engine.Changes{Start: []engine.ChildName{up, idle}}); !reflect.DeepEqual(last(), want) || len(f.running.Load().Connections) != 2 {
+		t.Errorf("loaded: got %+v, want %+v", last(), want)
+	}
+	if err := f.loadText(t, strings.Replace(conn, "%s", "b", 1)); err != nil || len(r.calls) != 1 {
+		t.Errorf("the same again: %v, %d calls", err, len(r.calls))
+	}
+
+	// A reload of the file leaves b alone, and says no when it would take its name.
+	write(t, path, "connections { }\n")
+	if err := f.reload(); err != nil || !reflect.DeepEqual(last(), engine.Changes{RemovedConns: []string{"a"}}) || len(f.running.Load().Connections) != 1 {
+		t.Errorf("reload: %v, %+v", err, last())
+	}
+	write(t, path, strings.Replace(good, " a {", " b {", 1))
+	if err := f.reload(); err == nil || len(f.file.Connections) != 0 || len(r.calls) != 2 {
+		t.Errorf("the file takes a client's name: %v", err)
+	}
+
+	// A child that is gone lives on; unloading takes along what was started.
+	if err := f.loadText(t, strings.Replace(strings.Replace(conn, "%s", "b", 1), "idle", "other", 1)); err != nil ||
+		!reflect.DeepEqual(last(), engine.Changes{Start: []engine.ChildName{{Conn: "b", Child: "other"}}}) {
+		t.Errorf("changed: %v, %+v", err, last())
+	}
+	err = f.change(func(l *config.Loaded, _ *config.Settings) (*config.Loaded, error) { return l.WithoutConnection("b") })
+	if err != nil || !reflect.DeepEqual(last(), engine.Changes{Ended: []engine.ChildName{up}}) {
+		t.Errorf("unloaded: %v, %+v", err, last())
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -100,10 +99,17 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
 	eng.SetPools(cfg.Pools)
-	var running atomic.Pointer[config.Config]
-	running.Store(cfg)
-	reloads := make(chan chan error)
-	server := vici.NewServer(vici.Config{Engine: facade{eng, &running, reloads}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log})
+	force := newInForce(f.Config, cfg, eng, log)
+	again := func() error {
+		notify.reloading()
+		old := force.file
+		err := force.reload()
+		reloadFastPath(fast, old, force.file)
+		notify.send("READY=1")
+		return err
+	}
+	tasks := make(chan func())
+	server := vici.NewServer(vici.Config{Engine: facade{eng, force, again, tasks}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log})
 	if err := listen(server, runDir, cfg.Settings.SwanctlOn, log); err != nil {
 		return errors.Join(err, eng.Close())
 	}
@@ -113,21 +119,12 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	go func() { ended <- eng.Run(ctx) }()
 	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
 	notify.send("READY=1")
-	again := func() (err error) {
-		notify.reloading()
-		old := cfg
-		cfg, err = reload(cfg, f.Config, eng, log)
-		running.Store(cfg)
-		reloadFastPath(fast, old, cfg)
-		notify.send("READY=1")
-		return err
-	}
 	for {
 		select {
 		case <-hup:
 			_ = again() // it has logged what went wrong
-		case answer := <-reloads:
-			answer <- again()
+		case task := <-tasks:
+			task()
 		case <-ctx.Done():
 			notify.send("STOPPING=1")
 			err := <-ended

@@ -46,6 +46,9 @@ func (c Credentials) String() string {
 // Certificate finds a stored certificate, CA or not; nil: none.
 func (c *Credentials) Certificate(fp pki.Fingerprint) *x509.Certificate { return c.byFingerprint[fp] }
 
+// ForgetChains has peers' chains proven anew, which were found right before.
+func (c *Credentials) ForgetChains() { c.roots.ForgetChains() }
+
 // CAKeyIDs returns the 20-octet key ids of trusted CAs for our CERTREQ: of those in only, or of all when it is empty.
 // The result is fresh, the ids are not to be changed.
 func (c *Credentials) CAKeyIDs(only []pki.Fingerprint) [][]byte {

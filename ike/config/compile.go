@@ -16,7 +16,7 @@ import (
 // connection compiles one section of connections.
 func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 	conn := &sa.Connection{
-		Name: n.name, Origin: originFile,
+		Name: n.name, Origin: c.origin,
 		LocalAddrs:    anyIsEmpty(get[[]sa.AddrSpec](n, "local_addrs")),
 		RemoteAddrs:   anyIsEmpty(get[[]sa.AddrSpec](n, "remote_addrs")),
 		RemotePort:    uint16(get[uint32](n, "remote_port")),
@@ -180,7 +180,7 @@ func (c *compiler) local(n *node, sendCert string) auth.Local {
 
 // ownCertificate checks that we can prove id with a certificate.
 func (c *compiler) ownCertificate(f listedFile, cert *x509.Certificate, id auth.ID) {
-	if !c.creds.hasKeyOf(cert) && !c.creds.brokenKeys {
+	if c.origin == OriginFile && !c.creds.hasKeyOf(cert) && !c.creds.brokenKeys {
 		c.rep.add(f.pos, "a private key for the certificate "+quote(f.name), "none that fits in private, rsa, ecdsa and pkcs8", "")
 	}
 	if !id.IsAny() && !auth.HoldsIdentity(cert, id) {

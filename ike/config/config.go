@@ -30,8 +30,12 @@ const DefaultRunDir = "/run/espalier"
 // otherwise.
 const DefaultStateDir = "/var/lib/espalier"
 
-// originFile marks what comes from files, so that a reload touches only that.
-const originFile = "file"
+// Where a connection, pool, authority or credential comes from; a reload of
+// either touches only its own.
+const (
+	OriginFile = "file"
+	OriginVici = "vici" // loaded by a client of the control socket
+)
 
 // Config is a checked and compiled configuration. It is immutable.
 type Config struct {
@@ -47,6 +51,11 @@ type Config struct {
 	Warnings Errors
 
 	creds credentialSet
+	store *credentialStore // what creds was made of
+
+	// Of a configuration that Join made, the two that it joins.
+	file   *Config
+	loaded *Loaded
 }
 
 // Settings are those of section espalier.
@@ -113,7 +122,7 @@ func load(fsys fileSystem, path string) (*Config, error) {
 		// What is missing may stand in the part that could not be read.
 		return nil, rep.err()
 	}
-	c := &compiler{fs: fsys, rep: rep, warn: newReport(), path: path, dir: filepath.Dir(path), creds: newCredentialStore()}
+	c := &compiler{fs: fsys, rep: rep, warn: newReport(), path: path, dir: filepath.Dir(path), creds: newCredentialStore(), origin: OriginFile}
 	cfg := c.config(top)
 	if err := rep.err(); err != nil {
 		return nil, err
@@ -136,6 +145,9 @@ type compiler struct {
 	path  string // of the main file
 	dir   string // where it stands: the credential folders are there, too
 	creds *credentialStore
+	// origin is OriginVici for what a client sends. It may come before what it
+	// refers to, keys and pools, and has no files of its own.
+	origin string
 }
 
 // config compiles everything.
@@ -156,7 +168,8 @@ func (c *compiler) config(top *node) *Config {
 	c.sharedKeys(secrets)
 	c.usable(cfg.Connections)
 	if len(c.rep.errs) == 0 {
-		cfg.Credentials, cfg.creds = c.build()
+		cfg.store = c.creds
+		cfg.Credentials, cfg.creds = c.creds.build(c.rep, Pos{File: c.path})
 	}
 	return cfg
 }

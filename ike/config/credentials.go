@@ -133,7 +133,7 @@ func (c *compiler) authorities(n *node) (out []Authority) {
 			}
 			if cert := c.certificate(listedFile{get[string](a, key), a.keys[key].ValuePos}, "x509ca"); cert != nil {
 				c.creds.addCA(cert)
-				out = append(out, Authority{Name: a.name, CACert: cert})
+				out = append(out, Authority{Name: a.name, Origin: c.origin, CACert: cert})
 			}
 		default:
 			c.rep.add(a.pos, "a cacert in "+a.path, "none", "")
@@ -334,33 +334,31 @@ func (c *compiler) usable(conns []*sa.Connection) {
 	}
 }
 
-// build makes the credentials, in a fixed order.
-func (c *compiler) build() (*auth.Credentials, credentialSet) {
-	s := c.creds
+// build makes the credentials, in a fixed order. What is refused is reported at
+// the place, a shared key at its own.
+func (s *credentialStore) build(rep *report, at Pos) (*auth.Credentials, credentialSet) {
 	set := credentialSet{shared: s.shared, certs: sorted(s.certs), cas: sorted(s.cas), keys: sorted(s.keys)}
 	b := auth.NewBuilder()
+	added := func(err error) {
+		if err != nil {
+			rep.add(at, "usable credentials", err.Error(), "")
+		}
+	}
 	for _, f := range set.certs {
-		c.added(b.AddCert(s.certs[f], originFile))
+		added(b.AddCert(s.certs[f], "certificate"))
 	}
 	for _, f := range set.cas {
-		c.added(b.AddCA(s.cas[f], originFile))
+		added(b.AddCA(s.cas[f], "CA certificate"))
 	}
 	for _, id := range set.keys {
-		c.added(b.AddKey(s.keys[id], originFile))
+		added(b.AddKey(s.keys[id], "private key"))
 	}
 	for _, k := range s.shared {
-		if err := b.AddShared(k.key, k.ids, originFile); err != nil {
-			c.rep.add(k.pos, "a usable shared key", err.Error(), "")
+		if err := b.AddShared(k.key, k.ids, "shared key"); err != nil {
+			rep.add(k.pos, "a usable shared key", err.Error(), "")
 		}
 	}
 	return b.Build(), set
-}
-
-// added reports a credential that the builder refused.
-func (c *compiler) added(err error) {
-	if err != nil {
-		c.rep.add(Pos{File: c.path}, "usable credentials", err.Error(), "")
-	}
 }
 
 // sorted lists the keys of a map of fixed-size names in order.

@@ -57,6 +57,10 @@ func Diff(old, new *Config) Changes {
 			ch.Added = append(ch.Added, c.Name)
 			continue
 		}
+		if was == c { // connections are not changed once they are made
+			ch.Unchanged = append(ch.Unchanged, c.Name)
+			continue
+		}
 		if d, differs := diffConnection(was, c); differs {
 			ch.Changed = append(ch.Changed, d)
 		} else {
@@ -181,7 +185,11 @@ func (s credentialSet) equal(o credentialSet) bool {
 	}
 	taken := make([]bool, len(o.shared))
 next:
-	for _, k := range s.shared {
+	for at, k := range s.shared {
+		if q := o.shared[at]; !taken[at] && k.key.Equal(q.key) && sameIDs(k.ids, q.ids) {
+			taken[at] = true
+			continue
+		}
 		for i, q := range o.shared {
 			if !taken[i] && k.key.Equal(q.key) && sameIDs(k.ids, q.ids) {
 				taken[i] = true

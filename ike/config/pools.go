@@ -216,7 +216,7 @@ func (c *compiler) pool(n *node) *lease.Pool {
 		return nil
 	}
 	r := get[addrRange](n, "addrs")
-	p := &lease.Pool{Name: n.name, Origin: originFile, Start: r.start, End: r.end}
+	p := &lease.Pool{Name: n.name, Origin: c.origin, Start: r.start, End: r.end}
 	for _, key := range n.order {
 		e := n.keys[key]
 		switch v := e.val.(type) {
@@ -242,7 +242,7 @@ func (c *compiler) pool(n *node) *lease.Pool {
 // overlap refuses an address in two pools: it could be leased twice.
 func (c *compiler) overlap(n *node, p *lease.Pool, others []*lease.Pool) {
 	for _, o := range others {
-		if o.Contains(p.Start) || p.Contains(o.Start) {
+		if o.Overlaps(p) {
 			c.rep.add(n.at("addrs"), "addresses that no other pool has", fmt.Sprintf("some of %s", o.Name), "")
 		}
 	}

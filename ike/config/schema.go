@@ -37,6 +37,8 @@ type keySpec struct {
 	derived string
 	sup     support
 	doc     string
+	// content says that clients of the control socket send the content of the files.
+	content bool
 
 	defVal any // the parsed default, once it was asked for
 }
@@ -168,8 +170,8 @@ func localSpec() *sectionSpec {
 		{name: "round", typ: number(0, 65535), def: "0", doc: "Order of the rounds; those without it go by their place."},
 		{name: "auth", typ: authMethod(), def: "pubkey", doc: "How we authenticate: psk, pubkey, or pubkey with constraints such as ike:pubkey-sha384."},
 		{name: "id", typ: identity(), derived: "the certificate's subject, else the address", doc: "Our identity."},
-		{name: "certs", typ: words("files"), doc: "Certificates to choose from, absolute or in x509."},
-		{name: "pubkeys", typ: words("files"), sup: later, doc: "Raw public keys, absolute or in pubkey."},
+		{name: "certs", typ: words("files"), content: true, doc: "Certificates to choose from, absolute or in x509."},
+		{name: "pubkeys", typ: words("files"), content: true, sup: later, doc: "Raw public keys, absolute or in pubkey."},
 		{name: "eap_id", typ: text("identity"), derived: "id", sup: later, doc: "EAP identity."},
 		{name: "aaa_id", typ: text("identity"), derived: "the peer's id", sup: later, doc: "Identity of the EAP server."},
 		{name: "xauth_id", typ: text("identity"), derived: "id", sup: ikev1, doc: "XAuth user."},
@@ -181,10 +183,10 @@ func remoteSpec() *sectionSpec {
 		{name: "round", typ: number(0, 65535), def: "0", doc: "Order of the rounds; those without it go by their place."},
 		{name: "auth", typ: authMethod(), def: "pubkey", doc: "How the peer must authenticate: psk, pubkey, or constraints such as rsa-2048-ecdsa-256-sha256."},
 		{name: "id", typ: identity(), def: "%any", doc: "The peer's identity; * stands for anything in a name."},
-		{name: "certs", typ: words("files"), doc: "Certificates to accept, absolute or in x509."},
-		{name: "cacerts", typ: words("files"), doc: "CA certificates to accept, absolute or in x509ca."},
+		{name: "certs", typ: words("files"), content: true, doc: "Certificates to accept, absolute or in x509."},
+		{name: "cacerts", typ: words("files"), content: true, doc: "CA certificates to accept, absolute or in x509ca."},
 		{name: "ca_id", typ: text("identity"), sup: later, doc: "Identity of the CA to accept."},
-		{name: "pubkeys", typ: words("files"), sup: later, doc: "Raw public keys to accept, absolute or in pubkey."},
+		{name: "pubkeys", typ: words("files"), content: true, sup: later, doc: "Raw public keys to accept, absolute or in pubkey."},
 		{name: "groups", typ: words("names"), sup: later, doc: "Groups, one of which the peer must belong to."},
 		{name: "cert_policy", typ: words("OIDs"), sup: later, doc: "Certificate policies that the peer's certificate must have."},
 		{name: "revocation", typ: oneOf("strict", "ifuri", "relaxed"), def: "relaxed", sup: later, doc: "What unknown revocation means."},

@@ -115,7 +115,7 @@ func secretsSpec() *sectionSpec {
 
 func authoritySpec() *sectionSpec {
 	return &sectionSpec{name: "<ca>", doc: "A certification authority.", keys: append([]keySpec{
-		{name: "cacert", typ: text("file"), doc: "Its certificate, absolute or in x509ca."},
+		{name: "cacert", typ: text("file"), content: true, doc: "Its certificate, absolute or in x509ca."},
 		{name: "file", typ: text("file"), doc: "The same, another name."},
 		{name: "crl_uris", typ: words("URIs"), sup: later, doc: "Where its CRLs are."},
 		{name: "ocsp_uris", typ: words("URIs"), sup: later, doc: "Where its OCSP responders are."},

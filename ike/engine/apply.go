@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"espalier/ike/auth"
 	"espalier/ike/sa"
@@ -17,6 +19,9 @@ type Changes struct {
 	RemovedConns []string
 	// RemovedChildren are the children whose CHILD SAs are terminated.
 	RemovedChildren []ChildName
+	// Ended are the children whose CHILD SAs are terminated, and with the last one
+	// of a session the session.
+	Ended []ChildName
 	// Start are the children, new or changed, that are initiated if they have
 	// Start and are not up. A changed child that is up lives on as it is.
 	Start []ChildName
@@ -32,9 +37,13 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 	s.Port, s.NATTPort = running.Port, running.NATTPort // the sockets stay
 	e.setConfig(conns, creds, s)
 	e.hosts.want(conns)
-	goneConns, goneChildren, started := setOf(ch.RemovedConns), setOf(ch.RemovedChildren), setOf(ch.Start)
-	e.starts.stopAll(func(n ChildName) bool { return goneChildren[n] || goneConns[n.Conn] })
-	e.standing.forget(e.config.Load().set)
+	goneConns, started := setOf(ch.RemovedConns), setOf(ch.Start)
+	set := e.config.Load().set
+	e.starts.stopAll(func(n ChildName) bool {
+		c := set.ByName(n.Conn)
+		return c == nil || c.Child(n.Child) == nil
+	})
+	e.standing.forget(set)
 	e.logIf(e.applyStanding(), "policies could not all be brought in line with the configuration")
 	e.applyTraps(conns)
 	err := e.askAll(context.Background(), func(s *shard) {
@@ -51,6 +60,7 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 				s.step(x, sa.Terminate{Child: c.Child})
 			}
 		}
+		s.endChildren(ch.Ended)
 	})
 	if err != nil {
 		return err
@@ -61,6 +71,39 @@ func (e *Engine) Apply(conns []*sa.Connection, creds *auth.Credentials, s Settin
 		})
 	}
 	return nil
+}
+
+// endChildren terminates the CHILD SAs of the children, and sessions that have no others.
+func (s *shard) endChildren(list []ChildName) {
+	ended := setOf(list)
+	for conn := range connsOf(list) {
+		for x := range s.byConn.of(conn) {
+			others, own := false, map[string]bool{}
+			for _, ch := range x.m.Info().Children {
+				if ended[ChildName{conn, ch.Name}] {
+					own[ch.Name] = true
+				} else {
+					others = true
+				}
+			}
+			switch {
+			case len(own) > 0 && !others:
+				s.step(x, sa.Terminate{})
+			default:
+				for _, name := range slices.Sorted(maps.Keys(own)) {
+					s.step(x, sa.Terminate{Child: name})
+				}
+			}
+		}
+	}
+}
+
+func connsOf(list []ChildName) map[string]bool {
+	set := map[string]bool{}
+	for _, n := range list {
+		set[n.Conn] = true
+	}
+	return set
 }
 
 // setOf is for lists that are looked through for each connection or child.

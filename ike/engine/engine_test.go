@@ -488,6 +488,46 @@ func TestApply(t *testing.T) {
 	})
 }
 
+// A connection that is only forgotten leaves its sessions as they are; what is
+// said to end with it ends, and with its last child the session.
+func TestApplyForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		conns := make([]*sa.Connection, 3)
+		for i := range conns {
+			conns[i] = satest.Conn(fmt.Sprintf("c%d", i), fmt.Sprintf("c%d.example.org", i), "sun.example.org",
+				fmt.Sprintf("10.1.%d.0/24", i), "10.2.0.0/16", to(sunAddr), started)
+		}
+		answer := sunConn()
+		answer.Remote[0].ID = auth.ID{}
+		sun := newBox(t, f, sunAddr, []*sa.Connection{answer}, nil)
+		moon := newBox(t, f, moonAddr, conns, nil)
+		synctest.Wait()
+		err := moon.Apply(conns[2:], testCreds(), DefaultSettings(), Changes{Ended: []ChildName{{"c1", "net"}, {"c2", "other"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var left []string
+		for _, i := range moon.infos() {
+			left = append(left, i.Conn)
+			if err := moon.Rekey(t.Context(), Target{IKE: i.UniqueID, Child: i.Children[0].UniqueID}); err != nil {
+				t.Errorf("rekeying a child of %s: %v", i.Conn, err)
+			}
+		}
+		if slices.Sort(left); !slices.Equal(left, []string{"c0", "c2"}) {
+			t.Errorf("expected c1 gone with its only child, and c0 and c2 untouched, got %v", left)
+		}
+		if err := moon.Initiate(t.Context(), "c0", "net", false); !errors.Is(err, ErrNotFound) {
+			t.Errorf("initiating what is forgotten: %v", err)
+		}
+		time.Sleep(time.Minute) // what was rekeyed is gone by then
+		moon.holds(4, 6)
+		moon.stop()
+		sun.stop()
+	})
+}
+
 func TestOverrunReconciles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		moon, sun := pair(t, newFabric(), fourShards)

@@ -39,6 +39,9 @@ func (p *Pool) Contains(a netip.Addr) bool {
 	return a.IsValid() && a.Zone() == "" && a.Is4() == p.Start.Is4() && !a.Less(p.Start) && !p.End.Less(a)
 }
 
+// Overlaps reports whether both pools have an address.
+func (p *Pool) Overlaps(o *Pool) bool { return o.Contains(p.Start) || p.Contains(o.Start) }
+
 // at is the address with the offset from the first one, below Size.
 func (p *Pool) at(offset uint64) netip.Addr {
 	hi, lo := halves(p.Start)

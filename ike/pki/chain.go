@@ -36,6 +36,9 @@ func NewRoots(certs []*x509.Certificate) *Roots {
 // Certificates returns what the set holds; not to be changed.
 func (r *Roots) Certificates() []*x509.Certificate { return r.certs }
 
+// ForgetChains has the chains proven anew of whoever comes next.
+func (r *Roots) ForgetChains() { r.proven.forget() }
+
 // ChainReason says what is wrong with a chain.
 type ChainReason uint8
 

@@ -40,3 +40,10 @@ func (p *proven) add(leaf *x509.Certificate, chain []*x509.Certificate) {
 	}
 	p.chains[FingerprintOf(leaf)] = chain
 }
+
+// forget drops all chains.
+func (p *proven) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.chains = nil
+}

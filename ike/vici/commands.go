@@ -28,12 +28,19 @@ func findCommand(name string) command {
 		return (*client).terminate
 	case "rekey":
 		return (*client).rekey
+	case "install":
+		return (*client).install
+	case "uninstall":
+		return (*client).uninstall
 	case "redirect":
 		return (*client).redirect
 	case "reload-settings":
 		return (*client).reloadSettings
 	}
-	return findReader(name)
+	if cmd := findReader(name); cmd != nil {
+		return cmd
+	}
+	return findLoader(name)
 }
 
 // findReader is findCommand for what is configured and counted.

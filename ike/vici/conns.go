@@ -9,13 +9,10 @@ import (
 
 	"espalier/dataplane/selector"
 	"espalier/ike/auth"
+	"espalier/ike/config"
 	"espalier/ike/pki"
 	"espalier/ike/sa"
 )
-
-// originVici marks what was loaded over vici. The get commands tell of nothing else:
-// swanctl unloads what they tell and its own configuration lacks.
-const originVici = "vici"
 
 // listConns streams one list-conn event a connection.
 func (c *client) listConns(req Message) (Message, error) {
@@ -31,11 +28,12 @@ func (c *client) listConns(req Message) (Message, error) {
 	return nil, nil
 }
 
-// getConns names the connections that were loaded over vici.
+// getConns names the connections that were loaded over vici, and no others: swanctl
+// unloads what this tells and its own configuration lacks.
 func (c *client) getConns(Message) (Message, error) {
 	var names []string
 	for _, conn := range c.srv.cfg.Engine.Connections() {
-		if conn.Origin == originVici {
+		if conn.Origin == config.OriginVici {
 			names = append(names, conn.Name)
 		}
 	}

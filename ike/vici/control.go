@@ -151,6 +151,57 @@ func terminated(matches, done int) Message {
 	return m
 }
 
+// install puts the policies of a child into the kernel that stand without a CHILD
+// SA: its trap, or a shunt.
+func (c *client) install(req Message) (Message, error) {
+	child, conn, found := c.policyOf(req)
+	switch {
+	case child == "":
+		return failure("missing configuration name"), nil
+	case !found:
+		return failure("configuration name not found"), nil
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, installTimeout)
+	defer cancel()
+	if err := c.srv.cfg.Engine.Install(ctx, conn, child); err != nil {
+		return failure("installing policy '%s' failed: %s", child, err), nil
+	}
+	return success(), nil
+}
+
+// uninstall takes them out again.
+func (c *client) uninstall(req Message) (Message, error) {
+	child, conn, found := c.policyOf(req)
+	if child == "" {
+		return failure("missing configuration name"), nil
+	}
+	var err error = ErrNotFound
+	if found {
+		err = c.srv.cfg.Engine.Uninstall(conn, child)
+	}
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return failure("policy '%s' not found", child), nil
+	case err != nil:
+		return failure("uninstalling policy '%s' failed: %s", child, err), nil
+	}
+	return success(), nil
+}
+
+// installTimeout bounds the wait for names to be resolved.
+const installTimeout = 30 * time.Second
+
+// policyOf finds the child, shunt or not, that a request names.
+func (c *client) policyOf(req Message) (child, conn string, found bool) {
+	child, ike := req.Text("child"), req.Text("ike")
+	for _, conf := range c.srv.cfg.Engine.Connections() {
+		if (ike == "" || ike == conf.Name) && (conf.Child(child) != nil || conf.ShuntOf(child) != nil) {
+			return child, conf.Name, true
+		}
+	}
+	return child, "", false
+}
+
 // rekey begins to replace all SAs that the filter selects, children when it
 // names a child, else IKE SAs, with reauth = yes by new ones that are set up from
 // scratch; "matches" says how many.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"espalier/ike/auth"
+	"espalier/ike/config"
 	"espalier/ike/pki"
 )
 
@@ -104,19 +105,12 @@ func (c *client) listAuthorities(req Message) (Message, error) {
 func (c *client) getAuthorities(Message) (Message, error) {
 	var names []string
 	for _, a := range c.srv.cfg.Engine.Authorities() {
-		if a.Origin == originVici {
+		if a.Origin == config.OriginVici {
 			names = append(names, a.Name)
 		}
 	}
 	return Message{List{"authorities", names}}, nil
 }
-
-// getKeys lists the private keys that were loaded over vici, which cannot be done yet.
-func (c *client) getKeys(Message) (Message, error) { return Message{List{"keys", nil}}, nil }
-
-// getShared lists the shared secrets that were loaded over vici, which cannot be done
-// yet.
-func (c *client) getShared(Message) (Message, error) { return Message{List{"keys", nil}}, nil }
 
 // getPools tells of all pools, whoever loaded them: it is the only command that does.
 func (c *client) getPools(req Message) (Message, error) {

@@ -8,6 +8,7 @@ import (
 
 	"espalier/dataplane/selector"
 	"espalier/ike/auth"
+	"espalier/ike/config"
 	"espalier/ike/lease"
 	"espalier/ike/sa"
 )
@@ -75,6 +76,18 @@ type Engine interface {
 	Counters(conn string) (Counters, bool)
 	CountedConnections() []string
 	ResetCounters(conn string)
+
+	// Loaded is what clients have loaded; ChangeLoaded puts what make makes of it in
+	// its place, with the settings in force, one change after the other. It returns
+	// when the change is in force.
+	// Errors: make's; else why it can't be, and what was loaded stays.
+	Loaded() *config.Loaded
+	ChangeLoaded(ctx context.Context, make func(*config.Loaded, *config.Settings) (*config.Loaded, error)) error
+
+	// Install puts a child's trap, or a shunt, into the kernel, Uninstall takes it
+	// out. A CHILD SA stays. Errors: ErrNotFound; else why it can't be.
+	Install(ctx context.Context, conn, child string) error
+	Uninstall(conn, child string) error
 
 	// Reload reads the configuration again and applies what differs.
 	// Errors: what is wrong with it; the running one stays then.

@@ -12,6 +12,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
+	"espalier/ike/config"
 	"espalier/ike/sa"
 	"espalier/ike/vici"
 	"espalier/ike/wire"
@@ -32,16 +33,22 @@ type Engine struct {
 	Bus    event.Bus
 	Config Config
 
-	mu       sync.Mutex
-	sessions []sa.Info
-	conns    map[string][]string
-	lastID   uint64
+	// Changes counts those of what clients loaded.
+	Changes  int
+	changing sync.Mutex // held while one is worked out
+
+	mu        sync.Mutex
+	sessions  []sa.Info
+	conns     map[string][]string
+	lastID    uint64
+	joined    *config.Config // of Config.File and what clients loaded; nil: nothing yet
+	installed map[string]bool
 }
 
 // New makes an engine that has the sessions and, for each of their connections,
 // a configuration with their children, and Refused and Silent besides.
 func New(sessions ...sa.Info) *Engine {
-	e := &Engine{conns: map[string][]string{}}
+	e := &Engine{conns: map[string][]string{}, installed: map[string]bool{}}
 	for _, s := range sessions {
 		e.sessions = append(e.sessions, s)
 		e.conns[s.Conn] = nil
