@@ -84,7 +84,8 @@ func takesValue(node *kong.Node, arg string) bool {
 	return false
 }
 
-// find returns the command of that name or the only one that begins so.
+// find returns the command of that name or the only one that begins so; those
+// tagged whole need their whole name.
 func find(node *kong.Node, word string) (*kong.Node, error) {
 	var found []*kong.Node
 	for _, n := range commandsOf(node) {
@@ -92,7 +93,7 @@ func find(node *kong.Node, word string) (*kong.Node, error) {
 		if slices.Contains(all, word) {
 			return n, nil
 		}
-		if slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, word) }) {
+		if !n.Tag.Has("whole") && slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, word) }) {
 			found = append(found, n)
 		}
 	}

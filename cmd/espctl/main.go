@@ -4,11 +4,12 @@
 //
 // Unique beginnings of objects and commands do, so "espctl sa s" is "espctl sa
 // show". Each object has a file of its own. Exit codes: 0 done, 1 failed, 2 not
-// understood.
+// understood, 3 converted with something missing.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,7 @@ import (
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitLost   = 3 // convert: some lines could not be carried over
 )
 
 // cli is the whole grammar.
@@ -40,6 +42,7 @@ type cli struct {
 	Drop    dropCmd    `cmd:"" help:"Packets that were lost, by SA and reason."`
 	Guard   guardCmd   `cmd:"" help:"What stops packets that nobody asked for."`
 	Host    hostCmd    `cmd:"" help:"The box: what of the fast path is attached, and where."`
+	Convert convertCmd `cmd:"" whole:"" help:"Write the configuration that does what an ipsec.conf does; works without the daemon. Not to be shortened."`
 }
 
 // env is what commands run with.
@@ -48,6 +51,7 @@ type env struct {
 	socket string
 	format format
 	stdout io.Writer
+	stderr io.Writer
 
 	pinned  pinned
 	readers flow.ReaderOptions
@@ -76,10 +80,13 @@ func run(args []string, stdout, stderr io.Writer, pinned pinned, now func() time
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	e := &env{ctx: ctx, socket: grammar.Socket, format: formatOf(grammar.JSON, grammar.Pretty), stdout: stdout,
+	e := &env{ctx: ctx, socket: grammar.Socket, format: formatOf(grammar.JSON, grammar.Pretty), stdout: stdout, stderr: stderr,
 		pinned: pinned, readers: flow.ReaderOptions{Pins: grammar.Pins, State: grammar.State}, now: now}
 	if err := command.Run(e); err != nil {
 		fmt.Fprintf(stderr, "espctl: %v\n", err)
+		if errors.Is(err, errLost) {
+			return exitLost
+		}
 		return exitFailed
 	}
 	return 0
