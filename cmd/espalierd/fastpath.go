@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"reflect"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -14,7 +15,8 @@ import (
 )
 
 // withFastPath opens the fast path, if there is one, and makes the data plane keep
-// it in step; otherwise the data plane is the kernel's alone.
+// it in step; otherwise the data plane is the kernel's alone. Its programs come
+// later: see loadFastPath.
 func withFastPath(dp dataplane.DataPlane, cfg *config.Config, runDir string, log zerolog.Logger) (*flow.Flow, dataplane.DataPlane, error) {
 	f := openFastPath(cfg, runDir, log)
 	if f == nil {
@@ -43,10 +45,16 @@ func packetGuard(f *flow.Flow) engine.PacketGuard {
 	return f
 }
 
-// openFastPath loads the BPF programs, or takes down what a former run left of
-// them; nil: the daemon runs without. What is missing is told here and to readers.
+// fastPathOptions say where it leaves word.
+func fastPathOptions(runDir string, log zerolog.Logger) flow.Options {
+	return flow.Options{State: filepath.Join(runDir, filepath.Base(flow.DefaultState)), Log: log}
+}
+
+// openFastPath makes what BPF programs and daemon share, or takes down what a former
+// run left of it; nil: the daemon runs without. What is missing is told here and to
+// readers.
 func openFastPath(cfg *config.Config, runDir string, log zerolog.Logger) *flow.Flow {
-	o := flow.Options{State: filepath.Join(runDir, filepath.Base(flow.DefaultState)), Log: log}
+	o := fastPathOptions(runDir, log)
 	if !cfg.Settings.FastPath.On {
 		if err := flow.TakeDown(o); err != nil {
 			log.Warn().Err(err).Msg("BPF programs of a former run could not all be taken down")
@@ -56,11 +64,26 @@ func openFastPath(cfg *config.Config, runDir string, log zerolog.Logger) *flow.F
 	o.Settings = flowSettings(cfg)
 	f, err := flow.Open(o)
 	if err != nil {
-		log.Warn().Err(err).Msg("no fast path: packets are not counted by SPI, guarded, steered or fitted")
-		flow.Unavailable(o, err)
+		noFastPath(o, err)
 		return nil
 	}
 	return f
+}
+
+func noFastPath(o flow.Options, err error) {
+	o.Log.Warn().Err(err).Msg("no fast path: packets are not counted by SPI, guarded, steered or fitted")
+	flow.Unavailable(o, err)
+}
+
+// loadFastPath loads and attaches the programs. Closing the fast path ends it.
+func loadFastPath(f *flow.Flow, runDir string, log zerolog.Logger) {
+	began := time.Now()
+	switch err := f.Load(); {
+	case err == nil:
+		log.Info().Dur("after", time.Since(began)).Msg("fast path loaded")
+	case !errors.Is(err, flow.ErrClosed):
+		noFastPath(fastPathOptions(runDir, log), err)
+	}
 }
 
 // flowSettings are the fast path's part of the configuration, which has checked

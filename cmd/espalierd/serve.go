@@ -119,6 +119,10 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	go func() { ended <- eng.Run(ctx) }()
 	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
 	notify.send("READY=1")
+	if fast != nil {
+		// After IKE: the kernel verifies programs for up to half a minute.
+		go loadFastPath(fast, runDir, log)
+	}
 	for {
 		select {
 		case <-hup:

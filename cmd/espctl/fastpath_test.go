@@ -13,7 +13,7 @@ import (
 )
 
 // fake is a made-up fast path, chosen by the folder of pins: "full", "empty",
-// "new" (a daemon tried and could not), "none" or "forbidden".
+// "new" (a daemon tried and could not), "loading", "none" or "forbidden".
 type fake struct {
 	guard flow.GuardMode
 	reads int
@@ -43,7 +43,10 @@ func (f *fake) open(o flow.ReaderOptions) (fastPath, error) {
 }
 
 func (f *fake) daemon(o flow.ReaderOptions) (flow.Daemon, error) {
-	if o.Pins == "new" {
+	switch o.Pins {
+	case "loading":
+		return flow.Daemon{PID: 8, Loading: true}, nil
+	case "new":
 		return flow.Daemon{PID: 7, Parts: []flow.Part{{Program: "esp_in", Interface: "eth0", IfIndex: 2, Reason: "operation not supported\x1b"}}}, nil
 	}
 	return flow.Daemon{}, fs.ErrNotExist

@@ -19,10 +19,12 @@ type hostCmd struct {
 type hostShowCmd struct{}
 
 type hostResult struct {
-	Schema int        `json:"version"`
-	Daemon *int       `json:"daemon_pid"` // null: none runs
-	Parts  []part     `json:"parts"`
-	Loaded *fastState `json:"fast_path"` // null: no maps are pinned
+	Schema int  `json:"version"`
+	Daemon *int `json:"daemon_pid"` // null: none runs
+	// Loading: it still loads programs, parts has those at their places so far.
+	Loading bool       `json:"loading,omitempty"`
+	Parts   []part     `json:"parts"`
+	Loaded  *fastState `json:"fast_path"` // null: no maps are pinned
 }
 
 // part is a program at its place.
@@ -93,6 +95,7 @@ func (r *hostResult) setDaemon(d flow.Daemon) {
 	if d.PID != 0 {
 		r.Daemon = &d.PID
 	}
+	r.Loading = d.Loading
 	for _, p := range d.Parts {
 		r.Parts = append(r.Parts, part{p.Program, p.Interface, p.IfIndex, p.Direction, p.How, p.Reason})
 	}
@@ -103,6 +106,9 @@ func (r *hostResult) text() []byte {
 	daemon := "none runs"
 	if r.Daemon != nil {
 		daemon = "process " + strconv.Itoa(*r.Daemon)
+	}
+	if r.Loading {
+		daemon += ", loading BPF programs"
 	}
 	line(&b, 0, "daemon", daemon)
 	if r.Loaded == nil {

@@ -171,10 +171,32 @@ func (b *box) variant(h hook) string {
 // refresh brings attachments, own addresses and what follows from interfaces in
 // line with what the box has now.
 func (f *Flow) refresh() {
-	b, err := lookAround()
+	f.mu.Lock()
+	ready := f.loaded
+	f.mu.Unlock()
+	if ready {
+		f.work.Lock()
+		defer f.work.Unlock()
+	}
+	b, err := f.look()
 	if err != nil {
 		f.log.Warn().Err(err).Msg("the box's interfaces could not be read")
 		return
+	}
+	if !ready || f.stopped() {
+		return
+	}
+	set := f.settings()
+	f.attachAll(b, &set)
+	f.writeStateLocked(os.Getpid())
+}
+
+// look brings own addresses and what follows from interfaces in line with what the
+// box has now, which it returns.
+func (f *Flow) look() (*box, error) {
+	b, err := lookAround()
+	if err != nil {
+		return nil, err
 	}
 	f.refreshAddrs(b.addrs)
 	xfrmIfs := map[uint32]map[int]bool{}
@@ -188,14 +210,7 @@ func (f *Flow) refresh() {
 	}
 	f.mss.interfaces(xfrmIfs)
 	f.mss.network()
-
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return
-	}
-	f.attachAll(b)
-	f.writeState(os.Getpid())
+	return b, nil
 }
 
 // refreshAddrs makes own_addrs the box's addresses.
@@ -278,12 +293,13 @@ func (f *Flow) take(m *ebpf.Map, k any) {
 	}
 }
 
-// attachAll attaches what is missing and removes what belongs nowhere any more.
-func (f *Flow) attachAll(b *box) {
+// attachAll attaches what is missing and removes what belongs nowhere any more. It
+// does nothing more once Close was called.
+func (f *Flow) attachAll(b *box, set *Settings) {
 	want := map[hook]*netlink.LinkAttrs{}
 	failed := map[Part]bool{}
 	for _, l := range b.links {
-		hooks, not := hooksOf(roleOf(b, &f.set, l), &f.set, l)
+		hooks, not := hooksOf(roleOf(b, set, l), set, l)
 		for _, h := range hooks {
 			want[h] = l.Attrs()
 		}
@@ -296,6 +312,9 @@ func (f *Flow) attachAll(b *box) {
 		names[b.variant(h)] = true
 	}
 	f.need(func(name string, spec *ebpf.ProgramSpec) bool { return names[name] || spec.Type == ebpf.Tracing })
+	if f.stopped() {
+		return
+	}
 	for _, p := range f.progs.names() {
 		if f.progs.loaded[p].Type() == ebpf.Tracing {
 			want[hook{p, atTrace, 0}] = nil
@@ -339,7 +358,7 @@ func (f *Flow) attachAll(b *box) {
 // need loads programs and says which are refused.
 func (f *Flow) need(wanted func(string, *ebpf.ProgramSpec) bool) {
 	said := len(f.progs.failed)
-	f.progs.need(wanted)
+	f.progs.need(wanted, f.stopped)
 	if len(f.progs.failed) == said {
 		return
 	}
@@ -402,8 +421,6 @@ func (f *Flow) replaceAll() {
 
 // detach takes all of it down: programs, filters, pins.
 func (f *Flow) detach() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.removeOthers(nil)
 	return takeDown(f.o)
 }

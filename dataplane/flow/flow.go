@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -61,27 +62,39 @@ type Flow struct {
 	mss  *mssKeeper
 	keep *spiKeeper
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, and is never held for long
 	set    Settings
+	loaded bool // Load has done its part
+	closed bool
+	peers  map[netip.Prefix]bool
+
+	// work is held while programs are loaded and attached, which may take many
+	// seconds. It guards what follows.
+	work   sync.Mutex
 	progs  *programs
+	moving *moving // a table of another size that is being left; nil: none is
 	hooks  map[hook]*attached
 	failed map[Part]bool // what could not be attached, to say it once
-	peers  map[netip.Prefix]bool
-	closed bool
 
 	ownAddrs ownAddrs
 	watch    *boxWatch
 	follow   sync.WaitGroup
-	stop     chan struct{}
+	stop     chan struct{} // closed by Close
 }
 
-// ErrInUse: another daemon has the pins.
-var ErrInUse = errors.New("another daemon keeps the fast path of this network namespace")
+// Errors of Open and Load.
+var (
+	// ErrInUse: another daemon has the pins.
+	ErrInUse = errors.New("another daemon keeps the fast path of this network namespace")
+	// ErrClosed: Close was called meanwhile.
+	ErrClosed = errors.New("the fast path is closed")
+)
 
-// Open loads the programs, or takes over what a former daemon left: its maps with
-// their counts as they are, its programs replaced one by one, each in one step.
-// What cannot be attached is among Parts with the kernel's reason, and the rest
-// works. Errors: nothing can work: no BPF in the kernel, no rights, no memory.
+// Open makes the maps that the programs and the daemon share, or takes over what a
+// former daemon left, with their counts as they are; its programs work on. It is
+// quick: what it returns keeps SPIs, peers and limits from the first one on, and
+// Load brings the programs. Errors: nothing can work: no BPF in the kernel, no
+// rights, no memory.
 func Open(o Options) (_ *Flow, err error) {
 	if o.Verbs == nil {
 		o.Verbs = host.Local{}
@@ -109,11 +122,7 @@ func Open(o Options) (_ *Flow, err error) {
 	}
 	defer func() {
 		if err != nil {
-			// Without a program at work there is nothing to keep maps for.
-			if pins, _ := os.ReadDir(f.linkPins()); f.maps != nil && len(pins) == 0 {
-				err = errors.Join(err, os.RemoveAll(o.Pins))
-			}
-			err = errors.Join(err, f.release())
+			err = errors.Join(err, f.unpinUseless(), f.release())
 		}
 	}()
 	if f.lock, err = lockPins(o.Pins); err != nil {
@@ -129,14 +138,82 @@ func Open(o Options) (_ *Flow, err error) {
 	f.ageIKE()
 	f.forgetPeers()
 	f.configure()
-	f.refresh()
-	if why := f.progs.refused(); len(f.progs.loaded) == 0 && len(why) > 0 {
-		return nil, fmt.Errorf("the kernel takes none of the BPF programs: %v", why)
+	if _, err := f.look(); err != nil {
+		return nil, err
 	}
 	if f.watch, err = watchBox(f.refresh); err != nil {
 		return nil, err
 	}
+	f.writeState(os.Getpid())
 	return f, nil
+}
+
+// Load loads the programs and attaches them, in the place of a former daemon's one
+// by one, each in one step. The verifier takes up to a second for it, on an emulated
+// CPU half a minute; everything else works meanwhile. What cannot be attached is
+// among Parts with the kernel's reason, and the rest works. It is called once.
+// Errors: the kernel takes none of the programs, and nothing stays pinned;
+// ErrClosed.
+func (f *Flow) Load() error {
+	f.work.Lock()
+	defer f.work.Unlock()
+	if f.stopped() {
+		return ErrClosed // with the maps gone
+	}
+	if err := f.finishMoving(); err != nil {
+		return err
+	}
+	for loaded := false; !loaded; {
+		set := f.settings()
+		f.steer(set.Steering)
+		// Twice: what came while programs were loaded is picked up without them.
+		for range 2 {
+			b, err := f.look()
+			if err != nil {
+				return err
+			}
+			f.attachAll(b, &set)
+		}
+		if f.stopped() {
+			return ErrClosed
+		}
+		// Who changes settings from now on attaches what they need.
+		f.mu.Lock()
+		loaded = reflect.DeepEqual(set, f.set)
+		f.loaded = loaded
+		f.mu.Unlock()
+	}
+	if why := f.progs.refused(); len(f.progs.loaded) == 0 && len(why) > 0 {
+		return errors.Join(fmt.Errorf("the kernel takes none of the BPF programs: %v", why), f.unpinUseless())
+	}
+	f.writeStateLocked(os.Getpid())
+	return nil
+}
+
+// settings are those of now.
+func (f *Flow) settings() Settings {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.set
+}
+
+// unpinUseless removes the maps' pins when no program is at work: there is nothing
+// to keep them for.
+func (f *Flow) unpinUseless() error {
+	if pins, _ := os.ReadDir(f.linkPins()); f.maps != nil && len(pins) == 0 {
+		return os.RemoveAll(f.o.Pins)
+	}
+	return nil
+}
+
+// stopped reports whether Close was called.
+func (f *Flow) stopped() bool {
+	select {
+	case <-f.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // bpfRoot is where the system has its BPF file system.
@@ -202,21 +279,27 @@ func (f *Flow) adopt() {
 	}
 }
 
-// Set takes changed settings over, but for interfaces and the table's size.
+// Set takes changed settings over, but for interfaces and the table's size. While
+// programs are being loaded it does not wait for them: Load sees to the rest.
 func (f *Flow) Set(s Settings) {
 	f.mu.Lock()
 	s.Outside, s.Inside, s.MaxSPIs = f.set.Outside, f.set.Inside, f.set.MaxSPIs
 	f.set = s
+	loaded := f.loaded
 	f.mu.Unlock()
 	f.configure()
+	if !loaded {
+		return
+	}
+	f.work.Lock()
+	f.steer(s.Steering)
+	f.work.Unlock()
 	f.refresh()
 }
 
-// configure writes the settings where the programs read them.
+// configure writes the settings where the programs read them, but for steering.
 func (f *Flow) configure() {
-	f.mu.Lock()
-	s := f.set
-	f.mu.Unlock()
+	s := f.settings()
 	c := f.tab.Programs()
 	ports := [len(bpf.Config{}.Ports)]bpf.Port{
 		{Port: s.IKEPort, Kind: bpf.PortIKE}, {Port: s.NATTPort, Kind: bpf.PortNATT},
@@ -225,7 +308,6 @@ func (f *Flow) configure() {
 	c.InitRate, c.InitBurst = uint32(s.InitRate), uint32(s.InitBurst)
 	c.Prefix4, c.Prefix6 = uint8(s.Prefix4), uint8(s.Prefix6)
 	c.Mss = boolByte(s.MSS)
-	f.steer(s.Steering)
 	c.Guard = uint32(s.Guard)
 }
 
@@ -238,7 +320,8 @@ func boolByte(b bool) uint8 {
 
 // Close ends the daemon's part. While other programs' SAs are counted, the
 // programs stay with what they know, and the guard only logs; otherwise all of it
-// goes.
+// goes. It waits for a Load that is under way, which ends after the program that the
+// kernel is verifying.
 func (f *Flow) Close() error {
 	f.mu.Lock()
 	if f.closed {
@@ -254,10 +337,12 @@ func (f *Flow) Close() error {
 		errs = append(errs, f.watch.close())
 	}
 	f.spis.InStep(false)
+	f.work.Lock()
+	defer f.work.Unlock()
 	if f.tab.Used() == 0 {
 		errs = append(errs, f.detach())
 	} else {
-		f.writeState(0)
+		f.writeStateLocked(0)
 	}
 	return errors.Join(append(errs, f.release())...)
 }
@@ -269,6 +354,10 @@ func (f *Flow) release() error {
 		errs = append(errs, a.close())
 	}
 	clear(f.hooks)
+	if f.moving != nil {
+		errs = append(errs, f.moving.end())
+		f.moving = nil
+	}
 	if f.progs != nil {
 		f.progs.close()
 	}

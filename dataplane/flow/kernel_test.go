@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -271,10 +272,93 @@ func TestNothingLoads(t *testing.T) {
 		spec.Programs = map[string]*ebpf.ProgramSpec{progESPOut: spec.Programs[progESPOut]}
 		return spec, nil
 	}}}
-	if f, err := Open(o); err == nil || !strings.Contains(err.Error(), "none of the BPF programs") || !strings.Contains(err.Error(), progESPOut) {
-		t.Fatalf("opened %v: %v", f, err)
+	f, err := Open(o)
+	must(t, err)
+	if err := f.Load(); err == nil || !strings.Contains(err.Error(), "none of the BPF programs") || !strings.Contains(err.Error(), progESPOut) {
+		t.Fatalf("loaded: %v", err)
 	}
+	defer f.Close()
 	if _, err := os.Stat(pins); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pins after the failure: %v, expected none", err)
+	}
+}
+
+// TestOpenBeforeLoad: what happens before the programs are there is in the maps that
+// they find, and readers are told that they are being loaded.
+func TestOpenBeforeLoad(t *testing.T) {
+	pins := needKernel(t)
+	_, at := veth(t, "soon0")
+	o := options(t, pins, "soon0")
+	f, err := Open(o)
+	must(t, err)
+	here := netip.MustParseAddr("192.0.2.1")
+	w, err := f.Wrap(dataplane.NewFake(dataplane.FakeOptions{}))
+	must(t, err)
+	must(t, w.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa(dataplane.In, here, 0x1000)}}))
+	f.OwnIKE(7, true)
+	f.Peers([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, true)
+	set := o.Settings
+	set.Guard, set.MSS = GuardOn, false
+	f.Set(set)
+	d, err := ReadDaemon(ReaderOptions{State: o.State})
+	if err != nil || !d.Loading || d.PID != os.Getpid() || len(d.Parts) != 0 {
+		t.Errorf("before: %+v, %v, expected that it is loading", d, err)
+	}
+	r, err := OpenReader(ReaderOptions{Pins: pins, State: o.State})
+	must(t, err)
+	defer r.Close()
+	spis, err := r.SPIs()
+	must(t, err)
+	g, err := r.Guard()
+	must(t, err)
+	if len(spis) != 1 || spis[0].SPI != 0x1000 || g.Mode != GuardOn || g.IKESPIs != 1 || !g.PeersOnly {
+		t.Errorf("before: SPIs %+v, guard %+v", spis, g)
+	}
+
+	must(t, f.Load())
+	if got, want := parts(f, "soon0"), []string{"esp_in/ native", "esp_out/egress tcx"}; !slices.Equal(got, want) {
+		t.Errorf("attached: %q, expected %q", got, want)
+	}
+	if d, err := ReadDaemon(ReaderOptions{State: o.State}); err != nil || d.Loading || len(d.Parts) != 2 {
+		t.Errorf("after: %+v, %v", d, err)
+	}
+	must(t, send(at, "soon0p", 10))
+	eventually(t, "packets are counted", func() bool { return f.tab.Total(bpf.Total(countXDP)) >= 10 })
+	must(t, w.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa(dataplane.In, here, 0x1000).SAKey}}))
+	must(t, w.Close())
+	must(t, f.Close())
+}
+
+// TestCloseWhileLoading: an end at any moment of it leaves nothing.
+func TestCloseWhileLoading(t *testing.T) {
+	pins := needKernel(t)
+	veth(t, "half0")
+	o := options(t, pins, "half0")
+	o.objects, o.Steering = nil, SteerHash
+	for _, busy := range []bool{false, true, true} {
+		f, err := Open(o)
+		must(t, err)
+		loaded := make(chan error, 1)
+		go func() { loaded <- f.Load() }()
+		atWork := func() bool { // or has done it
+			if f.work.TryLock() {
+				f.work.Unlock()
+				return len(loaded) > 0
+			}
+			return true
+		}
+		for busy && !atWork() {
+			runtime.Gosched()
+		}
+		must(t, f.Close())
+		if err := <-loaded; err != nil && !errors.Is(err, ErrClosed) {
+			t.Errorf("load: %v, expected ErrClosed or nothing", err)
+		}
+		if _, err := os.Stat(pins); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("pins after the end: %v, expected none", err)
+		}
+		if _, err := os.Stat(o.State); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("state file after the end: %v, expected none", err)
+		}
 	}
 }

@@ -225,6 +225,7 @@ func open(t *testing.T, o Options) *Flow {
 		t.Skip("needs the right to load BPF programs")
 	}
 	must(t, err)
+	must(t, f.Load())
 	return f
 }
 

@@ -3,6 +3,7 @@ package flow
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -15,7 +16,7 @@ import (
 
 // migration carries a table of another size over, with its counts. The programs
 // of the former run count in the old maps until they are replaced, so it has two
-// steps: fill before, add what came in between after.
+// steps: fill before, add what came in between after. SAs may come and go meanwhile.
 type migration struct {
 	old  *table.Reader
 	new  *table.Table
@@ -27,6 +28,7 @@ type migration struct {
 // migrated is one SA in both tables, with what has been carried.
 type migrated struct {
 	from, to uint32
+	gen      uint32         // of the new slot: another SA may have it before the end
 	carried  []bpf.Counters // by CPU
 	drops    [bpf.DropReasons]uint64
 }
@@ -58,15 +60,15 @@ func startMigration(former table.Maps, t *table.Table, to table.Maps) (*migratio
 		if err != nil {
 			continue // a smaller table: the keeper says that it is full
 		}
-		m.sas = append(m.sas, migrated{from: from, to: slot, carried: make([]bpf.Counters, old.Sizes().CPUs)})
+		to, _ := t.Slot(slot)
+		m.sas = append(m.sas, migrated{from: from, to: slot, gen: to.Generation, carried: make([]bpf.Counters, old.Sizes().CPUs)})
 	}
 	m.carry()
 	return m, nil
 }
 
-// finish adds what the former programs counted since, and lets go.
-func (m *migration) finish() error {
-	m.carry()
+// close lets go of both tables.
+func (m *migration) close() error {
 	err := m.arr.unmap()
 	if e := m.old.Close(); err == nil {
 		err = e
@@ -78,6 +80,10 @@ func (m *migration) finish() error {
 // added to on that CPU: an addition there is one instruction, which no program
 // that counts on the same CPU can be in the middle of.
 func (m *migration) carry() {
+	m.sas = slices.DeleteFunc(m.sas, func(sa migrated) bool {
+		to, ok := m.new.Slot(sa.to)
+		return !ok || to.Generation != sa.gen
+	})
 	rows := min(m.old.Sizes().CPUs, m.arr.cpus)
 	for cpu := range rows {
 		onCPU(cpu, func() {
@@ -165,4 +171,16 @@ func (a *counterArrays) unmap() (err error) {
 	}
 	a.mapped = nil
 	return err
+}
+
+// notInStep keeps the guard of the programs that read this configuration from
+// dropping anything.
+func notInStep(config *ebpf.Map) error {
+	a := &counterArrays{}
+	c, err := mapped[bpf.Config](a, config)
+	if err != nil {
+		return err
+	}
+	c[0].TailKnown = 0
+	return a.unmap()
 }

@@ -77,7 +77,7 @@ func (f *Flow) load() error {
 	}
 	f.maps = maps
 	if former != nil {
-		defer former.close()
+		f.moving = &moving{former: former}
 	}
 	if f.tab, err = table.Open(maps.table()); err != nil {
 		if former != nil || !f.pinnedTable() {
@@ -90,28 +90,61 @@ func (f *Flow) load() error {
 	if former == nil || former.byID["index"] == nil {
 		return maps.pin()
 	}
-	return f.migrate(former)
+	return f.startMoving()
 }
 
 // pinnedTable reports whether the table's maps are a former run's.
 func (f *Flow) pinnedTable() bool { return f.maps.byID["config"].IsPinned() }
 
-// migrate fills the new table from the former one, replaces the programs, and
-// adds what the former programs counted until then.
-func (f *Flow) migrate(former *maps) error {
-	m, err := startMigration(former.table(), f.tab, f.maps.table())
+// moving is a table of another size that is being left for the new one.
+type moving struct {
+	former     *maps
+	*migration // nil: the former table could not be read
+}
+
+// end lets go of the former maps.
+func (m *moving) end() (err error) {
+	if m.migration != nil {
+		err = m.close()
+	}
+	m.former.close()
+	return err
+}
+
+// startMoving fills the new table from the former one, whose programs work on until
+// finishMoving. They do not learn of new SPIs, so their guard only logs.
+func (f *Flow) startMoving() error {
+	former := f.moving.former.table()
+	m, err := startMigration(former, f.tab, f.maps.table())
 	if err != nil {
 		f.log.Warn().Err(err).Msg("the table of SPIs of a former run cannot be read: counts begin anew")
 		return f.maps.pin()
 	}
+	f.moving.migration = m
 	f.log.Info().Int("spis", len(m.sas)).Int("from", m.old.Sizes().Slots).Int("to", f.tab.Sizes().Slots).
 		Msg("the table of SPIs has another size: it is carried over with its counts")
 	// The settings first, or the new programs would count for a moment without.
 	*f.tab.Programs() = carryConfig(*f.tab.Programs(), m.old.Config())
-	f.replaceAll()
-	if err := m.finish(); err != nil {
+	return notInStep(former.Config)
+}
+
+// finishMoving replaces the programs, and adds what the former ones counted until
+// then.
+func (f *Flow) finishMoving() error {
+	if f.moving == nil {
+		return nil
+	}
+	if f.moving.migration != nil {
+		f.replaceAll()
+		if f.stopped() {
+			return ErrClosed // with the programs of both at work the former table stays the pinned one
+		}
+		f.moving.carry()
+	}
+	if err := f.moving.end(); err != nil {
 		f.log.Warn().Err(err).Msg("counts of the last moment are lost")
 	}
+	f.moving = nil
 	return f.maps.pin()
 }
 
@@ -131,24 +164,22 @@ func newPrograms(specs []*ebpf.CollectionSpec, m *maps) *programs {
 	return p
 }
 
-// need loads those of the programs that are not loaded, those of one object
-// together, or when this kernel refuses one of them, each for itself, so that it
-// keeps no other from working. What was refused once is not tried again.
-func (p *programs) need(wanted func(name string, spec *ebpf.ProgramSpec) bool) {
+// need loads those of the programs that are not loaded, each for itself, so that
+// one which this kernel refuses keeps no other from working, and that it can stop
+// between two. What was refused once is not tried again.
+func (p *programs) need(wanted func(name string, spec *ebpf.ProgramSpec) bool, stopped func() bool) {
 	for _, spec := range p.specs {
-		some := spec.Copy()
-		for name, x := range spec.Programs {
+		for _, name := range sortedNames(spec.Programs) {
+			x := spec.Programs[name]
 			if p.loaded[name] != nil || p.failed[name] != nil || !wanted(name, x) {
-				delete(some.Programs, name)
+				continue
 			}
-		}
-		if len(some.Programs) == 0 || p.load(some) == nil {
-			continue
-		}
-		for name, x := range some.Programs {
-			one := spec.Copy()
-			one.Programs = map[string]*ebpf.ProgramSpec{name: x.Copy()}
-			if err := p.load(one); err != nil {
+			if stopped() {
+				return
+			}
+			one := *spec
+			one.Programs = map[string]*ebpf.ProgramSpec{name: x}
+			if err := p.load(one.Copy()); err != nil {
 				p.failed[name] = err
 			}
 		}
@@ -182,7 +213,7 @@ func withoutTypes(spec *ebpf.CollectionSpec) {
 	}
 }
 
-// load loads all programs of an object, or none.
+// load loads all programs of an object, or none. It changes spec.
 func (p *programs) load(spec *ebpf.CollectionSpec) error {
 	replace := map[string]*ebpf.Map{}
 	for name, x := range spec.Maps {
@@ -226,9 +257,11 @@ func (p *programs) refused() map[string][]string {
 }
 
 // names of programs, sorted.
-func (p *programs) names() []string {
+func (p *programs) names() []string { return sortedNames(p.loaded) }
+
+func sortedNames[T any](m map[string]T) []string {
 	var out []string
-	for n := range p.loaded {
+	for n := range m {
 		out = append(out, n)
 	}
 	slices.Sort(out)

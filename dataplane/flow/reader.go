@@ -245,9 +245,9 @@ func ReadDaemon(o ReaderOptions) (Daemon, error) {
 	if err != nil {
 		return Daemon{}, err
 	}
-	d := Daemon{PID: s.PID, Parts: s.Parts}
+	d := Daemon{PID: s.PID, Loading: s.Loading, Parts: s.Parts}
 	if d.PID != 0 && errors.Is(unix.Kill(d.PID, 0), unix.ESRCH) {
-		d.PID = 0
+		d.PID, d.Loading = 0, false
 	}
 	return d, nil
 }

@@ -131,8 +131,10 @@ type State struct {
 type Daemon struct {
 	// PID of the daemon that keeps the table in step; 0: none runs, the programs
 	// go on with what they know.
-	PID   int
-	Parts []Part
+	PID int
+	// Loading: its programs are still being verified, and Parts are those so far.
+	Loading bool
+	Parts   []Part
 }
 
 // Sample is one lost packet.

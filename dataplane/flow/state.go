@@ -19,14 +19,16 @@ type stateFile struct {
 	Version int    `json:"version"`
 	PID     int    `json:"pid"`
 	Pins    string `json:"pins"`
+	// Loading: the programs are being verified, parts are not yet known.
+	Loading bool   `json:"loading,omitempty"`
 	Parts   []Part `json:"parts"`
 }
 
 // Parts are the programs at their places, and those that could not get there, with
 // the kernel's reasons.
 func (f *Flow) Parts() []Part {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.work.Lock()
+	defer f.work.Unlock()
 	return f.partsLocked()
 }
 
@@ -52,7 +54,7 @@ func (f *Flow) partsLocked() []Part {
 			out = append(out, Part{Program: name, Reason: why})
 		}
 	}
-	if f.progs.loaded[progCPUIn] != nil && f.set.Steering != SteerOff {
+	if f.progs.loaded[progCPUIn] != nil && f.settings().Steering != SteerOff {
 		out = append(out, Part{Program: progCPUIn, How: "cpumap"})
 	}
 	slices.SortFunc(out, func(a, b Part) int {
@@ -61,9 +63,19 @@ func (f *Flow) partsLocked() []Part {
 	return out
 }
 
-// writeState tells readers; pid 0: the daemon has gone.
 func (f *Flow) writeState(pid int) {
-	writeState(f.o.State, stateFile{stateVersion, pid, f.o.Pins, f.partsLocked()}, func(err error) {
+	f.work.Lock()
+	defer f.work.Unlock()
+	f.writeStateLocked(pid)
+}
+
+// writeStateLocked tells readers; pid 0: the daemon has gone. The caller has f.work.
+func (f *Flow) writeStateLocked(pid int) {
+	f.mu.Lock()
+	loading := !f.loaded && pid != 0
+	f.mu.Unlock()
+	s := stateFile{Version: stateVersion, PID: pid, Pins: f.o.Pins, Loading: loading, Parts: f.partsLocked()}
+	writeState(f.o.State, s, func(err error) {
 		f.log.Warn().Err(err).Msg("the list of BPF programs could not be written")
 	})
 }

@@ -12,7 +12,7 @@ import (
 // cpuQueue is how many packets wait for a CPU that they are steered to.
 const cpuQueue = 2048
 
-// steer sets how inbound packets get their CPU.
+// steer sets how inbound packets get their CPU; the caller has f.work.
 func (f *Flow) steer(mode Steering) {
 	c := f.tab.Programs()
 	if mode == SteerOff {
@@ -51,9 +51,7 @@ func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
 		return nil, fmt.Errorf("no map of CPUs: the programs that steer are not loaded")
 	}
 	e := bpf.CPUMapValue{Queue: cpuQueue}
-	f.mu.Lock()
 	f.need(func(name string, _ *ebpf.ProgramSpec) bool { return name == progCPUIn })
-	defer f.mu.Unlock()
 	if p := f.progs.loaded[progCPUIn]; p != nil {
 		e.Program = uint32(p.FD())
 	}

@@ -201,12 +201,17 @@ func TestMigrationCarriesTwice(t *testing.T) {
 	next, nextMaps, _ := made(128)
 	slot, err := old.Insert(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000), table.Attr{CPU: 1, Reqid: 7})
 	must(t, err)
+	goes := bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x2000)
+	goesFrom, err := old.Insert(goes, table.Attr{})
+	must(t, err)
 	count := func(n uint64) {
 		for cpu := range 2 {
-			c := &from.counters[cpu*from.slots+int(slot)]
-			c.Packets += n
-			c.Bytes += 100 * n
-			c.LastUsed = 10 * n
+			for _, slot := range []uint32{slot, goesFrom} {
+				c := &from.counters[cpu*from.slots+int(slot)]
+				c.Packets += n
+				c.Bytes += 100 * n
+				c.LastUsed = 10 * n
+			}
 		}
 		from.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] += n
 		from.totals[int(bpf.Totals)+int(bpf.TotalIKE)] += n // of CPU 1
@@ -218,8 +223,20 @@ func TestMigrationCarriesTwice(t *testing.T) {
 	if c := next.Counters(s); !ok || c.Packets != 10 {
 		t.Errorf("after the first step: %+v, %v", c, ok)
 	}
+	// One that goes meanwhile leaves its slot to another, whose the counts are not.
+	goesTo, _ := next.Remove(goes)
+	must(t, next.Free(goesTo))
+	heir := uint32(0)
+	for spi := uint32(0x3000); heir != goesTo; spi++ {
+		heir, err = next.Insert(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), spi), table.Attr{})
+		must(t, err)
+	}
 	count(3)
-	must(t, m.finish())
+	m.carry()
+	if c := next.Counters(heir); c.Packets != 0 {
+		t.Errorf("an SA that came meanwhile: %+v, expected no packets", c)
+	}
+	must(t, m.close())
 	c, sa := next.Counters(s), bpf.Slot{}
 	sa, _ = next.Slot(s)
 	if c.Packets != 16 || c.Bytes != 1600 || c.LastUsed != 50 && c.LastUsed != 30 || next.Drops(s)[bpf.DropReplay] != 8 || next.Total(bpf.TotalIKE) != 8 || sa.Cpu != 1 || sa.Reqid != 7 {

@@ -233,6 +233,9 @@ func TestDaemonCounts(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	must(t, n.Client1.Ping(t.Context(), n.Client2.Inner(topo.IPv4), 20))
+	if first, rest, ok := strings.Cut(e1.Log(), "espalierd started"); !ok || strings.Contains(first, "BPF program attached") || !strings.Contains(rest, "BPF program attached") {
+		t.Errorf("expected that the daemon starts, then attaches programs:\n%s", e1.Log())
+	}
 	x := dataPlane(t, n.GW1)
 	for _, c := range []struct {
 		h *topo.Host

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"espalier/dataplane/flow"
 )
 
 // Espalier is a running espalierd.
@@ -39,7 +41,8 @@ type EspalierConfig struct {
 	Plain bool
 }
 
-// readyTime is how long espalierd may take until it is ready: an emulated machine verifies its BPF programs meanwhile.
+// readyTime is how long espalierd may take until it is ready, and as long again until its BPF programs are: an emulated machine verifies
+// them for many seconds.
 const readyTime = 90 * time.Second
 
 // EspalierdVar names the environment variable with the path of the daemon's binary.
@@ -97,8 +100,31 @@ func (e *Espalier) Configure(conf string, files map[string][]byte) error {
 	return writeFiles(e.Dir, "espalier.conf", conf, files)
 }
 
-// Restart starts the daemon, again when it was stopped or killed before, and waits until it says that it is ready.
+// Restart starts the daemon, again when it was stopped or killed before, and waits until it says that it is ready and its BPF programs are
+// at their places, or cannot be.
 func (e *Espalier) Restart(ctx context.Context) error {
+	if err := e.restart(ctx); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(readyTime); time.Now().Before(deadline); {
+		d, err := flow.ReadDaemon(flow.ReaderOptions{State: filepath.Join(e.RunDir, filepath.Base(flow.DefaultState))})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err != nil || d.PID != e.PID() || !d.Loading {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("the BPF programs of espalierd in %s are not loaded after %s\n%s", e.host.Name, readyTime, e.Log())
+}
+
+// restart is Restart up to the daemon's word that it is ready.
+func (e *Espalier) restart(ctx context.Context) error {
 	path := filepath.Join(e.RunDir, "notify.sock")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
