@@ -41,7 +41,7 @@ type layoutConfig struct {
 	Mss        uint8
 	Ports      [8]layoutPort
 	SteerList  [128]uint32
-	Reserved   uint32
+	AliveUntil uint32
 }
 
 type layoutCpumapValue struct {

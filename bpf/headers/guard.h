@@ -4,7 +4,8 @@
  * for. What goes to others, or to hosts behind us that share our address, is none
  * of the guard's business. Off: nothing is looked at but counted; log-only: what
  * would be dropped is counted and sampled; on: it is dropped, unless the index may
- * lack an SPI that the kernel has (tail_known 0).
+ * lack an SPI that the kernel has: tail_known is 0, or who keeps it has not been
+ * heard of (alive_until), since a killed daemon takes nothing back.
  *
  * The functions guard_* are global, so that the verifier looks at each once and not on
  * every way to it. That is why they take no pointer into the packet.
@@ -48,6 +49,14 @@ static __always_inline int is_behind(const struct addr_key *src)
 	return last && bpf_ktime_get_ns() - *last < BEHIND_NS;
 }
 
+#define SECOND_NS 1000000000ULL
+
+/* knows_all: an SPI that is not in the index is nobody's. */
+static __always_inline int knows_all(const struct config *c)
+{
+	return c->tail_known && bpf_ktime_get_ns() < c->alive_until * SECOND_NS;
+}
+
 /* verdict counts what the guard objects to and says whether it is to be dropped. */
 static __always_inline int verdict(const struct config *c, __u32 cpu, const struct packet *p, const struct addr_key *src, enum total why)
 {
@@ -55,7 +64,7 @@ static __always_inline int verdict(const struct config *c, __u32 cpu, const stru
 		return 0;
 	total_add(cpu, why);
 	sample_guard(cpu, p, src, why);
-	return c->guard == GUARD_ON && c->tail_known;
+	return c->guard == GUARD_ON && knows_all(c);
 }
 
 /* guard_esp: ESP with an SPI that is nobody's. */

@@ -182,7 +182,7 @@ struct config {
 	__u8 mss;            /* 1: mss programs rewrite */
 	struct port ports[IKE_PORTS];
 	__u32 steer_list[STEER_LIST]; /* CPUs that may get work, for the hash policies; more often: more of it */
-	__u32 reserved;
+	__u32 alive_until;   /* second of the monotonic clock to which the daemon vouches for tail_known */
 };
 
 /* own_addrs (hash): the box's own addresses, to tell transit. Value: a __u32, unused.

@@ -64,9 +64,9 @@ func (f *fakeTable) state() (entries int, inStep bool) {
 // eventually waits for what another goroutine does.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: did not happen within 10 s", what)
+			t.Fatalf("%s: did not happen within a minute", what)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -78,8 +79,8 @@ type Flow struct {
 
 	ownAddrs ownAddrs
 	watch    *boxWatch
-	follow   sync.WaitGroup
-	stop     chan struct{} // closed by Close
+	follow   sync.WaitGroup // what ends with stop
+	stop     chan struct{}  // closed by Close
 }
 
 // Errors of Open and Load.
@@ -122,6 +123,8 @@ func Open(o Options) (_ *Flow, err error) {
 	}
 	defer func() {
 		if err != nil {
+			close(f.stop)
+			f.follow.Wait()
 			err = errors.Join(err, f.unpinUseless(), f.release())
 		}
 	}()
@@ -137,6 +140,7 @@ func Open(o Options) (_ *Flow, err error) {
 	f.adopt()
 	f.ageIKE()
 	f.forgetPeers()
+	f.vouch()
 	f.configure()
 	if _, err := f.look(); err != nil {
 		return nil, err
@@ -214,6 +218,32 @@ func (f *Flow) stopped() bool {
 	default:
 		return false
 	}
+}
+
+// vouchEvery is how often the guard is told that the daemon lives.
+const vouchEvery = time.Second
+
+// vouch tells it until Close: a killed daemon cannot take back that all SPIs are
+// known, and other programs install SAs meanwhile.
+func (f *Flow) vouch() {
+	vouch := func() {
+		if err := f.tab.Vouch(); err != nil {
+			f.log.Error().Err(err).Msg("the guard cannot be told that the daemon lives, and only logs")
+		}
+	}
+	vouch()
+	f.follow.Go(func() {
+		tick := time.NewTicker(vouchEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-f.stop:
+				return
+			case <-tick.C:
+				vouch()
+			}
+		}
+	})
 }
 
 // bpfRoot is where the system has its BPF file system.

@@ -113,6 +113,8 @@ func kill(t *testing.T, f *Flow) {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
+	close(f.stop)
+	f.follow.Wait()
 	must(t, f.watch.close())
 	must(t, f.release())
 }

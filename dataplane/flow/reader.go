@@ -136,7 +136,7 @@ func (r *Reader) totals(from, to Total) (out []TotalCount) {
 func (r *Reader) Guard() (Guard, error) {
 	c := r.tab.Config()
 	g := Guard{
-		Mode: GuardMode(c.Guard), InStep: c.TailKnown != 0, PeersOnly: c.GuardPeers != 0,
+		Mode: GuardMode(c.Guard), InStep: r.tab.InStep(), PeersOnly: c.GuardPeers != 0,
 		InitRate: c.InitRate, InitBurst: c.InitBurst, Prefix4: int(c.Prefix4), Prefix6: int(c.Prefix6),
 		Totals:    r.totals(Total(bpf.TotalGuardUnknownSPI), Total(bpf.TotalGuardMalformed)+1),
 		Strangers: r.strangers(),

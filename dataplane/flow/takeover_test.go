@@ -243,3 +243,38 @@ func TestMigrationCarriesTwice(t *testing.T) {
 		t.Errorf("after the second: %+v, drops %d, total %d, %+v", c, next.Drops(s)[bpf.DropReplay], next.Total(bpf.TotalIKE), sa)
 	}
 }
+
+// TestGuardOfAKilledDaemon: nobody takes back that all SPIs are known, and the guard
+// lets go all the same.
+func TestGuardOfAKilledDaemon(t *testing.T) {
+	pins := needKernel(t)
+	o := options(t, pins)
+	f := open(t, o)
+	f.keep.mu.Lock()
+	f.keep.synced = true
+	f.keep.stepLocked()
+	f.keep.mu.Unlock()
+	r, err := OpenReader(ReaderOptions{Pins: pins, State: o.State})
+	must(t, err)
+	defer r.Close()
+	inStep := func() bool {
+		g, err := r.Guard()
+		must(t, err)
+		return g.InStep
+	}
+	if !inStep() {
+		t.Error("a daemon that lives: expected the guard in step")
+	}
+	a, b := f.tab.Config().AliveUntil, uint32(0)
+	eventually(t, "it says so again", func() bool { b = f.tab.Config().AliveUntil; return b > a })
+	kill(t, f)
+	if r.tab.Config().TailKnown != 1 {
+		t.Error("killed, and took the word back")
+	}
+	eventually(t, "the guard lets go", func() bool { return !inStep() })
+	f = open(t, o)
+	if inStep() {
+		t.Error("the next daemon has not listed the kernel's SAs, expected the guard out of step")
+	}
+	must(t, f.Close())
+}

@@ -93,7 +93,7 @@ func benchBox(b *testing.B, s bpf.Sizes) (map[string]*ebpf.Program, map[string]*
 	b.Cleanup(func() { _ = tab.Close() })
 	c := tab.Programs()
 	c.Ports[0], c.Ports[1] = bpf.Port{Port: 500, Kind: bpf.PortIKE}, bpf.Port{Port: 4500, Kind: bpf.PortNATT}
-	c.Steer, c.Mss, c.TailKnown, c.Guard = uint32(bpf.SteerSlot), 1, 1, uint32(bpf.GuardOn)
+	c.Steer, c.Mss, c.TailKnown, c.AliveUntil, c.Guard = uint32(bpf.SteerSlot), 1, 1, later, uint32(bpf.GuardOn)
 	if err := m["cpus"].Put(uint32(1), bpf.CPUMapValue{Queue: 64}); err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package programs
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"testing"
@@ -68,7 +69,11 @@ func TestGuard(t *testing.T) {
 			name  string
 			guard bpf.GuardMode
 			tail  uint8
-		}{{"off", bpf.GuardOff, 1}, {"log-only", bpf.GuardLog, 1}, {"on", bpf.GuardOn, 1}, {"on, SPIs uncertain", bpf.GuardOn, 0}} {
+			alive uint32
+		}{
+			{"off", bpf.GuardOff, 1, later}, {"log-only", bpf.GuardLog, 1, later}, {"on", bpf.GuardOn, 1, later},
+			{"on, SPIs uncertain", bpf.GuardOn, 0, later}, {"on, daemon killed", bpf.GuardOn, 1, monotonic(t)},
+		} {
 			for _, program := range []string{"esp_in", "esp_in_raw"} {
 				t.Run(c.name+"/"+mode.name+"/"+program, func(t *testing.T) {
 					run := testCase{program: program, packet: c.packet.bytes(), action: xdpPass, counts: counts{totals: c.always}}
@@ -77,14 +82,14 @@ func TestGuard(t *testing.T) {
 						run.packet, run.action, drop = run.packet[14:], tcNext, tcShot
 					}
 					run.set = func(cfg *bpf.Config) {
-						cfg.Guard, cfg.TailKnown = uint32(mode.guard), mode.tail
+						cfg.Guard, cfg.TailKnown, cfg.AliveUntil = uint32(mode.guard), mode.tail, mode.alive
 						if c.set != nil {
 							c.set(cfg)
 						}
 					}
 					if mode.guard != bpf.GuardOff && c.why != bpf.Totals {
 						run.totals = append(run.totals[:len(run.totals):len(run.totals)], c.why)
-						if mode.guard == bpf.GuardOn && mode.tail == 1 {
+						if mode.name == "on" {
 							run.action = drop
 						}
 					}
@@ -164,11 +169,8 @@ func TestGuardLeavesHostsBehindAlone(t *testing.T) {
 	in.action, in.totals = xdpPass, []bpf.Total{bpf.TotalESPBehind}
 	b.run(t, in)
 	// A quarter of an hour later it does not any more.
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		t.Fatal(err)
-	}
-	b.put("behind", bpf.MakeAddrKey(netip.MustParseAddr(else4)), uint64(now.Nano())-uint64(15*time.Minute))
+	now := time.Duration(monotonic(t)) * time.Second
+	b.put("behind", bpf.MakeAddrKey(netip.MustParseAddr(else4)), uint64(now-15*time.Minute))
 	in.action, in.totals = xdpDrop, []bpf.Total{bpf.TotalESPUnknown, bpf.TotalGuardUnknownSPI}
 	b.run(t, in)
 }
@@ -224,4 +226,17 @@ func TestGuardTellsWho(t *testing.T) {
 	if n == 0 || n > 10_000 {
 		t.Errorf("%d samples of 20,000; expected some, and at most half", n)
 	}
+}
+
+// later than any packet of the tests.
+const later = math.MaxUint32
+
+// monotonic is the second that the clock of the programs is in.
+func monotonic(t *testing.T) uint32 {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	return uint32(now.Sec)
 }

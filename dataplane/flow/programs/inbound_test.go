@@ -33,7 +33,8 @@ func inboundBox(t *testing.T) *box {
 	b.add("to0", bpf.DirIn, us4, 0x2001, 0)
 	b.add("to63", bpf.DirIn, us4, 0x2002, 63)
 	b.add("out", bpf.DirOut, us4, 0x3000, 1)
-	b.table.Programs().Steer = uint32(bpf.SteerSlot)
+	c := b.table.Programs()
+	c.Steer, c.AliveUntil = uint32(bpf.SteerSlot), later
 	return b
 }
 

@@ -175,6 +175,17 @@ func (r *Reader) Idle(lastUsed uint64) (d time.Duration, ok bool) {
 	return time.Duration((jiffies - lastUsed) * uint64(time.Second) / hz), true
 }
 
+// InStep reports whether the programs' guard takes an SPI that is not in the index
+// for nobody's (knows_all in guard.h): whoever keeps the index says so, and lives.
+func (r *Reader) InStep() bool {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return false
+	}
+	c := r.a.Config
+	return c.TailKnown != 0 && now.Sec < int64(atomic.LoadUint32(&c.AliveUntil))
+}
+
 // tickRate is the kernel's jiffies per second: its coarse clocks move by one.
 func tickRate() (uint32, error) {
 	var res unix.Timespec

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"espalier/bpf"
 )
 
@@ -133,6 +135,21 @@ func (t *Table) recover() {
 // Programs is the programs' configuration itself, to set single fields of it. It
 // is valid until Close.
 func (t *Table) Programs() *bpf.Config { return t.a.Config }
+
+// vouchFor is how many seconds the guard takes the daemon for alive after a Vouch.
+// It is more than a busy machine keeps a process waiting.
+const vouchFor = 5
+
+// Vouch tells the guard that the index is being kept. Without another one for some
+// seconds it drops nothing any more.
+func (t *Table) Vouch() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("monotonic clock: %w", err)
+	}
+	atomic.StoreUint32(&t.a.Config.AliveUntil, uint32(now.Sec)+vouchFor)
+	return nil
+}
 
 // Used is how many SAs the table has, those that were removed and not yet freed not among them.
 func (t *Table) Used() int {

@@ -173,6 +173,46 @@ func TestDaemonKilled(t *testing.T) {
 	}))
 }
 
+// TestGuardOfAKilledDaemon: other programs' new SAs get their packets, though nobody
+// tells the guard, which is on, of them any more.
+func TestGuardOfAKilledDaemon(t *testing.T) {
+	n := topo.New(t, topo.Config{})
+	x := dataPlane(t, n.GW1)
+	sink(t, n, true)
+	must(t, x.Apply(allowInbound(n.GW1, n.GW2, topo.IPv4)))
+	e := daemon(t, n.GW1, daemonConf)
+	r := reader(t, n.GW1, e)
+	inStep := func(want bool) {
+		t.Helper()
+		until(t, fmt.Sprintf("the guard in step: %v", want), func() (bool, string) {
+			g := need[flow.Guard](t)(r.Guard())
+			return g.InStep == want && g.Mode == flow.GuardOn, fmt.Sprintf("%+v", g)
+		})
+	}
+	inStep(true)
+	e.Kill()
+	inStep(false)
+	sa := inbound(n, gcm, topo.IPv4, spiOf(9), 64)
+	must(t, x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
+	g := need[*esp.Generator](t)(esp.NewGenerator(fromWire(t, n), esp.Mix{}, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(t, n, topo.IPv4, 9, 100)}}))
+	s := packetSocket(t, n, 64)
+	const count = 50
+	must(t, s.Ring().Fill(g, count))
+	send(t, n, s, esp.Pace{Count: count, CPU: 0})
+	until(t, "its packets at its SA", func() (bool, string) {
+		got := packets(t, x, sa.SAKey)
+		return got == count, fmt.Sprintf("%d of %d", got, count)
+	})
+	must(t, e.Restart(t.Context()))
+	must(t, x.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa.SAKey}}))
+	r = reader(t, n.GW1, e)
+	until(t, "an empty table", func() (bool, string) {
+		s := daemonState(t, n.GW1, r)
+		return s.Used == 0, fmt.Sprintf("%d SPIs", s.Used)
+	})
+	must(t, e.Stop())
+}
+
 func daemonState(t testing.TB, h *topo.Host, r *flow.Reader) (s flow.State) {
 	t.Helper()
 	must(t, h.Do(func() (err error) {
