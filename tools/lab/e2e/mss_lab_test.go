@@ -62,7 +62,9 @@ func TestMSS(t *testing.T) {
 					t.Errorf("%s was answered %d by %s, expected %d", from.Name, got, to.Name, c.want)
 				}
 			}
-			l.end(t, "SIGTERM")
+			if c.mss == "no" { // the others share a daemon: an emulated CPU verifies its programs for a long time
+				l.end(t, "SIGTERM")
+			}
 		})
 	}
 }
