@@ -54,14 +54,15 @@ type Options struct {
 // Flow is the loaded fast path of one network namespace. Its methods are safe
 // for concurrent use.
 type Flow struct {
-	o    Options
-	log  zerolog.Logger
-	lock *os.File // of the pins: one daemon at a time
-	maps *maps
-	tab  *table.Table
-	spis *spiTable
-	mss  *mssKeeper
-	keep *spiKeeper
+	o       Options
+	log     zerolog.Logger
+	lock    *os.File // of the pins: one daemon at a time
+	maps    *maps
+	tab     *table.Table
+	spis    *spiTable
+	threads *threads
+	mss     *mssKeeper
+	keep    *spiKeeper
 
 	mu     sync.Mutex // guards what follows, and is never held for long
 	set    Settings
@@ -135,6 +136,7 @@ func Open(o Options) (_ *Flow, err error) {
 		return nil, err
 	}
 	f.spis = newSPITable(f.tab)
+	f.threads = newThreads(f.maps.id("cpus"))
 	f.mss = newMSSKeeper(&mssTable{f.maps}, o.Log, o.MTU)
 	f.keep = newSPIKeeper(f.spis, o.Log, f.isOwn)
 	f.adopt()
@@ -387,6 +389,9 @@ func (f *Flow) release() error {
 	if f.moving != nil {
 		errs = append(errs, f.moving.end())
 		f.moving = nil
+	}
+	if f.threads != nil {
+		f.threads.close()
 	}
 	if f.progs != nil {
 		f.progs.close()

@@ -131,3 +131,17 @@ func (m *maps) memory() (sum uint64) {
 	}
 	return sum
 }
+
+// id is the kernel's number of a map; 0 when there is none.
+func (m *maps) id(name string) uint32 {
+	x := m.byID[name]
+	if x == nil {
+		return 0
+	}
+	info, err := x.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID() // every kernel that has CPUMAPs tells it
+	return uint32(id)
+}
