@@ -2,6 +2,7 @@ package flow
 
 import (
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"espalier/bpf"
@@ -151,15 +152,23 @@ func (f *Flow) Routes(fit func(to netip.Prefix, mss int) error) { f.mss.routes(f
 // eventRoom is how many events wait until Follow has read them.
 const eventRoom = 4096
 
-// Follow takes the path MTUs that IKE finds from the bus, until Close.
+// Follow takes the path MTUs that IKE finds and the names of CHILD SAs from the bus,
+// and publishes there which SAs lose packets, until Close.
 func (f *Flow) Follow(bus *event.Bus) {
 	sub := bus.Subscribe(eventRoom)
 	f.follow.Go(func() {
 		defer sub.Close()
+		drops := newDropWatch()
+		look := time.NewTicker(dropLook)
+		defer look.Stop()
+		f.tellDrops(drops, bus)
 		for {
 			select {
 			case <-f.stop:
 				return
+			case <-look.C:
+				f.tellDrops(drops, bus)
+				continue
 			case <-sub.Wait():
 			}
 			for {
@@ -172,8 +181,34 @@ func (f *Flow) Follow(bus *event.Bus) {
 					f.mss.pathMTU(ev.Local.Addr(), ev.Remote.Addr(), int(ev.MTU))
 				case event.IKEDown:
 					f.mss.pathMTU(ev.Local.Addr(), ev.Remote.Addr(), 0)
+				case event.ChildUp:
+					drops.childUp(&ev)
+				case event.ChildDown:
+					drops.childDown(&ev)
 				}
 			}
 		}
 	})
+}
+
+// tellDrops publishes what was lost since the last call. While programs are being
+// loaded it is not known who counts, and the next call says it.
+func (f *Flow) tellDrops(drops *dropWatch, bus *event.Bus) {
+	if !f.work.TryLock() {
+		return
+	}
+	traced := false
+	for _, a := range f.hooks {
+		traced = traced || a.at == atTrace
+	}
+	f.work.Unlock()
+	list, err := listSPIs(f.tab.Reader, traced)
+	if err != nil {
+		f.log.Debug().Err(err).Msg("lost packets were not looked for")
+		return
+	}
+	now := time.Now()
+	for _, ev := range drops.look(now, list, f.keep.replayWindow) {
+		bus.Publish(now, ev)
+	}
 }

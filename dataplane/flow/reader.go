@@ -83,28 +83,32 @@ func (r *Reader) Close() error {
 
 // SPIs lists what the table has, sorted by direction, destination and SPI. Rates
 // come from two calls: pair them by Key and Generation and take Counters.Rate.
-func (r *Reader) SPIs() ([]SPI, error) {
+func (r *Reader) SPIs() ([]SPI, error) { return listSPIs(r.tab, r.traced()) }
+
+// listSPIs is SPIs; traced is whether programs see why packets are lost, otherwise
+// the kernel's own counters have to do.
+func listSPIs(tab *table.Reader, traced bool) ([]SPI, error) {
 	now := time.Now()
 	var out []SPI
-	for slot, sa := range r.tab.All() {
+	for slot, sa := range tab.All() {
 		s := SPI{Key: keyFrom(&sa.Key), Slot: slot, Generation: sa.Generation, CPU: -1, ReqID: sa.Reqid, IfID: sa.IfId}
 		s.Own, s.Reserved = sa.Flags&bpf.FlagOwn != 0, sa.Flags&bpf.FlagReserved != 0
 		if sa.Cpu != bpf.NoCPU {
 			s.CPU = int(sa.Cpu)
 		}
-		c := r.tab.Counters(slot)
+		c := tab.Counters(slot)
 		s.Counters = Counters{Packets: c.Packets, Bytes: c.Bytes}
-		if idle, used := r.tab.Idle(c.LastUsed); used {
+		if idle, used := tab.Idle(c.LastUsed); used {
 			s.Counters.LastUsed = now.Add(-idle)
 		}
-		for reason, n := range r.tab.Drops(slot) {
+		for reason, n := range tab.Drops(slot) {
 			if n > 0 {
 				s.Drops = append(s.Drops, Drop{Reason(reason), n})
 			}
 		}
 		out = append(out, s)
 	}
-	if !r.traced() {
+	if !traced {
 		if err := addKernelDrops(out); err != nil {
 			return nil, err
 		}
@@ -115,8 +119,7 @@ func (r *Reader) SPIs() ([]SPI, error) {
 	return out, nil
 }
 
-// traced reports whether programs see why packets are lost; otherwise the
-// kernel's own counters have to do.
+// traced reports whether programs see why packets are lost.
 func (r *Reader) traced() bool {
 	d, err := ReadDaemon(r.o)
 	return err == nil && slices.ContainsFunc(d.Parts, func(p Part) bool { return p.How == "fentry" })

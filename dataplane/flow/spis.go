@@ -26,6 +26,7 @@ type Table interface {
 type Attrs struct {
 	Own, Reserved bool
 	ReqID, IfID   uint32
+	ReplayWindow  uint32 // packets; 0: not known
 	// PerCPU: the SA is one CPU's (RFC 9611); otherwise the steering policy decides.
 	PerCPU bool
 	CPU    uint32
@@ -216,6 +217,13 @@ func (s *spiKeeper) resync(list func() (dataplane.Snapshot, error)) error {
 	s.synced = true
 	s.stepLocked()
 	return nil
+}
+
+// replayWindow is that of an own inbound SA in packets, 0 when it is not known.
+func (s *spiKeeper) replayWindow(k Key) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sas[dataplane.SAKey{Dst: k.Dst, Proto: dataplane.ESP, SPI: k.SPI}].attrs.ReplayWindow
 }
 
 // turn gives the SAs of others their direction again: the box's addresses have

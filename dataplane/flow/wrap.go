@@ -182,7 +182,7 @@ func (w *wrapped) Close() error {
 }
 
 func installedAttrs(sa *dataplane.SA) Attrs {
-	a := Attrs{Own: true, ReqID: sa.ReqID, IfID: sa.IfID}
+	a := Attrs{Own: true, ReqID: sa.ReqID, IfID: sa.IfID, ReplayWindow: sa.ReplayWindow}
 	if sa.CPU != nil {
 		a.PerCPU, a.CPU = true, *sa.CPU
 	}

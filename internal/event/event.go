@@ -229,6 +229,35 @@ func (v PathMTU) MarshalZerologObject(e *zerolog.Event) {
 	e.Uint16("mtu", v.MTU)
 }
 
+// Dropped: the kernel lost packets of an SA. There is one a minute at most for an
+// SA and reason.
+type Dropped struct {
+	Conn, Child string // empty: not an SA of ours
+	Inbound     bool
+	Dst         netip.Addr // of the encrypted packets
+	SPI         uint32
+	ReqID       uint32
+	Reason      string // its name, as in espctl drop show
+	Packets     uint64 // since the last event
+	Total       uint64 // of the SA
+	Why         string // what the reason means here
+	Fix         string // what the operator can do, one sentence
+}
+
+func (Dropped) Message() string      { return "packets of an SA were lost" }
+func (Dropped) Level() zerolog.Level { return zerolog.WarnLevel }
+func (v Dropped) MarshalZerologObject(e *zerolog.Event) {
+	if v.Conn != "" {
+		e.Str("conn", v.Conn).Str("child", v.Child)
+	}
+	dir := "out"
+	if v.Inbound {
+		dir = "in"
+	}
+	e.Str("dir", dir).Str("dst", v.Dst.String()).Hex("spi", be32(v.SPI)).Uint32("reqid", v.ReqID).Str("reason", v.Reason).
+		Uint64("packets", v.Packets).Uint64("total", v.Total).Str("why", v.Why).Str("fix", v.Fix)
+}
+
 // Cause classifies a failure; its text is the notify's IANA name where there is one.
 type Cause string
 

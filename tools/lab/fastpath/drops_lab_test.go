@@ -95,6 +95,19 @@ func TestDrops(t *testing.T) {
 		ok := fmt.Sprint(got) == fmt.Sprint(want) // maps print sorted
 		return ok, fmt.Sprintf("expected\n%v, got\n%v; the kernel says %v", want, got, xfrmErrors(t, n.GW1))
 	})
+	until(t, "a word of each in the daemon's log", func() (bool, string) {
+		log := g.esp.Log()
+		for sa, reasons := range want {
+			_, spi, _ := strings.Cut(sa, " ")
+			for reason := range reasons {
+				said := fmt.Sprintf(`"spi":"%s","reqid":`, spi)
+				if i := strings.Index(log, said); i < 0 || !strings.Contains(log[i:], fmt.Sprintf(`"reason":"%s"`, reason)) {
+					return false, fmt.Sprintf("expected %s and %s in\n%s", said, reason, log)
+				}
+			}
+		}
+		return true, ""
+	})
 }
 
 // drops are what was lost, by SA and reason.
