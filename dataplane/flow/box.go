@@ -142,9 +142,9 @@ func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]
 			tc(progMSSOut, atIngress) // decrypted packets pass a second time
 		}
 	case roleInside:
-		if s.Steering != SteerOff && kind == raw {
+		if s.Steering.flows() && kind == raw {
 			not = map[string]string{progFlowIn: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
-		} else if s.Steering != SteerOff {
+		} else if s.Steering.flows() {
 			hooks = append(hooks, hook{progFlowIn, atXDP, a.Index})
 		}
 		if s.MSS {

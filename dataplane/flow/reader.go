@@ -222,6 +222,9 @@ func (r *Reader) State() (State, error) {
 		Layout: int(c.Layout), Capacity: int(c.Slots), CPUs: int(c.Cpus), Steering: Steering(c.Steer),
 		FlowSteer: c.FlowSteer != 0, MSS: c.Mss != 0, MemoryBytes: r.maps.memory(),
 	}
+	if s.Steering == SteerSlot && !s.FlowSteer {
+		s.Steering = SteerAuto
+	}
 	for range r.tab.All() {
 		s.Used++
 	}

@@ -75,7 +75,15 @@ const (
 	SteerOff  Steering = iota // stay where the NIC put them
 	SteerSlot                 // each SA has its CPU: pinned
 	SteerHash                 // by hash of SPI and addresses
+	// SteerAuto: each SA has its CPU, and none until somebody gives it one (Shift).
+	SteerAuto
 )
+
+// slots reports whether each SA has its own CPU.
+func (s Steering) slots() bool { return s == SteerSlot || s == SteerAuto }
+
+// flows reports whether clear packets are spread over CPUs.
+func (s Steering) flows() bool { return s == SteerSlot || s == SteerHash }
 
 func (s Steering) String() string {
 	switch s {
@@ -85,16 +93,18 @@ func (s Steering) String() string {
 		return "pinned"
 	case SteerHash:
 		return "hash"
+	case SteerAuto:
+		return "auto"
 	}
 	return fmt.Sprintf("steering-%d", uint32(s))
 }
 
-// ParseSteering reads off, hash or pinned.
+// ParseSteering reads off, hash, pinned or auto.
 func ParseSteering(s string) (Steering, error) {
-	for m := SteerOff; m <= SteerHash; m++ {
+	for m := SteerOff; m <= SteerAuto; m++ {
 		if m.String() == s {
 			return m, nil
 		}
 	}
-	return 0, fmt.Errorf("steering %q: expected off, hash or pinned", s)
+	return 0, fmt.Errorf("steering %q: expected off, hash, pinned or auto", s)
 }

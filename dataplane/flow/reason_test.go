@@ -11,7 +11,7 @@ func TestModesByName(t *testing.T) {
 			t.Errorf("guard %s: got %s, %v", name, got, err)
 		}
 	}
-	for m, name := range map[Steering]string{SteerOff: "off", SteerSlot: "pinned", SteerHash: "hash"} {
+	for m, name := range map[Steering]string{SteerOff: "off", SteerSlot: "pinned", SteerHash: "hash", SteerAuto: "auto"} {
 		if got, err := ParseSteering(name); err != nil || got != m || m.String() != name {
 			t.Errorf("steering %s: got %s, %v", name, got, err)
 		}

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +17,10 @@ type spiTable struct {
 
 	mu    sync.Mutex
 	gone  []goneSlot
-	cpus  []uint32 // CPUs that SAs are given in turn; empty: none
+	cpus  []uint32 // CPUs that SAs may be steered to; empty: none
+	turn  bool     // they are given to SAs in turn
 	turns int
+	fixed map[uint32]bool // slots of SAs that are one CPU's by negotiation
 }
 
 // goneSlot waits for its last counts.
@@ -30,7 +33,9 @@ type goneSlot struct {
 // before the SA went.
 const lastCount = 10 * time.Millisecond
 
-func newSPITable(t *table.Table) *spiTable { return &spiTable{t: t} }
+func newSPITable(t *table.Table) *spiTable {
+	return &spiTable{t: t, fixed: map[uint32]bool{}}
+}
 
 func tableKey(k Key) bpf.Key {
 	dir := uint8(bpf.DirIn)
@@ -69,17 +74,35 @@ func (s *spiTable) Insert(k Key, a Attrs) error {
 		if attr.CPU = old.Cpu; a.PerCPU && k.Dir == dataplane.In && len(s.cpus) > 0 {
 			attr.CPU = a.CPU
 		}
+		s.fixLocked(slot, a)
 		return s.t.Update(slot, attr)
 	}
 	attr.CPU = s.cpuLocked(k, a)
 	s.freeLocked()
-	_, err := s.t.Insert(key, attr)
+	slot, err := s.t.Insert(key, attr)
 	if errors.Is(err, table.ErrFull) && len(s.gone) > 0 {
 		time.Sleep(lastCount)
 		s.freeLocked()
-		_, err = s.t.Insert(key, attr)
+		slot, err = s.t.Insert(key, attr)
+	}
+	if err == nil {
+		s.fixLocked(slot, a)
 	}
 	return err
+}
+
+func (s *spiTable) fixLocked(slot uint32, a Attrs) {
+	delete(s.fixed, slot)
+	if a.PerCPU {
+		s.fixed[slot] = true
+	}
+}
+
+// isFixed reports whether a slot's SA is one CPU's.
+func (s *spiTable) isFixed(slot uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fixed[slot]
 }
 
 // cpuLocked is the CPU of a new SA: its own, or the next one's turn.
@@ -89,6 +112,8 @@ func (s *spiTable) cpuLocked(k Key, a Attrs) uint32 {
 		return bpf.NoCPU
 	case a.PerCPU:
 		return a.CPU
+	case !s.turn:
+		return bpf.NoCPU
 	}
 	s.turns++
 	return s.cpus[s.turns%len(s.cpus)]
@@ -100,6 +125,7 @@ func (s *spiTable) Remove(k Key) {
 	defer s.mu.Unlock()
 	s.freeLocked()
 	if slot, ok := s.t.Remove(tableKey(k)); ok {
+		delete(s.fixed, slot)
 		s.gone = append(s.gone, goneSlot{slot, time.Now()})
 	}
 }
@@ -121,7 +147,7 @@ func (s *spiTable) InStep(is bool) { s.t.Programs().TailKnown = boolByte(is) }
 func (s *spiTable) pin(cpus []uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cpus = cpus
+	s.cpus, s.turn = cpus, len(cpus) > 0
 	for slot, sa := range s.t.All() {
 		if sa.Key.Dir != bpf.DirIn {
 			continue
@@ -134,4 +160,24 @@ func (s *spiTable) pin(cpus []uint32) {
 			_ = s.t.SetCPU(slot, cpus[s.turns%len(cpus)])
 		}
 	}
+}
+
+// leave leaves SAs on the CPUs that they have, and new ones where they arrive,
+// until they are shifted to one of these.
+func (s *spiTable) leave(cpus []uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cpus, s.turn = cpus, false
+	for slot, sa := range s.t.All() {
+		if sa.Key.Dir == bpf.DirIn && sa.Cpu != bpf.NoCPU && !slices.Contains(cpus, sa.Cpu) {
+			_ = s.t.SetCPU(slot, bpf.NoCPU) // gone meanwhile: fine
+		}
+	}
+}
+
+// steered are the CPUs that SAs may be shifted to.
+func (s *spiTable) steered() []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cpus
 }

@@ -33,13 +33,20 @@ func (f *Flow) steer(mode Steering) {
 	n := min(len(cpus), len(c.SteerList))
 	copy(c.SteerList[:], cpus[:n])
 	c.SteerCpus = uint32(n)
-	c.FlowSteer = 1
-	if mode == SteerHash {
+	c.FlowSteer = 0
+	if mode.flows() {
+		c.FlowSteer = 1
+	}
+	switch mode {
+	case SteerHash:
 		c.Steer = uint32(bpf.SteerHash)
 		f.spis.pin(nil)
 		return
+	case SteerAuto:
+		f.spis.leave(cpus[:n])
+	default:
+		f.spis.pin(cpus[:n])
 	}
-	f.spis.pin(cpus[:n])
 	c.Steer = uint32(bpf.SteerSlot)
 }
 

@@ -1,0 +1,65 @@
+package flow
+
+import (
+	"iter"
+
+	"espalier/bpf"
+)
+
+// Traffic is an inbound SA with what each CPU has counted of its packets.
+type Traffic struct {
+	Slot, Generation uint32
+	SPI              uint32
+	CPU              int  // where it is steered to, or on its way to; -1: it stays where it arrives
+	Fixed            bool // one CPU's by negotiation (RFC 9611)
+	// Packets and Bytes are by CPU that received them, from the outer IP header on.
+	// They are good until the next one.
+	Packets, Bytes []uint64
+}
+
+// Traffic yields the inbound SAs, reserved SPIs apart. It takes no system call, and
+// a tenth of a microsecond for each SA and CPU.
+func (f *Flow) Traffic() iter.Seq[*Traffic] {
+	n := f.tab.Sizes().CPUs
+	t := &Traffic{Packets: make([]uint64, n), Bytes: make([]uint64, n)}
+	return func(yield func(*Traffic) bool) {
+		for slot, sa := range f.tab.All() {
+			if sa.Key.Dir != bpf.DirIn || sa.Flags&bpf.FlagReserved != 0 {
+				continue
+			}
+			t.Slot, t.Generation, t.SPI, t.CPU, t.Fixed = slot, sa.Generation, bpf.KeySPI(&sa.Key), -1, f.spis.isFixed(slot)
+			if sa.Cpu != bpf.NoCPU {
+				t.CPU = int(sa.Cpu)
+			}
+			for cpu := range n {
+				c := f.tab.CountersOn(cpu, slot)
+				t.Packets[cpu], t.Bytes[cpu] = c.Packets, c.Bytes
+			}
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// SteerCPUs are the CPUs that SAs can be shifted to; none unless each SA has its
+// own (Shift).
+func (f *Flow) SteerCPUs() []int {
+	if f.tab.Config().Steer != uint32(bpf.SteerSlot) {
+		return nil
+	}
+	var out []int
+	for _, cpu := range f.spis.steered() {
+		out = append(out, int(cpu))
+	}
+	return out
+}
+
+// Queue is how many packets wait for a CPU at most.
+func (f *Flow) Queue() int { return cpuQueue }
+
+// Taken is how many packets a CPU's thread has taken from its queue.
+func (f *Flow) Taken(cpu int) uint64 { return f.tab.TotalOn(cpu, bpf.TotalCPUTaken) }
+
+// Spread is how many clear packets CPUs have given to others.
+func (f *Flow) Spread() uint64 { return f.tab.Total(bpf.TotalFlowRedirected) }
