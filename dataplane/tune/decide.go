@@ -19,7 +19,8 @@ type Tuner struct {
 	banned map[Move]ban    // moves that made things worse; Name is empty
 	still  int             // rounds since the last action
 	short  map[Setting]int // rounds in a row in which the box ran short of it
-	wanted int             // rounds in a row in which a move was worth it
+	tried  map[Setting]attempt
+	wanted int // rounds in a row in which a move was worth it
 }
 
 // memory is what is known of one SA.
@@ -36,7 +37,7 @@ type memory struct {
 
 // New makes a tuner that knows nothing yet.
 func New(l Limits) *Tuner {
-	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}}
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}}
 }
 
 // Decide takes the next observation and says what to do. Actions are expected to
@@ -46,13 +47,17 @@ func (t *Tuner) Decide(o Observation) Decision {
 	t.round++
 	v := t.understand(o)
 	var d Decision
-	if undo := t.judge(o); len(undo) > 0 {
+	undo, verdicts := t.judge(v)
+	d.Verdicts = append(verdicts, t.judgeSettings(o)...)
+	if len(undo) > 0 {
 		d.Actions = undo
 	} else {
 		d.Actions = t.moves(v)
 	}
 	d.Actions = append(d.Actions, t.splits(v)...)
-	d.Actions = append(d.Actions, t.settings(o)...)
+	if set := t.settings(o); t.limits.Settings > 0 {
+		d.Actions = append(d.Actions, set[:min(len(set), t.limits.Settings)]...)
+	}
 	d.Loads = v.loads()
 	d.Next = t.next(v, len(d.Actions) > 0)
 	return d
@@ -172,7 +177,7 @@ const (
 // moves searches a better assignment and takes as many steps towards it as the
 // limits allow.
 func (t *Tuner) moves(v *view) []Planned {
-	if len(v.items) == 0 || t.price.value() == 0 {
+	if len(v.items) == 0 || t.price.value() == 0 || t.limits.Moves < 0 {
 		return nil
 	}
 	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
@@ -285,7 +290,7 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		out = append(out, Planned{Action: move, Reason: r})
 	}
 	if len(made) > 0 {
-		t.trial = &trial{round: t.round, moves: made, before: yield(v.o)}
+		t.trial = &trial{round: t.round, moves: made, before: yield(v.o), busiest: before}
 	}
 	return out
 }

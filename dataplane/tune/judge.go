@@ -1,12 +1,17 @@
 package tune
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // trial is a round of moves that is still to be judged.
 type trial struct {
 	round  int
 	moves  []Move
 	before outcome
+	// busiest was the load of the busiest CPU that had work to give.
+	busiest float64
 }
 
 // ban keeps a move from being tried again.
@@ -45,19 +50,35 @@ const (
 
 // judge compares what the last moves achieved with what was before, and takes
 // them back if less arrives now. Nil while there is nothing to say.
-func (t *Tuner) judge(o Observation) []Planned {
+func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	tr := t.trial
 	if tr == nil || t.round-tr.round < judgeAfter {
-		return nil
+		return nil, nil
 	}
 	t.trial = nil
+	o := v.o
 	now := yield(o)
+	verdict := Verdict{}
+	for _, m := range tr.moves {
+		verdict.Actions = append(verdict.Actions, m)
+	}
 	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) {
-		return nil // another load: says nothing about the moves
+		verdict.Text = fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
+		return nil, []Verdict{verdict} // another load: says nothing about the moves
 	}
+	busiest := newPlan(o.CPUs, v.base, v.open, slices.Clone(v.items)).worst()
+	verdict.Text = fmt.Sprintf("the busiest CPU with SAs has %s to do, %s before; %.0f of %.0f kbit/s get through, %.0f of %.0f before",
+		percent(busiest), percent(tr.busiest), now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
+	verdict.Helped = busiest < tr.busiest-0.01 || now.delivered > tr.before.delivered*(1+worse)
 	if tr.before.delivered == 0 || now.delivered >= tr.before.delivered*(1-worse) {
-		return nil
+		return nil, []Verdict{verdict}
 	}
+	verdict.Helped = false
+	return t.takeBack(o, tr, now), []Verdict{verdict}
+}
+
+// takeBack undoes a round's moves, as far as they can be.
+func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) {
 	at := map[SAID]int{}
 	online := map[int]bool{NoCPU: true}
 	for _, s := range o.SAs {
@@ -66,7 +87,6 @@ func (t *Tuner) judge(o Observation) []Planned {
 	for _, c := range o.CPUs {
 		online[c.ID] = c.Online
 	}
-	var out []Planned
 	for _, m := range tr.moves {
 		if cpu, there := at[m.SA]; !there || cpu != m.To || !online[m.From] {
 			continue

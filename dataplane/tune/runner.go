@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,13 +21,15 @@ const (
 	On     Mode = "on"
 )
 
-// Box is what the tuner looks at and changes. Methods may block and are called by
-// one goroutine at a time.
-type Box interface {
-	// Observe counts from the call before; the first one counts from the start.
-	Observe() (Observation, error)
-	Move(sa SAID, to int) error
-	Set(s Setting, value string) error
+// Settings are those of the box; host.Settings is one. It remembers across a crash
+// what each was before.
+type Settings interface {
+	// Get reads one. Errors: the box has none of the name.
+	Get(name string) (string, error)
+	Set(name, value string) error
+	// Changed are those that differ, with the values that Restore gives back.
+	Changed() map[string]string
+	Restore() error
 }
 
 // IKE negotiates what the tuner wants of the peers. Both return as soon as the
@@ -38,58 +41,58 @@ type IKE interface {
 
 // Config is what a Runner needs.
 type Config struct {
-	Box    Box
-	IKE    IKE // nil: nothing can be asked of the peers
-	Mode   Mode
-	Limits Limits
-	Log    zerolog.Logger
-	// Keep holds what settings were before the tuner changed them, across a crash;
-	// nil keeps them in memory only.
-	Keep Keep
+	Box      Box
+	Settings Settings // nil: none are changed
+	IKE      IKE      // nil: nothing can be asked of the peers
+	Mode     Mode
+	Limits   Limits
+	Log      zerolog.Logger
+	// Name says what an inbound SA is called, connection and child; nil: nothing.
+	Name func(spi uint32) string
 	Now  func() time.Time
 }
 
-// Keep is where the values that are to be restored lie. Save replaces them all.
-type Keep interface {
-	Load() (map[Setting]string, error)
-	Save(map[Setting]string) error
-}
-
-// Runner observes, decides, acts and remembers why.
+// Runner observes, decides, acts and remembers why. Its methods are safe for
+// concurrent use.
 type Runner struct {
-	cfg     Config
-	mu      sync.Mutex
+	cfg  Config
+	wake chan struct{}
+
+	work  sync.Mutex // held for a round
+	tuner *Tuner
+
+	mu      sync.Mutex // guards what follows, and is never held for long
 	mode    Mode
-	tuner   *Tuner
+	limits  Limits
 	journal journal
 	loads   []Load
-	before  map[Setting]string // values to restore
-	wake    chan struct{}
+	seen    time.Time // when
+	blind   string    // why nothing can be observed; empty: it can
 }
 
 // NewRunner makes a runner; Run starts it. What an earlier run of the daemon left
 // changed is restored first.
 func NewRunner(cfg Config) (*Runner, error) {
-	switch cfg.Mode {
-	case Off, Advise, On:
-	default:
-		return nil, fmt.Errorf("tuner mode %q: expected off, advise or on", cfg.Mode)
+	if err := cfg.Mode.check(); err != nil {
+		return nil, err
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	r := &Runner{cfg: cfg, mode: cfg.Mode, tuner: New(cfg.Limits), before: map[Setting]string{}, wake: make(chan struct{}, 1)}
-	if cfg.Keep != nil {
-		left, err := cfg.Keep.Load()
-		if err != nil {
-			return nil, fmt.Errorf("settings that an earlier run changed: %w", err)
-		}
-		r.before = left
-	}
+	r := &Runner{cfg: cfg, mode: cfg.Mode, limits: cfg.Limits, tuner: New(cfg.Limits), wake: make(chan struct{}, 1)}
 	return r, r.restore()
 }
 
-// Run works until ctx ends, then restores every setting that it changed.
+func (m Mode) check() error {
+	switch m {
+	case Off, Advise, On:
+		return nil
+	}
+	return fmt.Errorf("tuner mode %q: expected off, advise or on", string(m))
+}
+
+// Run works until ctx ends, then restores every setting that it changed. SAs stay
+// where they are.
 func (r *Runner) Run(ctx context.Context) error {
 	wait := time.Duration(0)
 	for {
@@ -97,59 +100,129 @@ func (r *Runner) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			r.work.Lock()
+			defer r.work.Unlock()
 			return r.restore()
 		case <-r.wake:
 			timer.Stop()
 		case <-timer.C:
 		}
-		wait = r.round()
+		wait = r.round(ctx)
 	}
 }
 
+// blindWait is the time until a box that cannot be observed is looked at again.
+const blindWait = 10 * time.Second
+
 // round does one round and returns the time until the next.
-func (r *Runner) round() time.Duration {
+func (r *Runner) round(ctx context.Context) time.Duration {
+	r.work.Lock()
+	defer r.work.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.mode == Off {
+	mode := r.mode
+	r.mu.Unlock()
+	if mode == Off {
 		return time.Hour // SetMode wakes
 	}
 	o, err := r.cfg.Box.Observe()
 	if err != nil {
 		r.cfg.Log.Warn().Err(err).Msg("tuner cannot observe")
-		return 10 * time.Second
+		r.mu.Lock()
+		r.blind = err.Error()
+		r.mu.Unlock()
+		return blindWait
 	}
 	if o.Interval <= 0 {
 		return r.tuner.limits.MinRound // nothing to compare with yet
 	}
+	o.System.Settings = r.settings()
 	d := r.tuner.Decide(o)
-	r.loads = d.Loads
-	for _, p := range d.Actions {
-		e := Entry{At: r.cfg.Now(), Planned: p, Advised: r.mode == Advise}
-		if !e.Advised {
-			if err := r.perform(p.Action); err != nil {
-				e.Error = err.Error()
+	r.mu.Lock()
+	r.loads, r.seen, r.blind = d.Loads, r.cfg.Now(), ""
+	for i := range d.Verdicts {
+		r.journal.judge(&d.Verdicts[i])
+	}
+	r.mu.Unlock()
+	r.act(ctx, mode, &d)
+	return d.Next
+}
+
+// settings reads those that the tuner knows and the box has.
+func (r *Runner) settings() map[Setting]string {
+	out := map[Setting]string{}
+	if r.cfg.Settings == nil {
+		return out
+	}
+	for _, s := range Known {
+		if v, err := r.cfg.Settings.Get(string(s)); err == nil {
+			out[s] = v
+		}
+	}
+	return out
+}
+
+// act carries a decision out, or only writes it down.
+func (r *Runner) act(ctx context.Context, mode Mode, d *Decision) {
+	entries := make([]Entry, len(d.Actions))
+	var moves []Move
+	var which []int
+	for i, p := range d.Actions {
+		if spi := spiOf(p.Action); spi != 0 && r.cfg.Name != nil {
+			p.Action = withName(p.Action, r.cfg.Name(spi))
+		}
+		entries[i] = Entry{At: r.cfg.Now(), Loads: d.Loads, Planned: p, Advised: mode == Advise}
+		if m, ok := p.Action.(Move); ok {
+			moves, which = append(moves, m), append(which, i)
+		}
+	}
+	if mode == On {
+		if len(moves) > 0 {
+			for i, m := range r.cfg.Box.Move(ctx, moves) {
+				entries[which[i]].Note, entries[which[i]].Error = m.Note, text(m.Err)
 			}
 		}
-		r.journal.add(e)
-		log := r.cfg.Log.Info().Stringer("action", p.Action).Str("reason", p.Reason.Text).Bool("advised", e.Advised)
+		for i := range entries {
+			if e := &entries[i]; !slices.Contains(which, i) {
+				e.Error = text(r.perform(e.Planned.Action))
+			}
+		}
+	}
+	for i := range entries {
+		e := &entries[i]
+		r.mu.Lock()
+		fresh := r.journal.add(*e)
+		r.mu.Unlock()
+		if !fresh {
+			continue
+		}
+		log := r.cfg.Log.Info().Stringer("action", e.Planned.Action).Str("reason", e.Planned.Reason.Text).Bool("advised", e.Advised)
 		if e.Error != "" {
 			log = log.Str("error", e.Error)
 		}
 		log.Msg("tuner decided")
 	}
-	return d.Next
 }
 
-var errNoIKE = errors.New("no IKE engine to ask it of")
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
 
+var (
+	errNoIKE      = errors.New("no IKE engine to ask it of")
+	errNoSettings = errors.New("no settings to change")
+)
+
+// perform carries out what is no move.
 func (r *Runner) perform(a Action) error {
 	switch a := a.(type) {
-	case Move:
-		return r.cfg.Box.Move(a.SA, a.To)
 	case Set:
-		return r.set(a)
+		if r.cfg.Settings == nil {
+			return errNoSettings
+		}
+		return r.cfg.Settings.Set(string(a.Setting), a.To)
 	case Split:
 		if r.cfg.IKE == nil {
 			return errNoIKE
@@ -164,79 +237,74 @@ func (r *Runner) perform(a Action) error {
 	return fmt.Errorf("action %T: not known", a)
 }
 
-// set changes a setting; what it was is on disk before.
-func (r *Runner) set(a Set) error {
-	if _, changed := r.before[a.Setting]; !changed {
-		r.before[a.Setting] = a.From
-		if err := r.save(); err != nil {
-			delete(r.before, a.Setting)
-			return fmt.Errorf("remember %s before changing it: %w", a.Setting, err)
-		}
-	}
-	return r.cfg.Box.Set(a.Setting, a.To)
-}
-
-func (r *Runner) save() error {
-	if r.cfg.Keep == nil {
-		return nil
-	}
-	return r.cfg.Keep.Save(r.before)
-}
-
-// restore gives all settings back; one that cannot be is kept for the next try.
+// restore gives all settings back.
 func (r *Runner) restore() error {
-	if len(r.before) == 0 {
+	if r.cfg.Settings == nil {
 		return nil
 	}
-	var failed []error
-	for s, v := range r.before {
-		if err := r.cfg.Box.Set(s, v); err != nil {
-			failed = append(failed, fmt.Errorf("restore %s to %s: %w", s, v, err))
-			continue
-		}
-		delete(r.before, s)
+	if err := r.cfg.Settings.Restore(); err != nil {
+		return fmt.Errorf("give settings back: %w", err)
 	}
-	return errors.Join(append(failed, r.save())...)
+	return nil
 }
 
-// SetMode changes what the tuner may do, from the next round on. Off restores the
-// settings; SAs stay where they are.
+// SetMode changes what the tuner may do, from the next round on. All but On restore
+// the settings; SAs stay where they are.
 func (r *Runner) SetMode(m Mode) error {
-	switch m {
-	case Off, Advise, On:
-	default:
-		return fmt.Errorf("tuner mode %q: expected off, advise or on", m)
+	if err := m.check(); err != nil {
+		return err
 	}
+	r.work.Lock()
+	defer r.work.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.mode = m
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.mu.Unlock()
+	r.poke()
 	if m == On {
 		return nil
 	}
 	return r.restore()
 }
 
+// SetLimits changes the limits, from the next round on.
+func (r *Runner) SetLimits(l Limits) {
+	r.work.Lock()
+	defer r.work.Unlock()
+	r.tuner.limits = l.withDefaults()
+	r.mu.Lock()
+	r.limits = l
+	r.mu.Unlock()
+	r.poke()
+}
+
+func (r *Runner) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
 // Status is the tuner at this moment.
 type Status struct {
 	Mode    Mode
-	Loads   []Load             // as of the last round
-	Changed map[Setting]string // settings that differ, with the value that comes back
-	Entries int                // in the journal
+	Limits  Limits            // with the defaults in place
+	Loads   []Load            // as of the last round
+	Seen    time.Time         // when that was; zero: none yet
+	Blind   string            // why nothing can be observed; empty: it can
+	Changed map[string]string // settings that differ, with the value that comes back
+	Entries int               // in the journal
 }
 
 // Status reads it.
 func (r *Runner) Status() Status {
+	changed := map[string]string{}
+	if r.cfg.Settings != nil {
+		changed = r.cfg.Settings.Changed()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := make(map[Setting]string, len(r.before))
-	for k, v := range r.before {
-		changed[k] = v
-	}
-	return Status{Mode: r.mode, Loads: append([]Load(nil), r.loads...), Changed: changed, Entries: len(r.journal.entries())}
+	return Status{Mode: r.mode, Limits: r.limits.withDefaults(), Loads: append([]Load(nil), r.loads...), Seen: r.seen, Blind: r.blind,
+		Changed: changed, Entries: len(r.journal.ring)}
 }
 
 // History is the journal, the oldest entry first.

@@ -11,13 +11,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// fakeBox is a model with settings.
+// fakeBox is a model.
 type fakeBox struct {
-	m        *model
-	settings map[Setting]string
-	last     time.Time
-	moves    int
-	fail     error
+	m     *model
+	last  time.Time
+	moves int
+	fail  error
 }
 
 func (b *fakeBox) Observe() (Observation, error) {
@@ -31,46 +30,67 @@ func (b *fakeBox) Observe() (Observation, error) {
 	if interval > 0 {
 		o = b.m.observe(interval)
 	}
-	o.System = System{Settings: maps.Clone(b.settings), Dropped: uint64(1000 * interval.Seconds())}
+	o.System = System{Dropped: uint64(1000 * interval.Seconds())}
 	return o, b.fail
 }
 
-func (b *fakeBox) Move(sa SAID, to int) error {
-	b.moves++
-	b.m.perform(Decision{Actions: []Planned{{Action: Move{SA: sa, To: to}}}})
-	return nil
+func (b *fakeBox) Move(_ context.Context, moves []Move) []Moved {
+	out := make([]Moved, len(moves))
+	for i, m := range moves {
+		b.moves++
+		b.m.perform(Decision{Actions: []Planned{{Action: m}}})
+		out[i].Note = "at once"
+	}
+	return out
 }
 
-func (b *fakeBox) Set(s Setting, v string) error {
+// fakeSettings are those of a box without files.
+type fakeSettings struct{ now, before map[string]string }
+
+func newSettings() *fakeSettings {
+	s := &fakeSettings{map[string]string{}, map[string]string{}}
+	for k, v := range box() {
+		s.now[string(k)] = v
+	}
+	return s
+}
+
+func (s *fakeSettings) Get(name string) (string, error) { return s.now[name], nil }
+
+func (s *fakeSettings) Set(name, v string) error {
 	if v == "" {
 		return errors.New("empty value")
 	}
-	b.settings[s] = v
+	if _, changed := s.before[name]; !changed {
+		s.before[name] = s.now[name]
+	}
+	s.now[name] = v
 	return nil
 }
 
-// memoryKeep keeps what a crash leaves.
-type memoryKeep map[Setting]string
+func (s *fakeSettings) Changed() map[string]string { return maps.Clone(s.before) }
 
-func (k memoryKeep) Load() (map[Setting]string, error) { return maps.Clone(k), nil }
-func (k memoryKeep) Save(m map[Setting]string) error {
-	clear(k)
-	maps.Copy(k, m)
+func (s *fakeSettings) Restore() error {
+	maps.Copy(s.now, s.before)
+	clear(s.before)
 	return nil
 }
 
-func newBox() *fakeBox {
+// untouched tells whether they are as they were.
+func (s *fakeSettings) untouched() bool { return maps.Equal(s.now, newSettings().now) }
+
+func newFakeBox() *fakeBox {
 	m := randomModel(4)
 	for range 6 {
 		m.add(0.25).cpu = 0
 	}
-	return &fakeBox{m: m, settings: box()}
+	return &fakeBox{m: m}
 }
 
 func TestRunnerActsAndRestores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, keep := newBox(), memoryKeep{}
-		r, err := NewRunner(Config{Box: b, Mode: On, Log: zerolog.Nop(), Keep: keep})
+		b, s := newFakeBox(), newSettings()
+		r, err := NewRunner(Config{Box: b, Settings: s, Mode: On, Log: zerolog.Nop(), Name: func(uint32) string { return "home" }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,42 +98,49 @@ func TestRunnerActsAndRestores(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- r.Run(ctx) }()
 		time.Sleep(30 * time.Second)
-		if b.moves == 0 || b.settings[MaxBacklog] == "1000" {
-			t.Errorf("%d moves, backlog %s; want both changed", b.moves, b.settings[MaxBacklog])
+		if b.moves == 0 || s.now[string(MaxBacklog)] == "1000" {
+			t.Errorf("%d moves, backlog %s; want both changed", b.moves, s.now[string(MaxBacklog)])
 		}
-		if keep[MaxBacklog] != "1000" {
-			t.Errorf("kept for a crash: %v; want the backlog as it was", keep)
-		}
-		if st := r.Status(); len(st.Loads) != len(b.m.cpus) || st.Changed[ReceiveMax] != "212992" || st.Entries != len(r.History()) {
+		if st := r.Status(); len(st.Loads) != len(b.m.cpus) || st.Changed[string(ReceiveMax)] != "212992" || st.Entries != len(r.History()) || st.Seen.IsZero() {
 			t.Errorf("status %+v", st)
 		}
-		for _, e := range r.History() {
-			if e.Planned.Reason.Text == "" || e.Error != "" || e.At.IsZero() {
-				t.Errorf("entry %+v; want time, reason and success", e)
+		judged := 0
+		for i, e := range r.History() {
+			if e.Planned.Reason.Text == "" || e.Error != "" || e.At.IsZero() || e.ID != uint64(i+1) || len(e.Loads) != len(b.m.cpus) {
+				t.Errorf("entry %+v; want number, time, loads, reason and success", e)
 			}
+			if m, ok := e.Planned.Action.(Move); ok && (m.Name != "home" || e.Note != "at once") {
+				t.Errorf("entry %+v; want name and note", e)
+			}
+			if e.Outcome != "" {
+				judged++
+			}
+		}
+		if judged < 2 { // moves, and the backlog
+			t.Errorf("%d entries say whether it helped: %+v", judged, r.History())
 		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if !maps.Equal(b.settings, box()) || len(keep) > 0 {
-			t.Errorf("after the stop: %v, kept %v; want everything as it was", b.settings, keep)
+		if !s.untouched() || len(s.before) > 0 {
+			t.Errorf("after the stop: %v, changed %v; want everything as it was", s.now, s.before)
 		}
 	})
 }
 
 func TestRunnerAdvises(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBox()
-		r, _ := NewRunner(Config{Box: b, Mode: Advise, Log: zerolog.Nop()})
+		b, s := newFakeBox(), newSettings()
+		r, _ := NewRunner(Config{Box: b, Settings: s, Mode: Advise, Log: zerolog.Nop()})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- r.Run(ctx) }()
 		time.Sleep(10 * time.Second)
-		if b.moves > 0 || !maps.Equal(b.settings, box()) {
+		if b.moves > 0 || !s.untouched() {
 			t.Error("advising changed something")
 		}
-		if h := r.History(); len(h) == 0 || !h[0].Advised {
+		if h := r.History(); len(h) == 0 || !h[0].Advised || h[0].Outcome != "" {
 			t.Errorf("history %v; want advice", h)
 		}
 		if err := r.SetMode(Off); err != nil {
@@ -139,16 +166,84 @@ func TestRunnerAdvises(t *testing.T) {
 	})
 }
 
+// Actions of a class whose limit is none are not decided.
+func TestRunnerLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newFakeBox(), newSettings()
+		r, _ := NewRunner(Config{Box: b, Settings: s, Mode: On, Limits: Limits{Moves: -1, Settings: -1}, Log: zerolog.Nop()})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(10 * time.Second)
+		if b.moves > 0 || !s.untouched() || len(r.History()) > 0 {
+			t.Errorf("%d moves, settings %v, history %v; want nothing", b.moves, s.now, r.History())
+		}
+		r.SetLimits(Limits{Settings: -1})
+		time.Sleep(10 * time.Second)
+		if b.moves == 0 || !s.untouched() {
+			t.Errorf("%d moves, settings %v; want moves alone", b.moves, s.now)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// A box that cannot be observed is tried again, and the reason is told.
+func TestRunnerIsBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newFakeBox()
+		b.fail = errors.New("no eyes")
+		r, _ := NewRunner(Config{Box: b, Mode: On, Log: zerolog.Nop()})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(time.Second)
+		if st := r.Status(); st.Blind != "no eyes" {
+			t.Errorf("status %+v; want the reason", st)
+		}
+		b.fail = nil
+		time.Sleep(time.Minute)
+		if st := r.Status(); st.Blind != "" || b.moves == 0 {
+			t.Errorf("status %+v, %d moves; want it to see and act", st, b.moves)
+		}
+		cancel()
+		<-done
+	})
+}
+
 // What a run that crashed left changed comes back with the next start.
 func TestRunnerAfterACrash(t *testing.T) {
-	b := newBox()
-	b.settings[MaxBacklog] = "32768"
-	keep := memoryKeep{MaxBacklog: "1000"}
-	if _, err := NewRunner(Config{Box: b, Mode: Off, Log: zerolog.Nop(), Keep: keep}); err != nil {
+	s := newSettings()
+	if err := s.Set(string(MaxBacklog), "32768"); err != nil {
 		t.Fatal(err)
 	}
-	if b.settings[MaxBacklog] != "1000" || len(keep) > 0 {
-		t.Errorf("backlog %s, kept %v; want it restored and forgotten", b.settings[MaxBacklog], keep)
+	if _, err := NewRunner(Config{Box: newFakeBox(), Settings: s, Mode: Off, Log: zerolog.Nop()}); err != nil {
+		t.Fatal(err)
+	}
+	if !s.untouched() {
+		t.Errorf("settings %v; want them restored", s.now)
+	}
+}
+
+// The same advice again and again is one entry, others are not lost for it.
+func TestJournalOfAdvice(t *testing.T) {
+	var j journal
+	move := func(spi uint32) Planned { return Planned{Action: Move{SPI: spi, To: 1}} }
+	for i := range 10 {
+		for spi := range uint32(3) {
+			if fresh := j.add(Entry{Planned: move(spi + 1), Advised: true}); fresh != (i == 0) {
+				t.Errorf("round %d: fresh %v", i, fresh)
+			}
+		}
+	}
+	j.add(Entry{Planned: move(1)})
+	e := j.entries()
+	if len(e) != 4 || e[0].Times != 10 || e[3].Times != 1 || e[3].ID != 4 {
+		t.Errorf("%+v; want three pieces of advice, ten times each, and a move", e)
+	}
+	j.judge(&Verdict{Actions: []Action{Move{SPI: 1, To: 1, Name: "x"}}, Helped: true, Text: "it did"})
+	if e = j.entries(); e[0].Outcome != "" || e[3].Outcome != "it did" || !e[3].Helped {
+		t.Errorf("%+v; want the verdict with the move that was made", e)
 	}
 }
 
@@ -160,5 +255,8 @@ func TestJournalIsBounded(t *testing.T) {
 	e := j.entries()
 	if len(e) != journalSize || e[0].At.Unix() != 10 || e[len(e)-1].At.Unix() != journalSize+9 {
 		t.Errorf("%d entries from %v to %v", len(e), e[0].At, e[len(e)-1].At)
+	}
+	if l := j.find(func(*Entry) bool { return true }, 1); l.At.Unix() != journalSize+9 {
+		t.Errorf("the latest is of %v", l.At)
 	}
 }

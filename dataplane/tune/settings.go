@@ -3,6 +3,7 @@ package tune
 import (
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // System is what a round sees of the box beside CPUs and SAs.
@@ -49,30 +50,64 @@ type rule struct {
 	least int
 	// most is the highest value that the tuner gives it.
 	most int
-	// short tells whether the box runs short of it, and how that shows.
-	short func(*Tuner, Observation) (string, bool)
+	sign *sign // that the box runs short of it; nil: none shows
+}
+
+// sign is a count of the system that grows while the box runs short of something.
+type sign struct {
+	count func(*System) uint64
+	text  string // for count and interval
 }
 
 // perSecond is the rate from which on a count of the system is a sign: single
 // ones happen on a healthy box.
 const perSecond = 10
 
+var (
+	dropped  = &sign{func(s *System) uint64 { return s.Dropped }, "%d packets found the queue to a CPU full in %v"}
+	squeezed = &sign{func(s *System) uint64 { return s.Squeezed }, "packet processing stopped %d times in %v with packets waiting"}
+)
+
 var rules = []rule{
 	{ReceiveMax, 16 << 20, 16 << 20, nil},
 	{SendMax, 16 << 20, 16 << 20, nil},
 	{OptMemMax, 128 << 10, 128 << 10, nil},
-	{MaxBacklog, 0, 1 << 15, func(_ *Tuner, o Observation) (string, bool) {
-		return fmt.Sprintf("%d packets found the queue to a CPU full in %v", o.System.Dropped, o.Interval), often(o.System.Dropped, o)
-	}},
+	{MaxBacklog, 0, 1 << 15, dropped},
 	{Budget, 0, 1200, squeezed},
 	{BudgetTime, 0, 16_000, squeezed},
 }
 
-func squeezed(_ *Tuner, o Observation) (string, bool) {
-	return fmt.Sprintf("packet processing stopped %d times in %v with packets waiting", o.System.Squeezed, o.Interval), often(o.System.Squeezed, o)
+// rate is the count in a second.
+func (s *sign) rate(o *Observation) float64 {
+	return float64(s.count(&o.System)) / o.Interval.Seconds()
 }
 
-func often(n uint64, o Observation) bool { return float64(n) > perSecond*o.Interval.Seconds() }
+func (s *sign) say(o *Observation) string {
+	return fmt.Sprintf(s.text, s.count(&o.System), o.Interval.Round(time.Millisecond))
+}
+
+// attempt is a changed setting that is to be judged.
+type attempt struct {
+	set    Set
+	sign   *sign
+	round  int
+	before float64 // rate of the sign
+}
+
+// judgeSettings says what came of settings that were changed some rounds ago.
+func (t *Tuner) judgeSettings(o Observation) (out []Verdict) {
+	for _, r := range rules {
+		a, tried := t.tried[r.setting]
+		if !tried || t.round-a.round < shortRounds {
+			continue
+		}
+		delete(t.tried, r.setting)
+		now := a.sign.rate(&o)
+		out = append(out, Verdict{Actions: []Action{a.set}, Helped: now < a.before*(1-comparable),
+			Text: a.sign.say(&o) + fmt.Sprintf(", that is %.0f a second; %.0f before", now, a.before)})
+	}
+	return out
+}
 
 const (
 	// shortRounds is for how many rounds in a row a sign must show.
@@ -93,17 +128,18 @@ func (t *Tuner) settings(o Observation) []Planned {
 			out = append(out, planSet(o, r.setting, r.least, "less than a gateway's sockets need under load"))
 			continue
 		}
-		if r.short == nil {
+		if r.sign == nil {
 			continue
 		}
-		sign, short := r.short(t, o)
-		if !short {
+		if r.sign.rate(&o) <= perSecond {
 			delete(t.short, r.setting)
 			continue
 		}
 		if t.short[r.setting]++; t.short[r.setting] >= shortRounds && now < r.most {
 			t.short[r.setting] = 0
-			out = append(out, planSet(o, r.setting, min(2*max(now, 1), r.most), sign))
+			p := planSet(o, r.setting, min(2*max(now, 1), r.most), r.sign.say(&o))
+			t.tried[r.setting] = attempt{p.Action.(Set), r.sign, t.round, r.sign.rate(&o)}
+			out = append(out, p)
 		}
 	}
 	return append(out, t.governor(o)...)

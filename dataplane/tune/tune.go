@@ -138,9 +138,17 @@ type Planned struct {
 
 // Decision is what a round comes to.
 type Decision struct {
-	Actions []Planned
-	Next    time.Duration // until the next observation
-	Loads   []Load        // by CPU, as they are understood
+	Actions  []Planned
+	Next     time.Duration // until the next observation
+	Verdicts []Verdict     // on earlier actions
+	Loads    []Load        // by CPU, as they are understood
+}
+
+// Verdict says what came of earlier actions.
+type Verdict struct {
+	Actions []Action
+	Helped  bool
+	Text    string
 }
 
 // Load is what the tuner takes a CPU's load to be: shares of its time. Their sum
@@ -154,7 +162,8 @@ type Load struct {
 // Total is the sum of both.
 func (l Load) Total() float64 { return l.Foreign + l.SAs }
 
-// Limits bound what a round may do. The zero value of a field takes the default.
+// Limits bound what a round may do. The zero value of a field takes the default,
+// a negative number means none.
 type Limits struct {
 	Moves     int           // SAs moved in a round; default 64
 	Elephants int           // of these, such that load a CPU by more than Elephant; default 1
@@ -162,6 +171,7 @@ type Limits struct {
 	Gain      float64       // what a move must take off the busiest CPU to be worth it; default 0.05
 	Rest      int           // rounds that a moved SA stays where it is; default 5
 	Splits    int           // per-CPU SAs asked for in a round; default 1
+	Settings  int           // settings of the box changed in a round; default 8
 	MinRound  time.Duration // default 250 ms
 	MaxRound  time.Duration // default 4 s
 	// PacketPrice is what a packet costs before its first byte, in bytes; default 500.
@@ -175,6 +185,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Gain, 0.05)
 	setDefault(&l.Rest, 5)
 	setDefault(&l.Splits, 1)
+	setDefault(&l.Settings, 8)
 	setDefault(&l.MinRound, 250*time.Millisecond)
 	setDefault(&l.MaxRound, 4*time.Second)
 	setDefault(&l.PacketPrice, 500)
