@@ -10,8 +10,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"espalier/ike/auth"
 	"espalier/ike/config"
@@ -255,6 +257,71 @@ func TestNotify(t *testing.T) {
 		}
 	}
 	newNotifier("", zerolog.Nop()).send("READY=1") // without a manager: nothing
+}
+
+// TestKeeper: the service manager gets a socket to keep, and what it holds is closed before the daemon goes on.
+func TestKeeper(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "n")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := newNotifier(path, zerolog.Nop())
+	n.Keep("espalier-here-500", int(w.Fd()))
+	w.Close()
+	kept := expectFD(t, l, "FDSTORE=1\nFDNAME=espalier-here-500")
+	if _, err := kept.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if k, err := r.Read(make([]byte, 2)); err != nil || k != 1 {
+		t.Errorf("the descriptor is not of the pipe: %d, %v", k, err)
+	}
+	kept.Close()
+	forgotten := make(chan struct{})
+	go func() {
+		defer close(forgotten)
+		n.Forget("espalier-here-500")
+	}()
+	if f := expectFD(t, l, "FDSTOREREMOVE=1\nFDNAME=espalier-here-500"); f != nil {
+		t.Error("a descriptor came where none is expected")
+	}
+	barrier := expectFD(t, l, "BARRIER=1")
+	select {
+	case <-forgotten:
+		t.Error("the daemon went on before the barrier")
+	default:
+	}
+	barrier.Close()
+	<-forgotten
+}
+
+// expectFD reads one message and the descriptor that came with it, if any.
+func expectFD(t *testing.T, l *net.UnixConn, want string) *os.File {
+	t.Helper()
+	buf, oob := make([]byte, 200), make([]byte, 64)
+	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	k, oobn, _, _, err := l.ReadMsgUnix(buf, oob)
+	if err != nil || string(buf[:k]) != want {
+		t.Fatalf("expected %q, got %q, %v", want, buf[:k], err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range messages {
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) == 1 {
+			return os.NewFile(uintptr(fds[0]), want)
+		}
+	}
+	return nil
 }
 
 func TestFacadeErrors(t *testing.T) {

@@ -87,7 +87,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	eng, err := engine.New(engine.Options{
 		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings, Log: log,
-		SocketOptions: sockets.Options{Inherited: inherited}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
+		SocketOptions: sockets.Options{Inherited: inherited, Keeper: notify}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
 		CrashSecret: crashSecret(stateDir, log), PacketGuard: packetGuard(fast),
 	})
 	if err != nil {

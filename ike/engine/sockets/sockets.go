@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -41,6 +40,9 @@ type Options struct {
 	// told apart by their local port; a port and family that is among them is
 	// not opened again. Open takes them over and closes the files.
 	Inherited []*os.File
+	// Keeper gets each socket that Open opens, for the next run; nil: nobody does,
+	// and the sockets end with the process.
+	Keeper Keeper
 	// ReceiveBuffer and SendBuffer are the kernel's buffers a socket in octets;
 	// 0: 4 MiB and 1 MiB.
 	ReceiveBuffer, SendBuffer int
@@ -96,44 +98,24 @@ func Open(o Options) (*Set, error) {
 }
 
 func (s *Set) open(o *Options) error {
-	for _, f := range o.Inherited {
-		if err := s.adopt(f, o); err != nil {
-			return err
+	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if len(o.Addrs) > 0 {
+		addrs = addrs[:0]
+		for _, a := range o.Addrs {
+			addrs = append(addrs, a.Unmap())
 		}
 	}
-	addrs := o.Addrs
-	if len(addrs) == 0 {
-		addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if err := s.inherit(addrs, o); err != nil {
+		return err
 	}
 	for _, natt := range []bool{false, true} {
 		for _, a := range addrs {
-			if err := s.listen(a.Unmap(), natt, o); err != nil {
+			if err := s.listen(a, natt, o); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// adopt takes over a socket that a supervisor holds.
-func (s *Set) adopt(f *os.File, o *Options) error {
-	pc, err := net.FilePacketConn(f)
-	f.Close()
-	if err != nil {
-		return fmt.Errorf("inherited socket %s: expected a UDP socket: %w", f.Name(), err)
-	}
-	conn, ok := pc.(*net.UDPConn)
-	if !ok {
-		pc.Close()
-		return fmt.Errorf("inherited socket %s: expected a UDP socket, got %s", f.Name(), pc.LocalAddr().Network())
-	}
-	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	local = netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())
-	if local.Port() != o.Port && local.Port() != o.NATTPort {
-		conn.Close()
-		return fmt.Errorf("inherited socket %s: expected port %d or %d, got %s", f.Name(), o.Port, o.NATTPort, local)
-	}
-	return s.add(&socket{conn: conn, local: local, natt: local.Port() == o.NATTPort}, o)
 }
 
 // listen opens one socket unless an inherited one already serves its address.
@@ -170,7 +152,11 @@ func (s *Set) listen(a netip.Addr, natt bool, o *Options) error {
 	} else {
 		s.port = port
 	}
-	return s.add(&socket{conn: conn, local: netip.AddrPortFrom(a, port), natt: natt}, o)
+	sock := &socket{conn: conn, local: netip.AddrPortFrom(a, port), natt: natt}
+	if err := s.add(sock, o); err != nil {
+		return err
+	}
+	return sock.keep(o.Keeper)
 }
 
 // add sets the socket's options and owns it from then on.
@@ -372,27 +358,4 @@ func Addrs() ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
-}
-
-// FromSystemd returns the sockets that systemd passed to the process pid
-// (sd_listen_fds(3)), named by LISTEN_FDNAMES; none when there are none. It
-// refuses a count that is no number from 0 to 64.
-func FromSystemd(getenv func(string) string, pid int) ([]*os.File, error) {
-	if getenv("LISTEN_PID") != strconv.Itoa(pid) || getenv("LISTEN_FDS") == "" {
-		return nil, nil
-	}
-	n, err := strconv.Atoi(getenv("LISTEN_FDS"))
-	if err != nil || n < 0 || n > 64 {
-		return nil, fmt.Errorf("LISTEN_FDS: expected a number from 0 to 64, got %q", getenv("LISTEN_FDS"))
-	}
-	names := splitNames(getenv("LISTEN_FDNAMES"))
-	files := make([]*os.File, n)
-	for i := range files {
-		name := "fd" + strconv.Itoa(firstFD+i)
-		if i < len(names) && names[i] != "" {
-			name = names[i]
-		}
-		files[i] = inherit(firstFD+i, name)
-	}
-	return files, nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -264,61 +263,6 @@ func TestPortInUse(t *testing.T) {
 	_, err := Open(Options{Addrs: lo, Port: ike, TolerateNoXFRM: true})
 	if err == nil || !strings.Contains(err.Error(), "another IKE daemon") || !strings.Contains(err.Error(), strconv.Itoa(int(ike))) {
 		t.Errorf("got %v, expected a word about the other daemon", err)
-	}
-}
-
-func TestInherited(t *testing.T) {
-	held, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
-	port := held.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	file := func() *os.File {
-		f, err := held.File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	s, got := open(t, Options{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: port, Inherited: []*os.File{file()}})
-	if ike, _ := s.Ports(); ike != port || len(s.socks) != 2 {
-		t.Errorf("port %d and %d sockets, expected the inherited %d and one more", ike, len(s.socks), port)
-	}
-	if _, err := peer(t, "127.0.0.1", port).Write([]byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	if d := <-got; string(d.Data) != "hello" {
-		t.Errorf("got %q", d.Data)
-	}
-	if _, err := Open(Options{Port: port + 1, NATTPort: port + 2, Inherited: []*os.File{file()}, TolerateNoXFRM: true}); err == nil || !strings.Contains(err.Error(), "expected port") {
-		t.Errorf("a socket of another port: %v", err)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	if _, err := Open(Options{Inherited: []*os.File{r}}); err == nil {
-		t.Error("a pipe was taken for a socket")
-	}
-}
-
-func TestFromSystemd(t *testing.T) {
-	env := func(pid, fds, names string) func(string) string {
-		return func(k string) string {
-			return map[string]string{"LISTEN_PID": pid, "LISTEN_FDS": fds, "LISTEN_FDNAMES": names}[k]
-		}
-	}
-	for _, c := range []struct{ pid, fds string }{{"", ""}, {"7", "2"}, {"42", ""}, {"42", "0"}} {
-		if files, err := FromSystemd(env(c.pid, c.fds, ""), 42); err != nil || len(files) != 0 {
-			t.Errorf("%+v: %v, %v", c, files, err)
-		}
-	}
-	for _, fds := range []string{"x", "-1", "65"} {
-		if _, err := FromSystemd(env("42", fds, ""), 42); err == nil {
-			t.Errorf("LISTEN_FDS=%s was taken", fds)
-		}
 	}
 }
 

@@ -5,15 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// firstFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
-const firstFD = 3
 
 // Options and values of linux/udp.h and linux/xfrm.h that x/sys/unix lacks.
 const (
@@ -254,16 +249,4 @@ func trafficClass(dscp uint8, is4 bool) []byte {
 	h.SetLen(unix.CmsgLen(4))
 	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], uint32(dscp)<<2)
 	return b
-}
-
-func inherit(fd int, name string) *os.File {
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), name)
-}
-
-func splitNames(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return strings.Split(s, ":")
 }

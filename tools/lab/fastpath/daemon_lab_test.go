@@ -30,7 +30,12 @@ espalier {
 // daemon starts espalierd in a gateway.
 func daemon(t testing.TB, h *topo.Host, conf string) *topo.Espalier {
 	t.Helper()
-	e := need[*topo.Espalier](t)(h.StartEspalier(t.Context(), topo.EspalierConfig{Conf: conf}))
+	return startDaemon(t, h, topo.EspalierConfig{Conf: conf})
+}
+
+func startDaemon(t testing.TB, h *topo.Host, cfg topo.EspalierConfig) *topo.Espalier {
+	t.Helper()
+	e := need[*topo.Espalier](t)(h.StartEspalier(t.Context(), cfg))
 	t.Cleanup(func() {
 		// What a killed one left in this namespace would stay pinned.
 		if t.Failed() {
@@ -67,27 +72,34 @@ func counted(t testing.TB, h *topo.Host, r *flow.Reader, dir dataplane.Direction
 	return n, found
 }
 
-// TestDaemonKilled sends 100,000 packets of another program's SAs while the daemon is killed and started again, with tables of other sizes, too. The kernel
-// decrypts each, the programs count each once, and the guard takes none of them for
-// a stranger's.
+// TestDaemonKilled sends 100,000 packets of another program's SAs, one of them in UDP, while the daemon is killed and started again, with tables of other
+// sizes, too. Its supervisor holds the IKE sockets. The kernel decrypts each packet, the programs count each once, and the guard takes none of them for a
+// stranger's.
 func TestDaemonKilled(t *testing.T) {
 	n := topo.New(t, topo.Config{})
 	x := dataPlane(t, n.GW1)
 	sink(t, n, true)
 	must(t, x.Apply(allowInbound(n.GW1, n.GW2, topo.IPv4)))
-	e := daemon(t, n.GW1, daemonConf)
+	e := startDaemon(t, n.GW1, topo.EspalierConfig{Conf: daemonConf, KeepSockets: true})
+	want := []string{"espalier-0.0.0.0-4500", "espalier-0.0.0.0-500", "espalier-__-4500", "espalier-__-500"}
+	if held := slices.Sorted(slices.Values(e.Supervisor().Held())); !slices.Equal(held, want) {
+		t.Fatalf("expected the supervisor to hold %q, got %q", want, held)
+	}
 	var streams []esp.Stream
-	for i, kind := range []cipherKind{gcm, cbc} {
+	for i, kind := range []cipherKind{gcm, cbc, gcmUDP} {
 		sa := inbound(n, kind, topo.IPv4, spiOf(i), 64)
 		must(t, x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
 		streams = append(streams, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(t, n, topo.IPv4, uint16(i), 200)}})
 	}
 	r := reader(t, n.GW1, e)
 	until(t, "the SAs of another program in the table", func() (bool, string) {
-		_, a := counted(t, n.GW1, r, dataplane.In, streams[0].SA.SAKey)
-		_, b := counted(t, n.GW1, r, dataplane.In, streams[1].SA.SAKey)
+		all := true
+		for _, s := range streams {
+			_, ok := counted(t, n.GW1, r, dataplane.In, s.SA.SAKey)
+			all = all && ok
+		}
 		g := need[flow.Guard](t)(r.Guard())
-		return a && b && g.InStep, fmt.Sprintf("%v, %v, %+v", a, b, g)
+		return all && g.InStep, fmt.Sprintf("%v, %+v", all, g)
 	})
 	const atLeast, batch = 100_000, 5_000
 	g := need[*esp.Generator](t)(esp.NewGenerator(fromWire(t, n), esp.Mix{Seed: 7}, streams...))
@@ -115,11 +127,15 @@ func TestDaemonKilled(t *testing.T) {
 	}()
 	for i, conf := range []string{daemonConf, daemonConf + "espalier { max_spis = 4096 }\n", daemonConf} {
 		e.Kill()
-		was, _ := counted(t, n.GW1, r, dataplane.In, streams[0].SA.SAKey)
-		until(t, "counts without a daemon", func() (bool, string) {
-			now, _ := counted(t, n.GW1, r, dataplane.In, streams[0].SA.SAKey)
-			return now > was, fmt.Sprintf("%d, then %d", was, now)
-		})
+		for _, s := range streams {
+			was, had := counted(t, n.GW1, r, dataplane.In, s.SA.SAKey)
+			before := packets(t, x, s.SA.SAKey)
+			until(t, "counts and decryption without a daemon", func() (bool, string) {
+				now, has := counted(t, n.GW1, r, dataplane.In, s.SA.SAKey)
+				after := packets(t, x, s.SA.SAKey)
+				return now > was && after > before, fmt.Sprintf("%s: %d counted (%v), then %d (%v), the kernel's SA had %d, then %d", s.SA.SAKey, was, had, now, has, before, after)
+			})
+		}
 		must(t, e.Configure(conf, nil))
 		must(t, e.Restart(t.Context()))
 		r = reader(t, n.GW1, e)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"espalier/dataplane/flow"
@@ -23,10 +21,11 @@ type Espalier struct {
 	// StateDir is what it sees as /var/lib/espalier.
 	StateDir string
 
-	host  *Host
-	bin   string
-	args  []string
-	plain bool
+	host       *Host
+	bin        string
+	args       []string
+	plain      bool
+	supervisor *Supervisor
 }
 
 // EspalierConfig is what an Espalier is started with.
@@ -39,6 +38,8 @@ type EspalierConfig struct {
 	Args []string
 	// Plain leaves the BPF programs out: an emulated machine verifies them for many seconds at each start.
 	Plain bool
+	// KeepSockets has the IKE sockets held while the daemon is dead, as systemd does with FileDescriptorStoreMax=.
+	KeepSockets bool
 }
 
 // readyTime is how long espalierd may take until it is ready, and as long again until its BPF programs are: an emulated machine verifies
@@ -64,13 +65,15 @@ func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 		return nil, err
 	}
 	e := &Espalier{Dir: filepath.Join(h.net.dir, h.Name+"-espalier"), RunDir: filepath.Join(h.net.dir, h.Name+"-run"),
-		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args, plain: cfg.Plain}
+		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args, plain: cfg.Plain,
+		supervisor: &Supervisor{keeps: cfg.KeepSockets}}
 	e.Conf = filepath.Join(e.Dir, "espalier.conf")
 	for _, dir := range []string{e.RunDir, e.StateDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}
+	h.net.daemons = append(h.net.daemons, e.supervisor)
 	return e, e.Configure(cfg.Conf, cfg.Files)
 }
 
@@ -125,27 +128,20 @@ func (e *Espalier) Restart(ctx context.Context) error {
 
 // restart is Restart up to the daemon's word that it is ready.
 func (e *Espalier) restart(ctx context.Context) error {
-	path := filepath.Join(e.RunDir, "notify.sock")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	v := e.supervisor
+	if err := v.listen(filepath.Join(e.RunDir, "notify.sock")); err != nil {
 		return err
 	}
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return fmt.Errorf("listening for the daemon's readiness: %w", err)
-	}
+	defer v.notify.Close()
 	argv := e.inMountNamespace(append([]string{e.bin, "--config", e.Conf}, e.args...))
-	if e.Process, err = e.host.Start([]string{"NOTIFY_SOCKET=" + path}, argv...); err != nil {
-		return errors.Join(err, notify.Close())
+	var err error
+	if e.Process, err = e.host.start(v.environment(), v.files, argv...); err != nil {
+		return err
 	}
 	e.Process.name = "espalierd in " + e.host.Name
-	defer notify.Close()
 	for deadline := time.Now().Add(readyTime); time.Now().Before(deadline); {
-		buf := make([]byte, 4096)
-		if err := notify.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		if ready, err := v.ready(); ready || err != nil {
 			return err
-		}
-		if n, err := notify.Read(buf); err == nil && strings.Contains("\n"+string(buf[:n])+"\n", "\nREADY=1\n") {
-			return nil
 		}
 		select {
 		case <-e.Exited():
@@ -157,6 +153,9 @@ func (e *Espalier) restart(ctx context.Context) error {
 	}
 	return fmt.Errorf("espalierd in %s is not ready after %s\n%s", e.host.Name, readyTime, e.Log())
 }
+
+// Supervisor is what started the daemon.
+func (e *Espalier) Supervisor() *Supervisor { return e.supervisor }
 
 // Command runs a program (espctl, say) that finds this daemon's /run/espalier, and returns what it printed.
 func (e *Espalier) Command(ctx context.Context, argv ...string) (string, error) {
@@ -179,6 +178,6 @@ func (e *Espalier) Espctl(ctx context.Context, args ...string) (string, error) {
 
 // inMountNamespace wraps a command so that RunDir is its /run/espalier and StateDir its /var/lib/espalier.
 func (e *Espalier) inMountNamespace(argv []string) []string {
-	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && shift && exec "$@"`
+	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && shift && export LISTEN_PID=$$ && exec "$@"`
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir, e.StateDir}, argv...)
 }

@@ -85,6 +85,11 @@ type Process struct {
 
 // Start starts a command in the namespace, in the background. Net.Close stops it, if it still runs.
 func (h *Host) Start(env []string, argv ...string) (*Process, error) {
+	return h.start(env, nil, argv...)
+}
+
+// start is Start with files that the command finds as descriptors from 3 on.
+func (h *Host) start(env []string, files []*os.File, argv ...string) (*Process, error) {
 	out, err := os.CreateTemp(h.net.dir, h.Name+"-*.log")
 	if err != nil {
 		return nil, err
@@ -92,7 +97,7 @@ func (h *Host) Start(env []string, argv ...string) (*Process, error) {
 	defer out.Close()
 	p := &Process{name: argv[0] + " in " + h.Name, cmd: exec.Command(argv[0], argv[1:]...), log: out.Name(), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = out, out, files
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := h.Do(p.cmd.Start); err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", h.Name, argv[0], err)
