@@ -25,6 +25,7 @@ enum place { PLACE_INPUT, PLACE_POLICY, PLACE_OUTPUT, PLACES };
 struct before {
 	struct drop_sample packet;
 	__u64 stat[STATS];
+	__u64 now[STATS]; /* the same when it ends; here, since the stack is short */
 	void *stats; /* where stat comes from; NULL: nothing is known */
 	__u32 told; /* an audit function has told the reason */
 };
@@ -124,31 +125,30 @@ int audit_overflow(__u64 *ctx)
 	return lost(&d, DROP_SEQUENCE);
 }
 
-/* grown finds the first counter from..to that has grown; 0: none. */
-static __always_inline __u32 grown(const struct before *b, const __u64 *now, __u32 from, __u32 to)
+/* grown finds the first of some counters that has grown; 0: none. */
+static __always_inline __u32 grown(const struct before *b, __u64 counters)
 {
-	for (__u32 i = from; i <= to; i++) {
-		if (now[i] != b->stat[i])
+	for (__u32 i = 1; i < STATS; i++) {
+		if (counters >> i & 1 && b->now[i] != b->stat[i])
 			return i;
 	}
 	return 0;
 }
 
-/* after ends what a function's beginning began: the reason, when a counter in from..to has grown. */
-static __always_inline void after(__u32 place, __u32 from, __u32 to)
+/* after ends what a function's beginning began: the reason, when one of its counters has grown. */
+static __always_inline void after(__u32 place, __u64 counters)
 {
 	struct before *b = before_of(place);
-	__u64 now[STATS] = {};
 	__u32 stat, reason = 0;
 
-	if (!b || !b->stats || bpf_probe_read_kernel(now, STATS_READ, b->stats))
+	if (!b || !b->stats || read_stats(b->now, b->stats))
 		return;
 	b->stats = NULL;
 	if (b->told)
 		return;
-	stat = grown(b, now, from, to);
+	stat = grown(b, counters);
 	if (stat)
-		reason = reason_of(stat, audited);
+		reason = reason_of(stat, place == PLACE_POLICY, audited);
 	if (stat && reason)
 		lost(&b->packet, reason);
 }
@@ -163,7 +163,7 @@ static __always_inline struct before *begin(__u32 place, const struct net *net)
 	b->told = 0;
 	__builtin_memset(&b->packet, 0, sizeof(b->packet));
 	b->stats = stats_of(net);
-	if (!b->stats || bpf_probe_read_kernel(b->stat, STATS_READ, b->stats)) {
+	if (!b->stats || read_stats(b->stat, b->stats)) {
 		b->stats = NULL;
 		return NULL;
 	}
@@ -193,7 +193,7 @@ int input_begins(__u64 *ctx)
 SEC("fexit/xfrm_input")
 int input_ends(__u64 *ctx)
 {
-	after(PLACE_INPUT, STAT_IN_FIRST, STAT_IN_LAST);
+	after(PLACE_INPUT, STATS_IN);
 	return 0;
 }
 
@@ -220,7 +220,7 @@ int policy_begins(__u64 *ctx)
 SEC("fexit/__xfrm_policy_check")
 int policy_ends(__u64 *ctx)
 {
-	after(PLACE_POLICY, STAT_POLICY_FIRST, STAT_POLICY_LAST);
+	after(PLACE_POLICY, STATS_POLICY);
 	return 0;
 }
 
@@ -245,7 +245,7 @@ int output_begins(__u64 *ctx)
 SEC("fexit/xfrm_output_resume")
 int output_ends(__u64 *ctx)
 {
-	after(PLACE_OUTPUT, STAT_OUT_FIRST, STAT_OUT_LAST);
+	after(PLACE_OUTPUT, STATS_OUT);
 	return 0;
 }
 

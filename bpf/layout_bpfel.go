@@ -70,6 +70,7 @@ const (
 	layoutDropReasonDROP_OUT_PROTO    layoutDropReason = 14
 	layoutDropReasonDROP_OUT_BUNDLE   layoutDropReason = 15
 	layoutDropReasonDROP_OTHER        layoutDropReason = 16
+	layoutDropReasonDROP_SELECTOR     layoutDropReason = 17
 	layoutDropReasonDROP_REASONS      layoutDropReason = 20
 )
 

@@ -21,6 +21,7 @@ const (
 	DropOutProto    = layoutDropReasonDROP_OUT_PROTO
 	DropOutBundle   = layoutDropReasonDROP_OUT_BUNDLE
 	DropOther       = layoutDropReasonDROP_OTHER
+	DropSelector    = layoutDropReasonDROP_SELECTOR
 	DropReasons     = layoutDropReasonDROP_REASONS
 )
 

@@ -113,6 +113,7 @@ enum drop_reason {
 	DROP_OUT_PROTO = 14,      /* outbound: transformation failed */
 	DROP_OUT_BUNDLE = 15,     /* outbound: no route or bundle for the outer packet */
 	DROP_OTHER = 16,          /* counted in xfrm_stat under a name not in this list */
+	DROP_SELECTOR = 17,       /* inner packet: not what the SA's own selector says */
 	DROP_REASONS = 20
 };
 

@@ -13,7 +13,9 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-struct linux_xfrm_mib;
+struct linux_xfrm_mib {
+	unsigned long mibs[1]; /* as many as the kernel has */
+} __core;
 
 struct netns_mib {
 	struct linux_xfrm_mib *xfrm_statistics; /* per CPU */
@@ -79,18 +81,17 @@ struct sk_buff {
 /* GET reads a field of a structure that the verifier knows nothing of. */
 #define GET(to, from, field) bpf_probe_read_kernel(to, sizeof(*(to)), __builtin_preserve_access_index(&(from)->field))
 
-/* The counters of /proc/net/xfrm_stat (enum in linux/snmp.h; numbers never change). */
-#define STATS 23
-#define STATS_READ (STATS * sizeof(__u64))
-#define STAT_IN_FIRST 1
-#define STAT_IN_LAST 10
-#define STAT_POLICY_FIRST 11
-#define STAT_POLICY_LAST 14
-#define STAT_OUT_FIRST 15
-#define STAT_OUT_LAST 22
+/* The counters of /proc/net/xfrm_stat (enum in linux/snmp.h; numbers never change,
+ * older kernels have fewer). Which may grow while a function handles a packet. */
+#define STATS 33
+#define STAT(n) (1ULL << (n))
+#define STAT_RANGE(from, to) (STAT((to) + 1) - STAT(from))
+#define STATS_IN (STAT_RANGE(1, 10) | STAT(28) | STAT(30) | STAT(31))
+#define STATS_POLICY (STAT(3) | STAT(9) | STAT_RANGE(11, 14))
+#define STATS_OUT (STAT_RANGE(15, 22) | STAT(27) | STAT(29))
 
 /* reason_of says what a counter means. What an audit function tells as well is left to it. */
-static __always_inline __u32 reason_of(__u32 stat, __u32 audited)
+static __always_inline __u32 reason_of(__u32 stat, int by_policy, __u32 audited)
 {
 	switch (stat) {
 	case 2: return DROP_MEMORY;
@@ -100,7 +101,7 @@ static __always_inline __u32 reason_of(__u32 stat, __u32 audited)
 	case 6: return DROP_MODE;
 	case 7: return audited ? DROP_NONE : DROP_REPLAY;
 	case 8: return DROP_EXPIRED;
-	case 9: return DROP_ENCAP;
+	case 9: return by_policy ? DROP_SELECTOR : DROP_ENCAP;
 	case 10: return DROP_EXPIRED;
 	case 11: return DROP_TEMPLATE;
 	case 12: return DROP_NO_POLICY;
@@ -109,9 +110,19 @@ static __always_inline __u32 reason_of(__u32 stat, __u32 audited)
 	case 18: return DROP_OUT_NO_STATE;
 	case 19: case 20: return DROP_OUT_PROTO;
 	case 21: return audited ? DROP_NONE : DROP_SEQUENCE;
-	case 22: return DROP_EXPIRED;
+	case 22: case 27: return DROP_EXPIRED;
+	case 28: return DROP_NO_STATE; /* the SA is still a larval one */
+	case 29: case 30: return DROP_MODE;
 	}
 	return DROP_OTHER;
+}
+
+/* read_stats reads as many counters as this kernel has. */
+static __always_inline long read_stats(__u64 *to, const void *from)
+{
+	__u32 size = __builtin_preserve_type_info(*(struct linux_xfrm_mib *)0, 1); /* its size */
+
+	return bpf_probe_read_kernel(to, MIN(size, STATS * sizeof(__u64)), from);
 }
 
 extern void __per_cpu_offset __weak __ksym;

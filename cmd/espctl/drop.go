@@ -27,6 +27,15 @@ type dropResult struct {
 	Schema int     `json:"version"`
 	Drops  []drop  `json:"drops"`
 	Totals []count `json:"totals"` // without an SA
+	// Kernel is what the kernel itself lost before it had an SA to lose it by.
+	Kernel []kernelLoss `json:"kernel"`
+}
+
+// kernelLoss is one of the kernel's counters.
+type kernelLoss struct {
+	Name    string `json:"name"` // as in /proc/net/xfrm_stat
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
 }
 
 // drop is what one SA lost for one reason.
@@ -47,7 +56,16 @@ func (dropShowCmd) Run(e *env) error {
 		if err != nil {
 			return err
 		}
-		res := dropResult{Schema: schema, Drops: []drop{}, Totals: counts(losses(totals))}
+		stats, err := f.KernelStats()
+		if err != nil {
+			return err
+		}
+		res := dropResult{Schema: schema, Drops: []drop{}, Totals: counts(losses(totals)), Kernel: []kernelLoss{}}
+		for _, s := range stats {
+			if s.Packets > 0 && s.WithoutSA() {
+				res.Kernel = append(res.Kernel, kernelLoss{s.Name, s.Reason.String(), s.Packets})
+			}
+		}
 		for _, s := range list {
 			for _, d := range s.Drops {
 				res.Drops = append(res.Drops, drop{keyResult(s.Key), d.Reason.String(), d.Packets})
@@ -71,7 +89,7 @@ func losses(totals []flow.TotalCount) []flow.TotalCount {
 
 func (e *env) writeDrops(res *dropResult) error {
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	if len(res.Drops) > 0 {
+	if len(res.Drops)+len(res.Kernel) > 0 {
 		fmt.Fprintln(w, "dir\tspi\tdestination\treason\tpackets")
 	}
 	for _, d := range res.Drops {
@@ -83,6 +101,10 @@ func (e *env) writeDrops(res *dropResult) error {
 			fmt.Fprintf(w, "-\t-\t-\t%s\t%d\n", t.Name, t.Packets)
 			none = false
 		}
+	}
+	for _, k := range res.Kernel {
+		fmt.Fprintf(w, "-\t-\t-\t%s (%s)\t%d\n", k.Reason, k.Name, k.Packets)
+		none = false
 	}
 	if none {
 		fmt.Fprintln(w, "no packet was lost")

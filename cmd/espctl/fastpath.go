@@ -17,6 +17,7 @@ import (
 type fastPath interface {
 	SPIs() ([]flow.SPI, error)
 	Totals() ([]flow.TotalCount, error)
+	KernelStats() ([]flow.Stat, error)
 	Guard() (flow.Guard, error)
 	SetGuard(flow.GuardMode) error
 	State() (flow.State, error)
@@ -53,6 +54,9 @@ func (kernel) daemon(o flow.ReaderOptions) (flow.Daemon, error) { return flow.Re
 type reader struct{ *flow.Reader }
 
 func (r reader) Samples() (samples, error) { return r.Reader.Samples() }
+
+// KernelStats are of this network namespace, as the maps are.
+func (reader) KernelStats() ([]flow.Stat, error) { return flow.KernelStats() }
 
 // fastPath opens the pinned maps, or says what may be wrong.
 func (e *env) fastPath() (fastPath, error) {

@@ -80,6 +80,13 @@ func (f *fake) Totals() (out []flow.TotalCount, err error) {
 	return out, nil
 }
 
+func (f *fake) KernelStats() ([]flow.Stat, error) {
+	return []flow.Stat{
+		{Name: "XfrmInStateSeqError", Reason: flow.Reason(1), Packets: 3}, // of an SA
+		{Name: "XfrmOutBundleGenError", Reason: flow.Reason(15)}, {Name: "XfrmOutNoStates", Reason: flow.Reason(13), Packets: 6},
+	}, nil
+}
+
 func (f *fake) Guard() (flow.Guard, error) {
 	totals, _ := f.Totals() // never fails
 	return flow.Guard{
@@ -130,6 +137,7 @@ type emptyPath struct{ *fake }
 
 func (emptyPath) SPIs() ([]flow.SPI, error)          { return nil, nil }
 func (emptyPath) Totals() ([]flow.TotalCount, error) { return nil, nil }
+func (emptyPath) KernelStats() ([]flow.Stat, error)  { return nil, nil }
 func (emptyPath) Guard() (flow.Guard, error) {
 	return flow.Guard{Mode: flow.GuardOn, Prefix4: 32, Prefix6: 64}, nil
 }

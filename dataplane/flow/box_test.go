@@ -117,6 +117,11 @@ func TestKernelStatsParsed(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v, expected %v", got, err, want)
 	}
+	for name := range withoutSA {
+		if _, ok := statReasons[name]; !ok {
+			t.Errorf("%s: no counter of the kernel", name)
+		}
+	}
 	for _, s := range []string{"XfrmInError\n", "XfrmInError x\n", "a b c\n"} {
 		if got, err := parseStats(strings.NewReader(s)); err == nil {
 			t.Errorf("%q: got %v, expected an error", s, got)
@@ -145,7 +150,7 @@ func TestSampleParsed(t *testing.T) {
 
 // TestNamesOfLayout: every reason and total of the programs has a name here.
 func TestNamesOfLayout(t *testing.T) {
-	for r := range Reason(bpf.DropOther) + 1 {
+	for r := range Reason(bpf.DropSelector) + 1 {
 		if strings.HasPrefix(r.String(), "reason-") {
 			t.Errorf("reason %d has no name", uint32(r))
 		}

@@ -8,7 +8,7 @@ type Reason uint32
 // reasons are the names that people and JSON get; they never change.
 var reasons = [...]string{
 	"none", "replay", "integrity", "no-state", "expired", "no-policy", "policy-block", "template", "mode", "sequence",
-	"memory", "header", "encap", "out-no-state", "out-proto", "out-bundle", "other",
+	"memory", "header", "encap", "out-no-state", "out-proto", "out-bundle", "other", "selector",
 }
 
 func (r Reason) String() string {

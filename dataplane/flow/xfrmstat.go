@@ -59,6 +59,17 @@ type Stat struct {
 	Packets uint64
 }
 
+// withoutSA are counters of packets that the kernel loses while it looks for an SA, or
+// before it has one in the packet's hands: none can be charged with them. All others grow in functions
+// that drops.c follows.
+var withoutSA = map[string]bool{
+	"XfrmOutBundleGenError": true, "XfrmOutBundleCheckError": true, "XfrmOutNoStates": true, "XfrmOutPolBlock": true,
+	"XfrmOutPolDead": true, "XfrmOutPolError": true, "XfrmFwdHdrError": true, "XfrmOutNoQueueSpace": true,
+}
+
+// WithoutSA says that no SA can be charged with these packets.
+func (s Stat) WithoutSA() bool { return withoutSA[s.Name] }
+
 // KernelStats reads /proc/net/xfrm_stat of this network namespace. Errors: the
 // kernel does not count (CONFIG_XFRM_STATISTICS).
 func KernelStats() ([]Stat, error) {

@@ -43,8 +43,8 @@ type EspalierConfig struct {
 }
 
 // readyTime is how long espalierd may take until it is ready, and as long again until its BPF programs are: an emulated machine verifies
-// them for many seconds.
-const readyTime = 90 * time.Second
+// them for many seconds, and for minutes when it has other work.
+const readyTime = 4 * time.Minute
 
 // EspalierdVar names the environment variable with the path of the daemon's binary.
 const EspalierdVar = "ESPALIER_ESPALIERD"
