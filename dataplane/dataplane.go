@@ -60,6 +60,8 @@ type SPIRequest struct {
 	Mark     Mark
 	IfID     uint32
 	Min, Max uint32 // inclusive; Min at least 256 (RFC 4303 2.1)
+	// CPU is that of the Acquire whose record the SPI takes over; nil: any.
+	CPU *uint32
 }
 
 // Proto is the IP protocol number of the SA's header.

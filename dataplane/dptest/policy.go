@@ -25,6 +25,7 @@ func policyKinds(t *testing.T, dp dataplane.DataPlane) {
 		"if_id":     func(p *dataplane.Policy) { p.IfID = 42 },
 		"interface": func(p *dataplane.Policy) { p.Dir, p.IfIndex = dataplane.Out, 1 },
 		"flags":     func(p *dataplane.Policy) { p.Flags = dataplane.PolicyLocalOK | dataplane.PolicyICMP },
+		"CPUs":      func(p *dataplane.Policy) { p.Flags = dataplane.PolicyCPUAcquire },
 		"v6": func(p *dataplane.Policy) {
 			p.Selector.Src, p.Selector.Dst = netip.MustParsePrefix("2001:db8:1::/48"), netip.MustParsePrefix("::/0")
 			p.Templates[0].Src, p.Templates[0].Dst = here6, there6

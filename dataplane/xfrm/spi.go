@@ -64,6 +64,9 @@ func (x *XFRM) allocSPI(r *dataplane.SPIRequest) (uint32, error) {
 	if x.features.SADir {
 		m.attr(nl.XFRMA_SA_DIR, 1)[0] = dirIn
 	}
+	if r.CPU != nil && x.features.PerCPU {
+		m.attrUint32(nl.XFRMA_SA_PCPU, *r.CPU)
+	}
 	var spi uint32
 	err := x.conn.request(m, func(typ uint16, body []byte) {
 		if len(body) >= sizeSAInfo {
