@@ -193,6 +193,7 @@ func settingsOf(cfg *config.Config) (engine.Settings, error) {
 	if s.CookieThreshold == 0 {
 		s.CookieThreshold = -1 // always; 0 would be the engine's default
 	}
+	s.CPUs = cpus()
 	s.BlockLeaks, s.BypassLAN = cfg.Settings.BlockLeaks, cfg.Settings.BypassLAN
 	s.Listen = cfg.Settings.Listen
 	if len(cfg.Settings.Interfaces) == 0 {
@@ -208,6 +209,17 @@ func settingsOf(cfg *config.Config) (engine.Settings, error) {
 	}
 	s.Listen = on
 	return s, nil
+}
+
+// cpus is one more than the highest number of a CPU that may send; one, when the
+// kernel does not say.
+func cpus() int {
+	n := uint32(1)
+	online, _ := host.OnlineCPUs()
+	for _, cpu := range online {
+		n = max(n, cpu+1)
+	}
+	return int(n)
 }
 
 // addressesOf lists the addresses that the interfaces have now.

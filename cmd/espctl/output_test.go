@@ -1,6 +1,12 @@
 package main
 
-import "testing"
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"espalier/ike/vici"
+)
 
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
@@ -26,6 +32,26 @@ func TestUnits(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("%s; want %s", got, want)
+		}
+	}
+}
+
+// TestChildOfCPU: a CHILD SA of one CPU says so, another has no word of it.
+func TestChildOfCPU(t *testing.T) {
+	for _, cpu := range []string{"", "3"} {
+		var m vici.Message
+		for k, v := range map[string]string{"uniqueid": "7", "reqid": "2", "name": "net", "state": "INSTALLED", "mode": "TUNNEL"} {
+			m.Put(k, v)
+		}
+		if cpu != "" {
+			m.Put("cpu", cpu)
+		}
+		var d decoder
+		c := d.childSA(m)
+		var b bytes.Buffer
+		c.writeText(&b)
+		if d.err != nil || strings.Contains(b.String(), "CPU 3") != (cpu != "") || (c.CPU == nil) != (cpu == "") {
+			t.Errorf("cpu %q: %v, %v\n%s", cpu, d.err, c.CPU, &b)
 		}
 	}
 }

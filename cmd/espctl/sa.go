@@ -96,6 +96,7 @@ type childSA struct {
 	UniqueID  uint64   `json:"unique_id"`
 	Name      string   `json:"name"`
 	ReqID     uint64   `json:"reqid"`
+	CPU       *uint64  `json:"cpu,omitempty"` // the one whose packets it carries; not there: those of any
 	State     string   `json:"state"`
 	Mode      string   `json:"mode"`
 	Protocol  string   `json:"protocol,omitempty"`

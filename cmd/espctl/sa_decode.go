@@ -79,6 +79,10 @@ func (d *decoder) childSA(m vici.Message) childSA {
 		Installed: d.seconds(m, "install-time"), Rekey: d.seconds(m, "rekey-time"), Expire: d.seconds(m, "life-time"),
 		LocalTS: orEmpty(m.List("local-ts")), RemoteTS: orEmpty(m.List("remote-ts")),
 	}
+	if m.Text("cpu") != "" {
+		n := d.number(m, "cpu")
+		c.CPU = &n
+	}
 	if spi, installed := m.Get("spi-in"); installed {
 		c.In = d.traffic(m, spi, "in")
 		c.Out = d.traffic(m, m.Text("spi-out"), "out")

@@ -50,6 +50,9 @@ func (c *childSA) writeText(b *bytes.Buffer) {
 		head = append(head, "ESP in UDP")
 	}
 	head = append(head, "reqid "+strconv.FormatUint(c.ReqID, 10))
+	if c.CPU != nil {
+		head = append(head, "CPU "+strconv.FormatUint(*c.CPU, 10))
+	}
 	fmt.Fprintf(b, "  %s #%d %s\n", printable(c.Name), c.UniqueID, printable(strings.Join(head, ", ")))
 	line(b, 4, "local", words(c.LocalTS))
 	line(b, 4, "remote", words(c.RemoteTS))

@@ -50,6 +50,7 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 	case "yes":
 		ch.CopyDSCPOut, ch.CopyDSCPIn = true, true
 	}
+	ch.PerCPU, _ = sa.ParsePerCPU(get[string](n, "per_cpu_sas")) // the schema knows the words
 	lifetimes(n, ch)
 	if ch.Shunt != sa.NoShunt {
 		ch.Mode = dataplane.Tunnel // policies for what is forwarded, too

@@ -40,6 +40,9 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	if ch.MarkInSA && ch.UniqueMarkIn != sa.NotUnique {
 		c.rep.add(n.at("mark_in_sa"), "a mark_in that is a number, since mark_in_sa is yes", quote(n.keys["mark_in"].Value), "the SPI is reserved before the mark is chosen")
 	}
+	if ch.IPComp && (ch.PerCPU == sa.PerCPUYes || ch.PerCPU == sa.PerCPUEncap) {
+		c.rep.add(n.at("per_cpu_sas"), "per_cpu_sas = no, since ipcomp is yes", get[string](n, "per_cpu_sas"), "the kernel looks for one IPComp SA a CPU, too")
+	}
 	if ch.PoliciesFwdOut && !ch.Policies {
 		c.rep.add(n.at("policies_fwd_out"), "policies_fwd_out = no, since policies is no", "yes", "")
 	}

@@ -170,6 +170,8 @@ func TestMistakes(t *testing.T) {
 			`espalier.conf:10:1: expected ipcomp = no, since mode is beet, found yes`}},
 		{"padding outside of tunnels", net("mode = transport\ntfc_padding = 512"), []string{
 			`espalier.conf:9:1: expected tfc_padding = 0, since mode is transport, found "512" (the kernel pads packets of plain tunnels only)`}},
+		{"one SA a CPU of what is compressed", net("ipcomp = yes\nper_cpu_sas = yes"), []string{
+			`espalier.conf:9:1: expected per_cpu_sas = no, since ipcomp is yes, found yes (the kernel looks for one IPComp SA a CPU, too)`}},
 		{"padding of what is compressed", net("ipcomp = yes\ntfc_padding = mtu"), []string{
 			`espalier.conf:9:1: expected tfc_padding = 0, since ipcomp is yes, found "mtu" (the kernel pads packets of plain tunnels only)`}},
 		{"ESN without a window", net("replay_window = 0\nesp_proposals = aes128gcm16-esn"), []string{

@@ -53,6 +53,7 @@ type Engine struct {
 	starts   starts
 	turns    turns
 	traps    traps
+	perCPU   perCPU
 	standing standing
 	counters counters
 	tallies  tallies

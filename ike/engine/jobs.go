@@ -173,7 +173,7 @@ func place(spec sa.Spec) venue {
 		if spec.Auth.Method == wire.AuthSharedKey {
 			return here
 		}
-	case sa.ReserveSPI, sa.AskChild, sa.AskLease, sa.Kernel, sa.Network, sa.QueryUse, sa.LinkMTU:
+	case sa.ReserveSPI, sa.AskChild, sa.AskLease, sa.Kernel, sa.Arm, sa.Network, sa.QueryUse, sa.LinkMTU:
 		return kernel
 	}
 	return worker
@@ -201,6 +201,8 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		return spec.Reserve(e.dp)
 	case sa.Kernel:
 		return nil, e.dp.Apply(spec.Ops)
+	case sa.Arm:
+		return nil, spec.Perform(e.dp)
 	case sa.LinkMTU:
 		if e.opts.LinkMTU == nil {
 			return 0, nil

@@ -43,6 +43,10 @@ func (e *Engine) dataPlaneEvent(ev dataplane.Event) {
 		}
 	case dataplane.Acquire:
 		e.counters.acquires.Add(1)
+		if ev.CPU != nil {
+			e.acquiredCPU(&ev)
+			return
+		}
 		e.acquired(&ev)
 	case dataplane.Mapping:
 		e.counters.mappings.Add(1)

@@ -122,11 +122,13 @@ func (s *shard) observe(x *session, ev event.Event) {
 		s.children[p.in] = childRef{x, ev.Child.UniqueID}
 		s.outbound.add(p)
 		x.spis = append(x.spis, p)
+		s.e.perCPU.up(x, &ev.Child)
 	case event.ChildDown:
 		p := spiPair{ev.Child.SPIIn, ev.Child.SPIOut}
 		s.dropChild(x, p)
 		x.spis = slices.DeleteFunc(x.spis, func(o spiPair) bool { return o == p })
 		x.downSeen = true
+		s.e.perCPU.down(&ev.Child)
 	case event.Discarded:
 		s.e.counters.discarded.Add(1)
 		if ev.Reason == sa.WrongToken {

@@ -381,15 +381,9 @@ func (e *Engine) removeTrap(x *trap) error {
 }
 
 // dropLarval removes the kernel's record of a packet that waits for the trap's
-// SA, so that the next packet is reported. The record becomes an SPI of ours
-// first, for it has no name of its own.
+// SA, so that the next packet is reported.
 func (e *Engine) dropLarval(x *trap) {
-	req := x.t.Larval(x.grant.ids)
-	spi, err := e.dp.ReserveSPI(req)
-	if err == nil {
-		err = e.dp.Apply([]dataplane.Op{dataplane.DeleteSA{Key: dataplane.SAKey{Dst: req.Dst, Proto: req.Proto, SPI: spi, Mark: req.Mark}}})
-	}
-	if err != nil {
+	if err := dataplane.ForgetAcquire(e.dp, x.t.Larval(x.grant.ids)); err != nil {
 		e.log.Warn().Str("conn", x.name.Conn).Str("child", x.name.Child).Err(err).Msg("the kernel keeps waiting for an SA that does not come")
 	}
 }

@@ -58,6 +58,9 @@ func (m *Machine) appendChildOffer(ps []wire.Payload) []wire.Payload {
 	local, remote := m.offered(c)
 	local, remote = m.packetFirst(c.Name, local, remote)
 	ps = appendTerms(ps, m.wish(c), m.s.Setup.ReservedCPI)
+	if m.offersPerCPU(c) {
+		ps = appendResource(ps, nil)
+	}
 	spi := binary.BigEndian.AppendUint32(nil, m.s.Setup.ReservedSPI)
 	if x := m.s.Setup.Expected; x != nil {
 		return append(ps, x.Choice.Answer(spi), wireTS(true, local), wireTS(false, remote))
@@ -75,7 +78,7 @@ func (m *Machine) appendChildAnswer(ps []wire.Payload) []wire.Payload {
 		}
 		return ps
 	}
-	ps = appendTerms(ps, c.Mode, c.CPIIn)
+	ps = appendAnswerResource(appendTerms(ps, c.Mode, c.CPIIn), c)
 	spi := binary.BigEndian.AppendUint32(nil, c.SPIIn)
 	return append(ps, c.Chosen.Answer(spi), wireTS(true, c.PeerTS), wireTS(false, c.LocalTS))
 }
@@ -272,8 +275,10 @@ func (m *Machine) acceptTS(c *Create, cfg *ChildConfig, ps []wire.Payload) (loca
 	peerLocal, err1 := tsOf(ps, true)
 	peerRemote, err2 := tsOf(ps, false)
 	ourLocal, ourRemote := m.resolve(cfg)
-	if old := m.child(c.Old); old != nil {
-		ourLocal, ourRemote = old.LocalTS, old.PeerTS
+	for _, like := range [2]*Child{m.child(c.Old), m.child(c.Fallback)} {
+		if like != nil {
+			ourLocal, ourRemote = like.LocalTS, like.PeerTS
+		}
 	}
 	peerLocal, peerRemote = m.throughNAT(peerLocal, peerRemote, m.terms(ps).mode)
 	local, remote = selector.Narrow(ourLocal, peerLocal), selector.Narrow(ourRemote, peerRemote)
@@ -520,7 +525,7 @@ func validSPI(b []byte) bool { return len(b) == 4 && binary.BigEndian.Uint32(b) 
 
 // eventChild names a CHILD SA for observers.
 func (c *Child) eventChild() event.Child {
-	return event.Child{Name: c.Name, UniqueID: c.UniqueID, ReqID: c.ReqID, SPIIn: c.SPIIn, SPIOut: c.SPIOut, Mode: c.Mode.String(),
+	return event.Child{Name: c.Name, UniqueID: c.UniqueID, ReqID: c.ReqID, CPU: c.cpu(), PerCPU: c.Options&ChildPerCPU != 0 && !c.bound(), SPIIn: c.SPIIn, SPIOut: c.SPIOut, Mode: c.Mode.String(),
 		Encap: c.Encap, Proposal: c.Chosen.String(), LocalTS: tsTexts(c.LocalTS), RemoteTS: tsTexts(c.PeerTS)}
 }
 

@@ -91,7 +91,7 @@ func (m *Machine) newChildWanted(name string, p *Packet) {
 		return
 	case m.s.Phase < Established && name == m.s.ChildName, slices.Contains(m.s.Tasks, t), m.hasLater(t):
 		return
-	case m.s.Own != nil && m.s.Own.Kind == CreateChild && m.s.Own.Child == name:
+	case m.s.Own != nil && m.s.Own.Kind == CreateChild && m.s.Own.Child == name && m.s.Own.Fallback == 0:
 		return
 	}
 	m.wantPacket(name, p)
@@ -115,7 +115,7 @@ func (m *Machine) createTask(t Task) {
 }
 
 func (m *Machine) hasInstalled(name string) bool {
-	return slices.ContainsFunc(m.s.Children, func(c Child) bool { return c.Name == name && c.Status == ChildInstalled })
+	return slices.ContainsFunc(m.s.Children, func(c Child) bool { return c.Name == name && c.Status == ChildInstalled && !c.bound() })
 }
 
 // reconfigure moves on to the connection as it is configured now, for the sake of

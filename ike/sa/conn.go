@@ -141,6 +141,7 @@ type ChildConfig struct {
 	TFCPad                        uint32 // pad packets to this many bytes; PadToMTU: to the path's MTU; 0: none
 	SHA256By96                    bool   // cut HMAC-SHA-256 to 96 bits, for peers that do
 	ICMP                          bool   // let ICMP errors about protected packets pass
+	PerCPU                        PerCPU // further CHILD SAs, each bound to a CPU
 }
 
 // PadToMTU is the TFCPad that fills every packet.
@@ -312,7 +313,10 @@ type Settings struct {
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
 	CrashDetection     bool          // quick crash detection (RFC 6290)
 	CrashSecret        secret.Bytes  // makes our tokens for it, over restarts the same; empty: we give none
-	InstallRoutes      bool          // lead the box's own traffic into its tunnels by routes
+	// CPUs is how many CPUs may send; 0: one, as far as we know. MaxPerCPU is how many
+	// CHILD SAs bound to CPUs may stand beside one that is not, whoever asks.
+	CPUs, MaxPerCPU int
+	InstallRoutes   bool // lead the box's own traffic into its tunnels by routes
 }
 
 // DefaultSettings are strongSwan's defaults where it has them.
@@ -328,5 +332,6 @@ func DefaultSettings() Settings {
 		CrashDetection:  true,
 		PathMTUInterval: 10 * time.Minute,
 		MaxSelectors:    256,
+		MaxPerCPU:       64,
 	}
 }

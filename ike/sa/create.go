@@ -256,11 +256,14 @@ func (m *Machine) sendCreate(c *Create) {
 	if c.Single {
 		local, remote = firstPair(local, remote)
 	}
+	if f := m.child(c.Fallback); f != nil {
+		local, remote = f.LocalTS, f.PeerTS
+	}
 	if old := m.child(c.Old); old != nil {
 		local, remote = old.LocalTS, old.PeerTS
 		ps = append(ps, &wire.Notify{Protocol: wire.ProtoESP, SPI: binary.BigEndian.AppendUint32(nil, old.SPIIn), NotifyType: wire.NotifyRekeySA})
 	}
-	ps = appendTerms(ps, m.wish(cfg), c.CPI)
+	ps = m.appendOfferResource(appendTerms(ps, m.wish(cfg), c.CPI), c, cfg)
 	spi := binary.BigEndian.AppendUint32(nil, c.SPI)
 	proposals := cfg.Proposals
 	if c.KE == wire.KENone {
@@ -348,6 +351,9 @@ func (m *Machine) acceptCreate(c *Create, k *IKE, sa *wire.SA, ps []wire.Payload
 	c.Candidate = m.candidate(cfg, m.createAt(c), choice, local, remote, true)
 	c.Candidate.inherit(cfg, m.child(c.Old))
 	c.Candidate.SPIIn, c.SPI = c.SPI, 0
+	if c.Fallback != 0 && !m.bindOwn(c, cfg) {
+		return false
+	}
 	if !m.settleTerms(c.Candidate, cfg, m.terms(ps)) {
 		return false
 	}
@@ -364,10 +370,15 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 			m.later(c.task(), m.retryPause())
 		}
 		m.endOwn(true)
-	case wire.NotifyNoAdditionalSAs:
+	case wire.NotifyTSMaxQueue, wire.NotifyNoAdditionalSAs:
+		if c.Fallback != 0 {
+			m.maxQueue(c)
+			m.endOwn(false)
+			return
+		}
 		m.noAdditionalSAs(c, n)
 	case wire.NotifySinglePairRequired:
-		if c.Kind != CreateChild || c.Single {
+		if c.Kind != CreateChild || c.Single || c.Fallback != 0 {
 			m.createRefusal(c, n)
 			return
 		}
@@ -378,7 +389,7 @@ func (m *Machine) createRefused(c *Create, n *wire.Notify) {
 		// the peer's memory: ours is of no use.
 		if old := m.child(c.Old); old != nil && old.Status == ChildInstalled {
 			old.Status, old.EndReason = ChildRemoving, "the peer no longer has it"
-			if !m.hasOther(old) {
+			if !old.bound() && !m.hasOther(old) {
 				m.s.Tasks = append(m.s.Tasks, Task{Kind: taskCreateChild, Name: old.Name})
 			}
 		}
@@ -451,6 +462,9 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 		return
 	}
 	lost := c.Lost
+	if f := m.fallback(c.Fallback); f != nil {
+		f.RearmAt = time.Time{} // it has come of it
+	}
 	m.dropExchange(&m.s.Own)
 	switch {
 	case lost:

@@ -106,7 +106,12 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 	}
 	c.Candidate = m.candidate(cfg, m.childPlace(k), choice, local, remote, false)
 	c.Candidate.inherit(cfg, old)
-	m.settleTerms(c.Candidate, cfg, m.terms(ps))
+	t := m.terms(ps)
+	if !m.bindPeer(c, cfg, t) {
+		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTSMaxQueue})
+		return
+	}
+	m.settleTerms(c.Candidate, cfg, t)
 	c.Candidate.InboundOnly = old != nil
 	if c.KE != wire.KENone {
 		m.jobOf(jobEncapsulate, OfPeer)
@@ -159,7 +164,7 @@ func (m *Machine) childByPeerSPI(spi []byte) *Child {
 func (m *Machine) answerChild(c *Create, h *Child) {
 	k := m.ikeBySPI(c.On)
 	var ps []wire.Payload
-	ps = appendTerms(ps, h.Mode, h.CPIIn)
+	ps = appendAnswerResource(appendTerms(ps, h.Mode, h.CPIIn), h)
 	ps = append(ps, h.Chosen.Answer(binary.BigEndian.AppendUint32(nil, h.SPIIn)), &wire.Nonce{Data: c.Nr})
 	if c.KE != wire.KENone {
 		ps = append(ps, &wire.KE{Method: c.KE, Data: c.Public})

@@ -13,7 +13,7 @@ import (
 // stateVersion is what Encode writes. Decode reads every version from 1 on:
 // a field that is new in version n is coded under "if c.version >= n" and has
 // its zero value when read from an older one.
-const stateVersion = 3
+const stateVersion = 4
 
 // Encode appends the session's state to dst. It holds the session's keys.
 func (m *Machine) Encode(dst []byte) []byte {
@@ -125,7 +125,14 @@ func (c *coder) state(s *State) {
 	}
 }
 
-func (c *coder) task(t *Task) { num(c, &t.Kind); num(c, &t.Child); raw(c, &t.Name) }
+func (c *coder) task(t *Task) {
+	num(c, &t.Kind)
+	num(c, &t.Child)
+	raw(c, &t.Name)
+	if c.version >= 4 {
+		num(c, &t.CPU)
+	}
+}
 
 func (c *coder) orphan(o *Orphan) {
 	addr(c, &o.Dst)
@@ -165,6 +172,10 @@ func (c *coder) create(x *Create) {
 	}
 	if c.version >= 3 {
 		sha256Sum(c, &x.PeerToken)
+	}
+	if c.version >= 4 {
+		num(c, &x.Fallback)
+		num(c, &x.CPU)
 	}
 }
 
@@ -308,6 +319,11 @@ func (c *coder) child(h *Child) {
 		boolean(c, &h.OutboundGoes)
 		boolean(c, &h.Goes)
 		num(c, &h.Stop)
+	}
+	if c.version >= 4 {
+		num(c, &h.CPU)
+		boolean(c, &h.Armed)
+		instant(c, &h.RearmAt)
 	}
 }
 

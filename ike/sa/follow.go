@@ -36,7 +36,7 @@ func (m *Machine) follow(action func(*ChildConfig) FollowUp) {
 // that no packet finds neither of them.
 func (m *Machine) followChild(c *Child, action func(*ChildConfig) FollowUp) {
 	cfg := m.conn.Child(c.Name)
-	if cfg == nil || c.Status != ChildInstalled || m.child(c.OwnNew) != nil || m.child(c.PeerNew) != nil {
+	if cfg == nil || c.bound() || c.Status != ChildInstalled || m.child(c.OwnNew) != nil || m.child(c.PeerNew) != nil {
 		return // we are deleting it, or another has its place already
 	}
 	c.Then = action(cfg)

@@ -20,12 +20,12 @@ func goldens(version int) string { return fmt.Sprintf("testdata/state-v%d", vers
 // never rewritten: a new version of the encoding adds its own folder.
 func TestStateGoldens(t *testing.T) {
 	w := satest.New(12)
-	moon, sun := satest.Pair(w, satest.IKE("aes128gcm16-prfsha256-x25519-ke1_ecp256"), pfs)
+	moon, sun := satest.Pair(w, satest.IKE("aes128gcm16-prfsha256-x25519-ke1_ecp256"), pfs, perCPU(sa.PerCPUYes))
 	withTokens(moon, sun)
 	if *update {
 		writeGoldens(t, w, moon, sun)
 	}
-	for version, least := range map[int]int{1: 20, 2: 35, 3: 35} {
+	for version, least := range map[int]int{1: 20, 2: 35, 3: 35, 4: 35} {
 		files, _ := filepath.Glob(goldens(version) + "/*.bin")
 		if len(files) < least {
 			t.Fatalf("%d goldens in %s, expected %d: one for each phase that waits, and for exchanges under way", len(files), goldens(version), least)
@@ -81,6 +81,8 @@ func writeGoldens(t *testing.T, w *satest.World, moon, sun *satest.Node) {
 		n.Do(0, sa.Rekey{})
 		w.Settle(100)
 	}
+	split(moon, 0)
+	w.Settle(100)
 	moon.Do(0, sa.Terminate{})
 	w.Settle(100)
 }
@@ -95,6 +97,9 @@ func situation(m *sa.Machine) string {
 	name += "-" + m.Phase().String()
 	if s.Own != nil {
 		name += fmt.Sprintf("-own%d", s.Own.Kind)
+		if s.Own.Fallback != 0 {
+			name += "-bound"
+		}
 	}
 	if s.Peer != nil {
 		name += fmt.Sprintf("-peer%d", s.Peer.Kind)

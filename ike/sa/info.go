@@ -54,10 +54,15 @@ type ChildInfo struct {
 	UniqueID uint64 // counts from 1 within a run of the daemon
 	Name     string // name of its configuration
 	ReqID    uint32 // kernel request id that ties policies to SAs
-	State    ChildState
-	Mode     dataplane.Mode
-	Proto    dataplane.Proto
-	Encap    bool // ESP in UDP (RFC 3948)
+	// CPU is the one whose packets it carries (RFC 9611); nil: any that has none of
+	// its own. PerCPU: such ones may stand beside it; MaxQueue: the peer takes no
+	// further one.
+	CPU              *uint32
+	PerCPU, MaxQueue bool
+	State            ChildState
+	Mode             dataplane.Mode
+	Proto            dataplane.Proto
+	Encap            bool // ESP in UDP (RFC 3948)
 	// Local and Remote are where the kernel has it, as it is, since PlacedAt, with
 	// ports only when encapsulated.
 	Local, Remote netip.AddrPort

@@ -30,6 +30,8 @@ func (m *Machine) nextTask() {
 			}
 		case taskCreateChild, taskCreateSingle:
 			m.createTask(t)
+		case taskCreateBound:
+			m.boundTask(t)
 		case taskDeleteIKE:
 			if m.s.EndReason == "" {
 				m.s.EndReason = "terminated"
@@ -155,7 +157,7 @@ func (m *Machine) deleted(t Task) {
 		if c.Status != ChildDeleting || t.Kind != 0 && t != (Task{Kind: taskDeleteChild, Child: c.UniqueID}) || m.hasTask(c.UniqueID) || c.Stop == StopDue || c.Stop == StopGoes {
 			continue
 		}
-		c.Fade = c.replaced()
+		c.Fade = c.replaced() || c.bound()
 		c.Status = ChildRemoving
 		m.finishReplaced(c)
 	}
@@ -260,7 +262,7 @@ func (m *Machine) peerDeletes(d *wire.Delete) (spis []uint32, some bool) {
 			m.followChild(c, func(cfg *ChildConfig) FollowUp { return cfg.CloseAction })
 			if c.Status == ChildInstalled || c.Status == ChildDeleting {
 				c.Status, c.EndReason, some = ChildRemoving, "deleted by the peer", true
-				c.Fade = c.replaced() || m.hasOther(c)
+				c.Fade = c.replaced() || c.bound() || m.hasOther(c)
 				m.finishReplaced(c)
 				if own := m.s.Own; own != nil && own.Old == c.UniqueID && c.PeerNew != 0 {
 					own.Lost = true

@@ -40,11 +40,12 @@ type Lacks struct {
 	IPComp bool // then without compression
 	// NATKeepalive: then the machine sends them itself.
 	NATKeepalive bool
+	PerCPU       bool // then one SA for all CPUs
 }
 
 // LacksOf reads the data plane's features.
 func LacksOf(f dataplane.Features) Lacks {
-	return Lacks{IPTFS: !f.IPTFS, IPComp: !f.IPComp, NATKeepalive: !f.NATKeepalive}
+	return Lacks{IPTFS: !f.IPTFS, IPComp: !f.IPComp, NATKeepalive: !f.NATKeepalive, PerCPU: !f.PerCPU}
 }
 
 // Event is an input of the machine.

@@ -146,6 +146,8 @@ func (m *Machine) spec(ref JobRef) Spec {
 		return Kernel{m.expectOps()}
 	case jobHandOver:
 		return HandOver{m.Heir()}
+	case jobArm:
+		return m.armSpec()
 	case jobSupersede:
 		return Supersede{m.s.Reauth.Replaces, m.twin()}
 	}
@@ -181,6 +183,8 @@ func (m *Machine) jobDone(e JobDone) {
 		m.lateInstall(j.Child, e.Err)
 	case j.Kind == jobMove:
 		m.moved(j.Child, e.Err)
+	case j.Kind == jobArm:
+		m.armedDone(e.Err)
 	case j.Of != OfSession:
 		m.createJob(j.Kind, j.Of, e)
 	case e.Err != nil:

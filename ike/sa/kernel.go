@@ -158,6 +158,7 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 		s.Mode, s.ReqID, s.ESN = c.Mode, c.ReqID, c.Chosen.ESN()
 		s.Limits = c.limits(cfg)
 		s.Flags = saFlags(c.Mode, cfg)
+		s.CPU = c.cpu()
 	}
 	if cfg.SHA256By96 && c.Chosen.Integ() == wire.IntegHMACSHA2_256_128 {
 		in.Auth.ICVBits, out.Auth.ICVBits = 96, 96
@@ -203,6 +204,9 @@ func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {
 // appendPolicies installs or deletes a child's policies: out, in, and for tunnels
 // fwd. The kernel matches prefixes and port masks, so ranges become several.
 func appendPolicies(ops []dataplane.Op, c *Child, cfg *ChildConfig, install bool) []dataplane.Op {
+	if c.bound() {
+		return ops // its fallback's are enough
+	}
 	// The limit was checked when the child was agreed, and may be lower by now.
 	pairs, err := expand(c.LocalTS, c.PeerTS, math.MaxInt)
 	if err != nil {
@@ -228,6 +232,9 @@ func appendPolicies(ops []dataplane.Op, c *Child, cfg *ChildConfig, install bool
 		var flags dataplane.PolicyFlags
 		if cfg != nil && cfg.ICMP {
 			flags = dataplane.PolicyICMP
+		}
+		if dir == dataplane.Out && c.Armed {
+			flags |= dataplane.PolicyCPUAcquire
 		}
 		ops = append(ops, dataplane.InstallPolicy{Policy: dataplane.Policy{PolicyKey: key, Owner: c.UniqueID, Priority: prio, Flags: flags, Templates: t}})
 	}

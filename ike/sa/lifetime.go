@@ -87,8 +87,8 @@ func (m *Machine) overdue(now time.Time) {
 
 // scheduleIdle sets when it is looked whether a child has had traffic.
 func (m *Machine) scheduleIdle(c *Child, cfg *ChildConfig) {
-	if cfg.Inactivity > 0 {
-		c.IdleAt = m.env.Now.Add(cfg.Inactivity)
+	if d := m.inactivity(c, cfg); d > 0 {
+		c.IdleAt = m.env.Now.Add(d)
 	}
 }
 
@@ -101,10 +101,10 @@ func (m *Machine) idleDue(now time.Time) {
 			continue
 		}
 		ask = true
-		if cfg := m.conn.Child(c.Name); cfg == nil || cfg.Inactivity <= 0 {
+		if d := m.inactivity(c, m.conn.Child(c.Name)); d <= 0 {
 			c.IdleAt = time.Time{} // no longer configured
 		} else {
-			c.IdleAt = now.Add(cfg.Inactivity) // should there be no answer
+			c.IdleAt = now.Add(d) // should there be no answer
 		}
 	}
 	if ask && !m.hasJob(jobUse) {
@@ -117,8 +117,8 @@ func (m *Machine) closeIdle(uses []Use) {
 	now := m.env.Now
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
-		cfg := m.conn.Child(c.Name)
-		if c.Status != ChildInstalled || c.IdleAt.IsZero() || cfg == nil || cfg.Inactivity <= 0 {
+		limit := m.inactivity(c, m.conn.Child(c.Name))
+		if c.Status != ChildInstalled || c.IdleAt.IsZero() || limit <= 0 {
 			continue
 		}
 		last, known := c.InstalledAt, false
@@ -130,13 +130,18 @@ func (m *Machine) closeIdle(uses []Use) {
 				}
 			}
 		}
-		switch end := last.Add(cfg.Inactivity); {
+		switch end := last.Add(limit); {
 		case !known: // asked for before it was there
 		case now.Before(end):
 			c.IdleAt = end
+		case c.bound():
+			m.release(c, inactive)
+		case m.hasBound(c): // which need it, and carry the traffic
+			c.IdleAt = now.Add(limit)
 		default:
 			c.Status, c.EndReason, c.IdleAt = ChildDeleting, inactive, time.Time{}
 			m.queue(Task{Kind: taskDeleteChild, Child: c.UniqueID})
 		}
 	}
+	m.sweep()
 }

@@ -22,8 +22,9 @@ type Machine struct {
 
 	// What follows is derived from the state and never encoded.
 	conn       *Connection
-	inner      []wire.Payload   // Setup.Inner parsed
-	expectKeys *suite.ChildKeys // of the SA that jobExpect installs
+	inner      []wire.Payload         // Setup.Inner parsed
+	expectKeys *suite.ChildKeys       // of the SA that jobExpect installs
+	forget     []dataplane.SPIRequest // see Arm; empty between steps
 	acts       []Action
 	env        *Env
 	onStep     func(Transition) // tests count coverage
@@ -75,6 +76,8 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.rekey(e.ChildID)
 	case NewChild:
 		m.newChildWanted(e.Child, e.Packet)
+	case SplitChild:
+		m.split(e)
 	case Expired:
 		m.expired(e)
 	case Displaced:
@@ -100,6 +103,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 		m.fail(e.Reason)
 	}
 	m.supersede()
+	m.arm()
 	m.restCiphers()
 	return m.ordered()
 }
@@ -161,6 +165,7 @@ func (m *Machine) Deadline() time.Time {
 		if m.s.Phase == Established && c.Status == ChildInstalled {
 			sooner(c.RekeyAt)
 			sooner(c.IdleAt)
+			sooner(c.RearmAt)
 		}
 		if m.s.Phase == Established && c.Status == ChildFading {
 			sooner(c.FadeAt)
@@ -325,10 +330,15 @@ func (m *Machine) terminate(e Terminate) {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.Status == ChildInstalled && (c.UniqueID == e.ChildID || e.ChildID == 0 && c.Name == e.Child) {
+			if c.bound() {
+				m.release(c, "terminated")
+				continue
+			}
 			c.Status, c.EndReason = ChildDeleting, "terminated"
 			m.queue(Task{Kind: taskDeleteChild, Child: c.UniqueID})
 		}
 	}
+	m.sweep()
 }
 
 // queue adds a task and begins it when the window is open.

@@ -216,7 +216,7 @@ func (m *Machine) moved(id uint64, err error) {
 			m.failed(event.KernelRefused, false, c.Name, "", event.Fact{Name: "step", Value: "move"}, event.Fact{Name: "detail", Value: err.Error()})
 			c.Status, c.EndReason = ChildDeleting, "it could not be moved"
 			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskDeleteChild, Child: id})
-			if m.conn.Child(c.Name) != nil {
+			if m.conn.Child(c.Name) != nil && !c.bound() {
 				m.s.Tasks = append(m.s.Tasks, Task{Kind: taskCreateChild, Name: c.Name})
 			}
 		}

@@ -16,6 +16,8 @@ func (c *Create) task() Task {
 		t = Task{Kind: taskRekeyChild, Child: c.Old}
 	case c.Single:
 		t.Kind = taskCreateSingle
+	case c.Fallback != 0:
+		t = Task{Kind: taskCreateBound, Child: c.Fallback, CPU: c.CPU}
 	}
 	return t
 }

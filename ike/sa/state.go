@@ -367,7 +367,12 @@ type Child struct {
 	TakeOverAt time.Time
 	// OutboundGoes and Goes: the jobRemove under way does that, or takes the child out.
 	OutboundGoes, Goes bool
-	Stop               StopStep
+	CPU                uint32 // of one that is bound
+	// Armed: its outbound policies have, or are getting, the flag that makes the
+	// kernel report a packet on a CPU without an SA of its own; not before RearmAt.
+	Armed   bool
+	RearmAt time.Time
+	Stop    StopStep
 	// Fade: only the outbound half goes now.
 	Fade bool
 	// FadeAt ends a replaced child's inbound SA, which outlives the exchange for
@@ -388,6 +393,9 @@ const (
 	ChildFwdOut     ChildOptions = 1 << 2 // has forward policies for outbound traffic
 	ChildNumbered   ChildOptions = 1 << 3 // its unique marks and interface ids are chosen
 	ChildKeepsNAT   ChildOptions = 1 << 4 // its outbound SA has the kernel send NAT keepalives
+	ChildPerCPU     ChildOptions = 1 << 5 // bound ones may stand beside it (RFC 9611)
+	ChildBound      ChildOptions = 1 << 6 // it is one CPU's
+	ChildMaxQueue   ChildOptions = 1 << 7 // the peer takes no further one beside it
 )
 
 // JobKind names what an outstanding job does; the job itself is rebuilt from
@@ -411,6 +419,7 @@ const (
 	jobExpect      JobKind = 50 // the inbound SA of the child that IKE_AUTH will ask for
 	jobSupersede   JobKind = 51 // ends the session that this one replaces
 	jobHandOver    JobKind = 52 // others take over before the peer's delete is answered
+	jobArm         JobKind = 61 // the policies' flags as Child.Armed says
 )
 
 // JobRef is an outstanding job.
@@ -498,6 +507,9 @@ type Create struct {
 	At Place
 	// Single: only the first selector of each side is offered (RFC 7296 2.9.2).
 	Single bool
+	// Fallback: the new child is to be bound to CPU beside this one; 0: it is not.
+	Fallback uint64
+	CPU      uint32
 }
 
 // TaskKind is a kind of request we want to make.
@@ -515,6 +527,7 @@ const (
 	taskDeleteOther  TaskKind = 7  // Task.Child is the own SPI of an IKE SA in Others
 	taskCreateSingle TaskKind = 50 // taskCreateChild with one selector a side: SINGLE_PAIR_REQUIRED
 	taskRedirect     TaskKind = 51 // Task.Name is the gateway
+	taskCreateBound  TaskKind = 61 // a child beside Task.Child, bound to Task.CPU
 )
 
 // Task waits for the request window.
@@ -522,6 +535,7 @@ type Task struct {
 	Kind  TaskKind
 	Child uint64 // unique id of a CHILD SA, where the kind does not say otherwise
 	Name  string // where the kind says so
+	CPU   uint32 // likewise
 }
 
 // PendingAnswer is a peer's request whose answer waits for the kernel.

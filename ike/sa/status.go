@@ -47,11 +47,11 @@ func (m *Machine) Info() Info {
 	return i
 }
 
-// InKernel reports whether a CHILD SA of the configuration is in the kernel, and
-// its request id.
+// InKernel reports whether a CHILD SA of the configuration, for all CPUs, is in
+// the kernel, and its request id.
 func (m *Machine) InKernel(child string) (reqid uint32, ok bool) {
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; c.Name == child && m.childState(c).InKernel() {
+		if c := &m.s.Children[i]; c.Name == child && !c.bound() && m.childState(c).InKernel() {
 			return c.ReqID, true
 		}
 	}
@@ -60,7 +60,7 @@ func (m *Machine) InKernel(child string) (reqid uint32, ok bool) {
 
 func (m *Machine) childInfo(c *Child) ChildInfo {
 	i := ChildInfo{
-		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, State: m.childState(c), Mode: c.Mode, Proto: dataplane.ESP,
+		UniqueID: c.UniqueID, Name: c.Name, ReqID: c.ReqID, CPU: c.cpu(), PerCPU: c.Options&ChildPerCPU != 0 && !c.bound(), MaxQueue: c.Options&ChildMaxQueue != 0, State: m.childState(c), Mode: c.Mode, Proto: dataplane.ESP,
 		Local: c.place().Local, Remote: c.place().Remote, PlacedAt: c.InstalledAt, Encap: c.Encap, SPIIn: c.SPIIn, SPIOut: c.SPIOut, CPIIn: c.CPIIn, CPIOut: c.CPIOut, MarkIn: c.MarkIn, MarkOut: c.MarkOut, IfIDIn: c.IfIDIn, IfIDOut: c.IfIDOut,
 		Algorithms: algorithmsOf(c.Chosen), InstalledAt: c.InstalledAt, RekeyAt: c.RekeyAt, InboundOnly: c.InboundOnly || c.OutboundDue,
 		LocalTS: append(i0(c.LocalTS), c.LocalTS...), RemoteTS: append(i0(c.PeerTS), c.PeerTS...),
@@ -133,7 +133,7 @@ func taskName(k TaskKind) string {
 		return "IKE_DELETE"
 	case taskRekeyIKE:
 		return "IKE_REKEY"
-	case taskCreateChild, taskCreateSingle:
+	case taskCreateChild, taskCreateSingle, taskCreateBound:
 		return "CHILD_CREATE"
 	case taskRekeyChild:
 		return "CHILD_REKEY"

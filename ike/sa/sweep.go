@@ -71,6 +71,7 @@ func (m *Machine) sweepOps() []dataplane.Op {
 func (m *Machine) removed() {
 	m.s.Orphans = slices.DeleteFunc(m.s.Orphans, func(o Orphan) bool { return o.Goes })
 	var look []uint64 // children that may be duplicates now
+	var gone []Child
 	kept := m.s.Children[:0]
 	for i := range m.s.Children {
 		c := m.s.Children[i]
@@ -92,6 +93,7 @@ func (m *Machine) removed() {
 			if !c.Fade {
 				c.Keys.Wipe()
 				m.childDown(&c, c.EndReason)
+				gone = append(gone, c)
 				look = append(look, c.OwnNew, c.PeerNew)
 				continue
 			}
@@ -103,6 +105,9 @@ func (m *Machine) removed() {
 	clear(m.s.Children[len(kept):])
 	m.s.Children = kept
 	m.persist = true
+	for i := range gone {
+		m.ungroup(&gone[i])
+	}
 	for _, id := range look {
 		if c := m.child(id); c != nil {
 			m.dropTwin(c)

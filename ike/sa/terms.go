@@ -17,7 +17,9 @@ type terms struct {
 	noTFC   bool           // ESP_TFC_PADDING_NOT_SUPPORTED (RFC 7296 1.3.1)
 	cpi     uint16         // the sender's CPI for DEFLATE (RFC 7296 2.22); 0: no IPComp
 	unknown bool           // the sender demands of IPTFS what we can't do
-	i, r    netip.Addr     // the one host of the first TSi and TSr, before any NAT
+	// resource: SA_RESOURCE_INFO, the sender would have one SA a CPU (RFC 9611 6.1)
+	resource bool
+	i, r     netip.Addr // the one host of the first TSi and TSr, before any NAT
 }
 
 // Requirement flags of USE_AGGFRAG (RFC 9347 5.1).
@@ -51,6 +53,8 @@ func (m *Machine) terms(ps []wire.Payload) terms {
 			}
 		case wire.NotifyESPTFCPaddingNotSupported:
 			t.noTFC = true
+		case wire.NotifySAResourceInfo:
+			t.resource = true
 		case wire.NotifyIPCompSupported: // CPI and transform
 			if len(n.Data) == 3 && wire.IPCompTransform(n.Data[2]) == wire.IPCompDeflate {
 				t.cpi = binary.BigEndian.Uint16(n.Data)
@@ -138,6 +142,7 @@ func (m *Machine) settleTerms(c *Child, cfg *ChildConfig, t terms) (ok bool) {
 	if m.wishCPI(cfg, nil) && c.canCompress() {
 		c.CPIOut = t.cpi
 	}
+	m.settleResource(c, cfg, t)
 	return true
 }
 
@@ -158,6 +163,12 @@ func (m *Machine) sayFallback(c *Child) {
 	}
 	if cfg.TFCPad != 0 && c.Options&ChildNoTFC != 0 {
 		say("padding", "no padding")
+	}
+	if (cfg.PerCPU == PerCPUYes || cfg.PerCPU == PerCPUEncap) && c.Options&(ChildPerCPU|ChildBound) == 0 {
+		say("one SA a CPU", "one SA for all CPUs")
+	}
+	if cfg.PerCPU == PerCPUEncap && c.Options&ChildPerCPU != 0 {
+		say("a UDP port for the SAs of each CPU", "the ports of IKE")
 	}
 }
 

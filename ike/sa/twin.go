@@ -1,6 +1,6 @@
 package sa
 
-// Two CHILD SAs with one identity, name and selectors, are a duplicate, be it
+// Two CHILD SAs with one identity, name, selectors and CPU or none, are a duplicate, be it
 // that both sides have asked for it at once. As with rekeyings (RFC 7296 2.8.1)
 // one of them goes, and who has made it deletes it: the one with the lower SPIs,
 // which both sides know.
@@ -8,7 +8,7 @@ package sa
 // dropTwin looks for a duplicate of a child that has just been installed, or has
 // just got rid of the one that it replaces.
 func (m *Machine) dropTwin(c *Child) {
-	if c.Status != ChildInstalled {
+	if c.Status != ChildInstalled || c.bound() { // several of a CPU are what a peer with more CPUs makes
 		return
 	}
 	for i := range m.s.Children {
@@ -34,7 +34,7 @@ func (m *Machine) deleteTwin(id uint64) {
 }
 
 func sameIdentity(a, b *Child) bool {
-	return a.Name == b.Name && sameTS(a.LocalTS, b.LocalTS) && sameTS(a.PeerTS, b.PeerTS)
+	return inGroup(a, b) && a.bound() == b.bound() && a.CPU == b.CPU
 }
 
 // replaces reports whether n was made in the place of old.

@@ -32,9 +32,15 @@ func (u Unique) number(session, child uint64, dir dataplane.Direction) uint32 {
 	return n | base
 }
 
-// inherit gives a child the numbers of the one that it replaces.
+// inherit gives a child the CPU and the numbers of the one that it replaces, or
+// beside which it stands.
 func (c *Child) inherit(cfg *ChildConfig, old *Child) {
-	if old == nil || old.Options&ChildNumbered == 0 {
+	if old == nil {
+		return
+	}
+	c.CPU = old.CPU
+	c.Options |= old.Options & (ChildBound | ChildPerCPU)
+	if old.Options&ChildNumbered == 0 {
 		return
 	}
 	c.Options |= ChildNumbered

@@ -106,7 +106,7 @@ func (m *Machine) sessionLacks(j JobRef) (what string, known bool) {
 		return need(h != nil && h.Moving != nil && h.Status != ChildNegotiated, "a child that moves")
 	case jobContact, jobUnique:
 		return need(m.canCompare(), "set-up")
-	case jobUse:
+	case jobUse, jobArm:
 		return need(m.conn != nil, "a connection")
 	case jobExpect:
 		return need(st != nil && st.Expected != nil && m.s.Phase == Signing && m.conn.Child(m.s.ChildName) != nil, "an expected child")

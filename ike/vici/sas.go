@@ -83,6 +83,9 @@ func childSection(c *sa.ChildInfo, now time.Time) Message {
 	m.Put("name", c.Name)
 	m.PutUint("uniqueid", c.UniqueID)
 	m.PutUint("reqid", uint64(c.ReqID))
+	if c.CPU != nil {
+		m.PutUint("cpu", uint64(*c.CPU))
+	}
 	m.Put("state", c.State.String())
 	m.Put("mode", c.Mode.String())
 	if c.State.InKernel() {

@@ -20,6 +20,7 @@ func in(d time.Duration) time.Time  { return testNow.Add(d) }
 
 // everything has each field of an Info set.
 func everything() sa.Info {
+	cpu := uint32(3)
 	return sa.Info{
 		UniqueID: 7, Conn: "gw", State: sa.IKEEstablished, Initiator: true,
 		Local: netip.MustParseAddrPort("192.0.2.1:4500"), Remote: netip.MustParseAddrPort("[2001:db8::2]:4501"),
@@ -31,7 +32,7 @@ func everything() sa.Info {
 		LocalVIPs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, RemoteVIPs: []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("10.0.0.8")},
 		TasksQueued: []string{"IKE_REKEY"}, TasksActive: []string{"CHILD_CREATE", "IKE_MOBIKE"}, TasksPassive: []string{"IKE_DELETE"},
 		Children: []sa.ChildInfo{{
-			UniqueID: 9, Name: "net", ReqID: 4, State: sa.ChildSAInstalled, Mode: dataplane.Tunnel, Proto: dataplane.ESP, Encap: true,
+			UniqueID: 9, Name: "net", ReqID: 4, CPU: &cpu, State: sa.ChildSAInstalled, Mode: dataplane.Tunnel, Proto: dataplane.ESP, Encap: true,
 			SPIIn: 0xc1, SPIOut: 0xdeadbeef, CPIIn: 0x1f, CPIOut: 0x2f,
 			MarkIn: dataplane.Mark{Value: 1, Mask: 0xffffffff}, MarkOut: dataplane.Mark{Value: 2, Mask: 0xff}, IfIDIn: 1, IfIDOut: 2,
 			Algorithms: sa.Algorithms{Encr: wire.EncrAESGCM16, EncrBits: 128, KE: wire.KECurve25519, ESN: true},
@@ -54,7 +55,7 @@ func TestListSAHasCharonsKeysInCharonsOrder(t *testing.T) {
 		"if-id-in=0000002a if-id-out=0000002b encr-alg=AES_CBC encr-keysize=256 integ-alg=HMAC_SHA2_512_256 " +
 		"prf-alg=PRF_HMAC_SHA2_512 dh-group=MODP_3072 ake1=ML_KEM_768 ake3=ECP_256 ppk=yes established=90 rekey-time=3600 reauth-time=7200 " +
 		"local-vips=[10.0.0.9] remote-vips=[fd00::1 10.0.0.8] tasks-queued=[IKE_REKEY] tasks-active=[CHILD_CREATE IKE_MOBIKE] tasks-passive=[IKE_DELETE] " +
-		"child-sas {net-9 {name=net uniqueid=9 reqid=4 state=INSTALLED mode=TUNNEL protocol=ESP encap=yes spi-in=000000c1 spi-out=deadbeef " +
+		"child-sas {net-9 {name=net uniqueid=9 reqid=4 cpu=3 state=INSTALLED mode=TUNNEL protocol=ESP encap=yes spi-in=000000c1 spi-out=deadbeef " +
 		"cpi-in=001f cpi-out=002f mark-in=00000001 mark-out=00000002 mark-mask-out=000000ff if-id-in=00000001 if-id-out=00000002 " +
 		"encr-alg=AES_GCM_16 encr-keysize=128 dh-group=CURVE_25519 esn=1 bytes-in=1000 packets-in=10 use-in=3 bytes-out=2000 packets-out=20 use-out=0 " +
 		"rekey-time=1800 life-time=2400 install-time=60 local-ts=[10.1.0.0/16] remote-ts=[10.2.0.3..10.2.0.9 10.2.0.1/32[tcp/80]]}}}"

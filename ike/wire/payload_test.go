@@ -79,6 +79,8 @@ var payloadTests = []struct {
 	{"Nonce shortest", PayloadNonce, `00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f`,
 		&Nonce{Data: []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}}},
 	{"Notify status", PayloadNotify, `00 00 40 06 63 6f`, &Notify{NotifyType: NotifyCookie, Data: []byte("co")}},
+	{"Notify of a CPU (RFC 9611 6.1)", PayloadNotify, `00 00 40 3c 00 00 00 07`, &Notify{NotifyType: NotifySAResourceInfo, Data: []byte{0, 0, 0, 7}}},
+	{"Notify of no more CPUs (RFC 9611 6.2)", PayloadNotify, `00 00 00 30`, &Notify{NotifyType: NotifyTSMaxQueue, Data: []byte{}}},
 	{"Notify with SPI", PayloadNotify, `03 04 40 09 01 02 03 04`,
 		&Notify{Protocol: ProtoESP, SPI: []byte{1, 2, 3, 4}, NotifyType: NotifyRekeySA, Data: []byte{}}},
 	{"Delete IKE SA", PayloadDelete, `01 00 00 00`, &Delete{Protocol: ProtoIKE, SPIs: []byte{}}},

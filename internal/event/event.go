@@ -58,6 +58,8 @@ type Child struct {
 	Name              string   // name of the child's configuration
 	UniqueID          uint64   // counts from 1 within a run of the daemon
 	ReqID             uint32   // kernel request id that ties policies to SAs
+	CPU               *uint32  // the one that it is bound to (RFC 9611); nil: none
+	PerCPU            bool     // ones that are bound may stand beside it
 	SPIIn, SPIOut     uint32   // ESP SPIs, ours and the peer's
 	Mode              string   // TUNNEL, TRANSPORT, …
 	Encap             bool     // UDP encapsulated
@@ -66,6 +68,9 @@ type Child struct {
 }
 
 func (c *Child) fields(e *zerolog.Event) {
+	if c.CPU != nil {
+		e.Uint32("cpu", *c.CPU)
+	}
 	e.Str("child", c.Name).Uint64("child_id", c.UniqueID).Uint32("reqid", c.ReqID).
 		Hex("spi_in", be32(c.SPIIn)).Hex("spi_out", be32(c.SPIOut)).
 		Str("mode", c.Mode).Bool("encap", c.Encap).Str("esp", c.Proposal).

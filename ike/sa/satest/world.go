@@ -66,6 +66,8 @@ type Node struct {
 	// Restarts and Traps are the actions of these kinds, each "connection/child".
 	Restarts, Traps []string
 	Keepalives      int // actions of this kind
+	// Forgot are the acquires that the data plane was told to forget.
+	Forgot []dataplane.SPIRequest
 	// Refuses has messages for unknown IKE SPIs answered, as an engine does.
 	Refuses bool
 
@@ -315,6 +317,9 @@ func (n *Node) perform(i int, spec sa.Spec) (any, error) {
 		return n.supersede(n.Sessions[i], s), nil
 	case sa.Kernel:
 		return nil, n.DP.Apply(s.Ops)
+	case sa.Arm:
+		n.Forgot = append(n.Forgot, s.Forget...)
+		return nil, s.Perform(n.DP)
 	case sa.AskContact:
 		return n.contact(s.Contact, false), nil
 	case sa.AskUnique:
