@@ -85,6 +85,8 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if fast != nil {
 		fast.Follow(bus)
 	}
+	tuner := newTuner(fast, cfg, runDir, bus, log)
+	defer func() { err = errors.Join(err, tuner.close()) }()
 	eng, err := engine.New(engine.Options{
 		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited, Keeper: notify}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
@@ -105,11 +107,13 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		old := force.file
 		err := force.reload()
 		reloadFastPath(fast, old, force.file)
+		tuner.reload(old, force.file)
 		notify.send("READY=1")
 		return err
 	}
 	tasks := make(chan func())
-	server := vici.NewServer(vici.Config{Engine: facade{eng, force, again, tasks}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log})
+	server := vici.NewServer(vici.Config{Engine: facade{eng, force, again, tasks}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log,
+		More: tuner.commands()})
 	if err := listen(server, runDir, cfg.Settings.SwanctlOn, log); err != nil {
 		return errors.Join(err, eng.Close())
 	}
@@ -123,6 +127,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		// After IKE: the kernel verifies programs for up to half a minute.
 		go loadFastPath(fast, runDir, log)
 	}
+	tuner.run()
 	for {
 		select {
 		case <-hup:

@@ -38,6 +38,7 @@ type cli struct {
 	Version versionCmd `cmd:"" help:"Versions of espctl and of the daemon."`
 	SA      saCmd      `cmd:"" name:"sa" help:"IKE SAs and their CHILD SAs."`
 	Conn    connCmd    `cmd:"" help:"Configured connections: bring up, take down."`
+	Tune    tuneCmd    `cmd:"" help:"The tuner: what it does to keep CPUs evenly busy, and why."`
 	SPI     spiCmd     `cmd:"" name:"spi" help:"What the fast path counts of each SA; works without the daemon, as the rest below."`
 	Drop    dropCmd    `cmd:"" help:"Packets that were lost, by SA and reason."`
 	Guard   guardCmd   `cmd:"" help:"What stops packets that nobody asked for."`

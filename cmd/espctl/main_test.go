@@ -65,6 +65,7 @@ func serve(env *testscript.Env, path string, engine *vicitest.Engine) error {
 	s := vici.NewServer(vici.Config{
 		Engine: engine, Events: &engine.Bus, Log: zerolog.Nop(), Now: func() time.Time { return vicitest.Now },
 		Version: vici.Version{Daemon: "espalierd", Version: "1.2.3", SysName: "Linux", Release: "6.12", Machine: "x86_64"},
+		More:    tunerOf(),
 	})
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -60,6 +60,7 @@ type Runner struct {
 
 	work  sync.Mutex // held for a round
 	tuner *Tuner
+	last  Observation // of the last round; none while the mode is Off
 
 	mu      sync.Mutex // guards what follows, and is never held for long
 	mode    Mode
@@ -136,6 +137,7 @@ func (r *Runner) round(ctx context.Context) time.Duration {
 		return r.tuner.limits.MinRound // nothing to compare with yet
 	}
 	o.System.Settings = r.settings()
+	r.last = o
 	d := r.tuner.Decide(o)
 	r.mu.Lock()
 	r.loads, r.seen, r.blind = d.Loads, r.cfg.Now(), ""
@@ -167,9 +169,7 @@ func (r *Runner) act(ctx context.Context, mode Mode, d *Decision) {
 	var moves []Move
 	var which []int
 	for i, p := range d.Actions {
-		if spi := spiOf(p.Action); spi != 0 && r.cfg.Name != nil {
-			p.Action = withName(p.Action, r.cfg.Name(spi))
-		}
+		p.Action = r.named(p.Action)
 		entries[i] = Entry{At: r.cfg.Now(), Loads: d.Loads, Planned: p, Advised: mode == Advise}
 		if m, ok := p.Action.(Move); ok {
 			moves, which = append(moves, m), append(which, i)
@@ -259,6 +259,9 @@ func (r *Runner) SetMode(m Mode) error {
 	r.mu.Lock()
 	r.mode = m
 	r.mu.Unlock()
+	if m == Off {
+		r.last = Observation{}
+	}
 	r.poke()
 	if m == On {
 		return nil
@@ -305,6 +308,59 @@ func (r *Runner) Status() Status {
 	defer r.mu.Unlock()
 	return Status{Mode: r.mode, Limits: r.limits.withDefaults(), Loads: append([]Load(nil), r.loads...), Seen: r.seen, Blind: r.blind,
 		Changed: changed, Entries: len(r.journal.ring)}
+}
+
+// adviceTime is how long the box is looked at for advice while the mode is Off.
+const adviceTime = time.Second
+
+// Advice says what the tuner would do if the load stayed as it was seen last, and
+// does nothing. Errors: the box cannot be observed.
+func (r *Runner) Advice(ctx context.Context) ([]Entry, error) {
+	r.work.Lock()
+	defer r.work.Unlock()
+	o := r.last
+	if o.Interval <= 0 {
+		for again := range 2 {
+			if again > 0 {
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-time.After(adviceTime):
+				}
+			}
+			var err error
+			if o, err = r.cfg.Box.Observe(); err != nil {
+				return nil, err
+			}
+		}
+		o.System.Settings = r.settings()
+	}
+	return r.advice(o), nil
+}
+
+// advice is what a tuner decides that sees one observation again and again.
+func (r *Runner) advice(o Observation) (out []Entry) {
+	t := New(r.tuner.limits)
+	for range max(patience, shortRounds) {
+		d := t.Decide(o)
+		for _, p := range d.Actions {
+			if slices.ContainsFunc(out, func(e Entry) bool { return same(e.Planned.Action, p.Action) }) {
+				continue
+			}
+			p.Action = r.named(p.Action)
+			out = append(out, Entry{At: r.cfg.Now(), Times: 1, Loads: d.Loads, Planned: p, Advised: true})
+		}
+	}
+	return out
+}
+
+// named is an action with its SA's name.
+func (r *Runner) named(a Action) Action {
+	spi := spiOf(a)
+	if spi == 0 || r.cfg.Name == nil {
+		return a
+	}
+	return withName(a, r.cfg.Name(spi))
 }
 
 // History is the journal, the oldest entry first.

@@ -140,6 +140,9 @@ func TestRunnerAdvises(t *testing.T) {
 		if b.moves > 0 || !s.untouched() {
 			t.Error("advising changed something")
 		}
+		if a, err := r.Advice(ctx); err != nil || len(a) < 3 || !a[0].Advised || a[0].Planned.Reason.Text == "" {
+			t.Errorf("advice %+v, error %v; want moves and settings", a, err)
+		}
 		if h := r.History(); len(h) == 0 || !h[0].Advised || h[0].Outcome != "" {
 			t.Errorf("history %v; want advice", h)
 		}
@@ -150,6 +153,9 @@ func TestRunnerAdvises(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if len(r.History()) != before {
 			t.Error("still deciding while off")
+		}
+		if a, err := r.Advice(ctx); err != nil || len(a) < 3 {
+			t.Errorf("advice while off %+v, error %v; want moves and settings", a, err)
 		}
 		if err := r.SetMode(On); err != nil {
 			t.Error(err)

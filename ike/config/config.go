@@ -79,6 +79,7 @@ type Settings struct {
 	RoutingPrio  uint32 // of the rule that looks it up
 	PathMTU      bool   // of connections that don't say
 	FastPath     FastPath
+	Tuner        Tuner
 }
 
 // FastPath are the settings of the BPF programs.
@@ -86,12 +87,19 @@ type FastPath struct {
 	On              bool
 	Outside, Inside []string // network interfaces; empty: found
 	Guard           string   // off, log, on
-	Steering        string   // off, hash, pinned
+	Steering        string   // off, hash, pinned, auto
 	MSS             bool
 	MaxSPIs         int
 	// IKE_SA_INIT requests of one prefix: a second (0: any number), at once, and the
 	// prefixes' lengths.
 	InitRate, InitBurst, InitPrefix4, InitPrefix6 int
+}
+
+// Tuner are the settings of the tuner: its mode (off, advise, on) and what it may do
+// in a round; 0: none.
+type Tuner struct {
+	Mode                    string
+	Moves, Splits, Settings int
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -204,6 +212,8 @@ func (c *compiler) settings(n *node) Settings {
 		InitRate: int(get[uint32](n, "init_rate")), InitBurst: int(get[uint32](n, "init_burst")),
 		InitPrefix4: int(get[uint32](n, "init_prefix_v4")), InitPrefix6: int(get[uint32](n, "init_prefix_v6")),
 	}
+	s.Tuner = Tuner{Mode: get[string](n, "tune"), Moves: int(get[uint32](n, "tune_moves")), Splits: int(get[uint32](n, "tune_splits")),
+		Settings: int(get[uint32](n, "tune_settings"))}
 	s.BlockLeaks, s.BypassLAN = get[string](n, "leak") == "block", get[bool](n, "bypass_lan")
 	s.SA.Port = uint16(get[uint32](n, "port"))
 	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))

@@ -13,6 +13,15 @@ import (
 // ends the connection; a command that merely failed says so in its reply.
 type command func(*client, Message) (Message, error)
 
+// answer makes it a command of the server.
+func (f Command) answer(c *client, req Message) (Message, error) {
+	m, err := f(c.ctx, req)
+	if err != nil {
+		return failure("%s", err), nil
+	}
+	return append(success(), m...), nil
+}
+
 // findCommand returns the command of that name, nil when the server knows none.
 func findCommand(name string) command {
 	switch name {

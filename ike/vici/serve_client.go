@@ -161,6 +161,9 @@ func (c *client) handle(p *Packet) (Packet, error) {
 	switch p.Type {
 	case CmdRequest:
 		cmd := findCommand(p.Name)
+		if more := c.srv.cfg.More[p.Name]; cmd == nil && more != nil {
+			cmd = more.answer
+		}
 		if cmd == nil {
 			return Packet{Type: CmdUnknown}, nil
 		}

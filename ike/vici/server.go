@@ -25,12 +25,18 @@ type Config struct {
 	Version   Version
 	Log       zerolog.Logger
 	Now       func() time.Time // default time.Now
+	// More are commands beside the server's own, by name.
+	More map[string]Command
 
 	MaxClients   int           // connections at a time, default 64; more are closed at once
 	QueueLimit   int           // octets that wait for one client at most, default 1 MiB
 	WriteTimeout time.Duration // for a client to take what waits for it, default 10 s
 	ReadTimeout  time.Duration // for a client to finish a segment it began, default 10 s
 }
+
+// Command answers a request; its context ends with the client. An error is the
+// reply of a command that failed.
+type Command func(context.Context, Message) (Message, error)
 
 // Version is what the version command tells.
 type Version struct {

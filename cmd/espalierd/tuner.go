@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/rs/zerolog"
+
+	"espalier/dataplane/flow"
+	"espalier/dataplane/host"
+	"espalier/dataplane/tune"
+	"espalier/ike/config"
+	"espalier/ike/vici"
+	"espalier/internal/event"
+)
+
+// tuner is the tuner with what the daemon does for it.
+type tuner struct {
+	*tune.Runner
+	names *childNames
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	err   error
+}
+
+// newTuner makes it; run starts it. What a former run changed of the box is given
+// back first. An error is no reason for a gateway not to start: the tuner is nil.
+func newTuner(fast *flow.Flow, cfg *config.Config, runDir string, bus *event.Bus, log zerolog.Logger) *tuner {
+	settings, err := host.OpenSettings(filepath.Join(runDir, filepath.Base(host.DefaultSettings)), host.Local{})
+	if err != nil {
+		log.Error().Err(err).Msg("no tuner")
+		return nil
+	}
+	var paths tune.Paths = noPaths{}
+	if fast != nil {
+		paths = fast
+	}
+	t := &tuner{names: followNames(bus)}
+	t.Runner, err = tune.NewRunner(tune.Config{Box: tune.NewBox(paths), Settings: settings, Mode: tune.Mode(cfg.Settings.Tuner.Mode),
+		Limits: tunerLimits(cfg), Log: log, Name: t.names.of})
+	if t.Runner == nil {
+		t.names.close()
+		log.Error().Err(err).Msg("no tuner")
+		return nil
+	}
+	if err != nil {
+		log.Warn().Err(err).Msg("not every setting that a former run changed could be given back")
+	}
+	return t
+}
+
+// run starts it.
+func (t *tuner) run() {
+	if t == nil {
+		return
+	}
+	var ctx context.Context
+	ctx, t.stop = context.WithCancel(context.Background())
+	t.done.Go(func() { t.err = t.Run(ctx) })
+}
+
+// close ends it: settings are given back, SAs stay where they are.
+func (t *tuner) close() error {
+	if t == nil {
+		return nil
+	}
+	if t.stop != nil {
+		t.stop()
+		t.done.Wait()
+	}
+	t.names.close()
+	return t.err
+}
+
+// reload takes a changed configuration over; what espctl has set stays unless it has
+// changed.
+func (t *tuner) reload(old, next *config.Config) {
+	if t == nil || old.Settings.Tuner == next.Settings.Tuner {
+		return
+	}
+	t.SetLimits(tunerLimits(next))
+	_ = t.SetMode(tune.Mode(next.Settings.Tuner.Mode)) // what is not given back now is at the end
+}
+
+// tunerLimits are the configuration's.
+func tunerLimits(cfg *config.Config) tune.Limits {
+	none := func(n int) int {
+		if n == 0 {
+			return -1
+		}
+		return n
+	}
+	c := &cfg.Settings.Tuner
+	return tune.Limits{Moves: none(c.Moves), Splits: none(c.Splits), Settings: none(c.Settings)}
+}
+
+// Commands of the control socket: their answers have JSON in a list, a part an
+// element.
+const (
+	tuneShow    = "tune-show"
+	tuneHistory = "tune-history" // of entries after the one with the id "after"; "more" when there are further ones
+	tuneAdvise  = "tune-advise"  // entries of what would be done now
+	tuneSet     = "tune-set"     // "mode"; answers as tuneShow
+)
+
+// historyPage is how many entries an answer has at most; one is less than 4 KiB.
+const historyPage = 100
+
+// commands are what clients of the control socket can ask of it.
+func (t *tuner) commands() map[string]vici.Command {
+	if t == nil {
+		return nil
+	}
+	return map[string]vici.Command{
+		tuneShow: func(context.Context, vici.Message) (vici.Message, error) { return t.show() },
+		tuneSet: func(_ context.Context, req vici.Message) (vici.Message, error) {
+			if err := t.SetMode(tune.Mode(req.Text("mode"))); err != nil {
+				return nil, err
+			}
+			return t.show()
+		},
+		tuneAdvise:  func(ctx context.Context, _ vici.Message) (vici.Message, error) { return t.advise(ctx) },
+		tuneHistory: func(_ context.Context, req vici.Message) (vici.Message, error) { return t.history(req) },
+	}
+}
+
+func (t *tuner) show() (vici.Message, error) {
+	status := t.Status()
+	return jsonList(status.Report())
+}
+
+func (t *tuner) advise(ctx context.Context) (vici.Message, error) {
+	entries, err := t.Advice(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var parts []any
+	for _, e := range entries[:min(len(entries), historyPage)] {
+		parts = append(parts, e.Report())
+	}
+	return jsonList(parts...)
+}
+
+func (t *tuner) history(req vici.Message) (vici.Message, error) {
+	after := uint64(0)
+	if s := req.Text("after"); s != "" {
+		var err error
+		if after, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return nil, fmt.Errorf("after %q: expected the number of an entry", s)
+		}
+	}
+	var page []any
+	more := false
+	for _, e := range t.History() {
+		switch {
+		case e.ID <= after:
+		case len(page) == historyPage:
+			more = true
+		default:
+			page = append(page, e.Report())
+		}
+	}
+	m, err := jsonList(page...)
+	m.PutFlag("more", more)
+	return m, err
+}
+
+func jsonList(parts ...any) (m vici.Message, err error) {
+	var list []string
+	for _, p := range parts {
+		b, jsonErr := json.Marshal(p)
+		err = errors.Join(err, jsonErr)
+		list = append(list, string(b))
+	}
+	m.PutList("json", list)
+	return m, err
+}
+
+// childNames knows which CHILD SA an inbound SPI is.
+type childNames struct {
+	stop  chan struct{}
+	done  sync.WaitGroup
+	mu    sync.Mutex
+	names map[uint32]string
+}
+
+// namesRoom is how many events may wait for childNames.
+const namesRoom = 4096
+
+func followNames(bus *event.Bus) *childNames {
+	n := &childNames{stop: make(chan struct{}), names: map[uint32]string{}}
+	sub := bus.Subscribe(namesRoom)
+	n.done.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-n.stop:
+				return
+			case <-sub.Wait():
+			}
+			for r, ok := sub.Next(); ok; r, ok = sub.Next() {
+				n.take(r.Event)
+			}
+		}
+	})
+	return n
+}
+
+func (n *childNames) take(e event.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch ev := e.(type) {
+	case event.ChildUp:
+		n.names[ev.Child.SPIIn] = ev.Conn + "/" + ev.Child.Name
+	case event.ChildDown:
+		delete(n.names, ev.Child.SPIIn)
+	}
+}
+
+// of is the name of an inbound SPI's CHILD SA, connection and child; empty: not known.
+func (n *childNames) of(spi uint32) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.names[spi]
+}
+
+func (n *childNames) close() {
+	close(n.stop)
+	n.done.Wait()
+}
+
+// noPaths is where no fast path is: there are no SAs to move.
+type noPaths struct{}
+
+func (noPaths) Traffic() iter.Seq[*flow.Traffic]                          { return func(func(*flow.Traffic) bool) {} }
+func (noPaths) SteerCPUs() []int                                          { return nil }
+func (noPaths) Shift(context.Context, []flow.Shift) (none []flow.Shifted) { return none }
+func (noPaths) Taken(int) uint64                                          { return 0 }
+func (noPaths) Queue() int                                                { return 0 }
