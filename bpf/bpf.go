@@ -235,8 +235,8 @@ func sized(load func() (*ebpf.CollectionSpec, error), s Sizes) (*ebpf.Collection
 	if err != nil {
 		return nil, err
 	}
-	if !compiled() {
-		withoutKernelFunctions(spec)
+	if !compiled() || !typed() {
+		WithoutTypes(spec)
 	}
 	if err := knowKernelFunctions(spec); err != nil {
 		return nil, err
@@ -251,9 +251,16 @@ func compiled() bool {
 	return err == nil && len(b) > 0 && b[0] != '0'
 }
 
-// withoutKernelFunctions makes the programs find that the kernel has none of the functions they would like to call. What they would read of
-// the answers is never reached then; its place need not be looked up in the kernel's types, which such a kernel may not have.
-func withoutKernelFunctions(spec *ebpf.CollectionSpec) {
+// typed says whether this kernel describes its types (CONFIG_DEBUG_INFO_BTF).
+func typed() bool {
+	_, err := btf.LoadKernelSpec()
+	return err == nil
+}
+
+// WithoutTypes makes programs of an object such that kernels take them which have no description of their types, or which do not let
+// programs call their functions: the programs find that the kernel has none of those they would like to call. What they would read of the
+// answers is never reached then; its place need not be looked up. The functions above do so where this kernel is such a one.
+func WithoutTypes(spec *ebpf.CollectionSpec) {
 	for _, p := range spec.Programs {
 		if p.Type == ebpf.Tracing {
 			continue // nothing of it works there

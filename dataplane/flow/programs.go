@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
 	"espalier/bpf"
@@ -155,13 +154,7 @@ func carryConfig(now, was bpf.Config) bpf.Config {
 }
 
 func newPrograms(specs []*ebpf.CollectionSpec, m *maps) *programs {
-	p := &programs{specs: specs, maps: m, loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
-	if _, err := btf.LoadKernelSpec(); err != nil {
-		for _, spec := range specs {
-			withoutTypes(spec)
-		}
-	}
-	return p
+	return &programs{specs: specs, maps: m, loaded: map[string]*ebpf.Program{}, failed: map[string]error{}}
 }
 
 // need loads those of the programs that are not loaded, each for itself, so that
@@ -182,33 +175,6 @@ func (p *programs) need(wanted func(name string, spec *ebpf.ProgramSpec) bool, s
 			if err := p.load(one.Copy()); err != nil {
 				p.failed[name] = err
 			}
-		}
-	}
-}
-
-// withoutTypes makes programs that a kernel without BTF takes (CONFIG_DEBUG_INFO_BTF
-// is off): functions of the kernel that a program calls if there are any count as
-// missing, and fields of its structures, which only what those return has, are
-// where the programs' own declarations have them.
-func withoutTypes(spec *ebpf.CollectionSpec) {
-	for _, p := range spec.Programs {
-		names := map[string]bool{}
-		for i := range p.Instructions {
-			names[p.Instructions[i].Symbol()] = true
-		}
-		for i := range p.Instructions {
-			ins := &p.Instructions[i]
-			plain := asm.Instruction{OpCode: ins.OpCode, Dst: ins.Dst, Src: ins.Src, Offset: ins.Offset, Constant: ins.Constant}
-			ref := ins.Reference()
-			switch {
-			case ins.IsKfuncCall():
-				plain = asm.Mov.Imm(asm.R0, 0)
-			case ins.OpCode.IsDWordLoad() && ref != "" && spec.Maps[ref] == nil && !names[ref]:
-				plain = asm.LoadImm(ins.Dst, 0, asm.DWord)
-			case btf.CORERelocationMetadata(ins) == nil:
-				continue
-			}
-			*ins = plain.WithSymbol(ins.Symbol()).WithSource(ins.Source())
 		}
 	}
 }

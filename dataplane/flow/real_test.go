@@ -137,7 +137,7 @@ func TestWithoutTypes(t *testing.T) {
 		}
 		spec, err := o.spec(sizes)
 		must(t, err)
-		withoutTypes(spec)
+		bpf.WithoutTypes(spec)
 		for name, p := range spec.Programs {
 			for i := range p.Instructions {
 				if ins := &p.Instructions[i]; ins.IsKfuncCall() || btf.CORERelocationMetadata(ins) != nil {
