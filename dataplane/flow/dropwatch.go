@@ -24,14 +24,8 @@ const (
 // an SA and reason, with what was lost since the last one.
 type dropWatch struct {
 	began bool // what was counted before is known
-	sas   map[spiID]map[Reason]*told
+	sas   map[nameKey]map[Reason]*told
 	names map[nameKey]childName
-}
-
-// spiID is an SA, and no later one with its SPI.
-type spiID struct {
-	Key
-	generation uint32
 }
 
 // told is what has been said of an SA and reason.
@@ -40,8 +34,8 @@ type told struct {
 	at      time.Time
 }
 
-// nameKey finds the CHILD SA of an entry; the peer's SPIs are unique with the
-// request id only.
+// nameKey finds the CHILD SA of an entry, wherever its addresses move; the peer's
+// SPIs are unique with the request id only.
 type nameKey struct {
 	dir   dataplane.Direction
 	spi   uint32
@@ -51,7 +45,7 @@ type nameKey struct {
 type childName struct{ conn, child string }
 
 func newDropWatch() *dropWatch {
-	return &dropWatch{sas: map[spiID]map[Reason]*told{}, names: map[nameKey]childName{}}
+	return &dropWatch{sas: map[nameKey]map[Reason]*told{}, names: map[nameKey]childName{}}
 }
 
 // childUp notes the names of a CHILD SA, childDown forgets them.
@@ -72,10 +66,10 @@ func (w *dropWatch) childDown(ev *event.ChildDown) {
 func (w *dropWatch) look(now time.Time, list []SPI, window func(Key) uint32) []event.Dropped {
 	var out []event.Dropped
 	var tell []*told
-	sas := make(map[spiID]map[Reason]*told)
+	sas := make(map[nameKey]map[Reason]*told)
 	for i := range list {
 		s := &list[i]
-		id := spiID{s.Key, s.Generation}
+		id := nameKey{s.Dir, s.SPI, s.ReqID}
 		for _, d := range s.Drops {
 			if sas[id] == nil {
 				sas[id] = w.sas[id]
@@ -87,6 +81,9 @@ func (w *dropWatch) look(now time.Time, list []SPI, window func(Key) uint32) []e
 			if t == nil {
 				t = &told{}
 				sas[id][d.Reason] = t
+			}
+			if d.Packets < t.packets {
+				*t = told{} // another SA has the SPI now
 			}
 			switch {
 			case !w.began:

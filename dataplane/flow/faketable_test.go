@@ -16,9 +16,10 @@ type fakeTable struct {
 	room    int // 0: no end
 	inStep  bool
 	inserts int
+	moved   map[Key]Key // from, to
 }
 
-func newFakeTable() *fakeTable { return &fakeTable{entries: map[Key]Attrs{}} }
+func newFakeTable() *fakeTable { return &fakeTable{entries: map[Key]Attrs{}, moved: map[Key]Key{}} }
 
 var errFull = errors.New("full")
 
@@ -36,10 +37,18 @@ func (f *fakeTable) Insert(k Key, a Attrs) error {
 func (f *fakeTable) Remove(k Key) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, had := f.entries[k]; !had {
+	_, had := f.entries[k]
+	if _, moved := f.moved[k]; !had && !moved {
 		panic(fmt.Sprintf("removed %+v, which is not there", k))
 	}
 	delete(f.entries, k)
+}
+
+func (f *fakeTable) Move(from, to Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.entries, from)
+	f.moved[from] = to
 }
 
 func (f *fakeTable) InStep(is bool) {

@@ -17,6 +17,9 @@ type Table interface {
 	Insert(Key, Attrs) error
 	// Remove takes an entry out; nothing happens when there is none.
 	Remove(Key)
+	// Move takes an entry out whose SA goes on under another key, which is in already,
+	// with its counts. Nothing happens when one of them is not there.
+	Move(from, to Key)
 	// InStep says whether the table has every inbound SPI of the kernel. While it
 	// has not, the guard drops nothing.
 	InStep(bool)
@@ -121,6 +124,16 @@ func (s *spiKeeper) dropLocked(k dataplane.SAKey) {
 	s.stepLocked()
 }
 
+// moveLocked removes an SA that goes on as another.
+func (s *spiKeeper) moveLocked(from, to dataplane.SAKey) {
+	e, had := s.sas[from]
+	heir, has := s.sas[to]
+	if had && has && s.refs[e.key] == 1 && e.key != heir.key && !s.full[e.key] && !s.full[heir.key] {
+		s.table.Move(e.key, heir.key)
+	}
+	s.dropLocked(from)
+}
+
 // retryLocked gives the room that came free to an SA that found none.
 func (s *spiKeeper) retryLocked() {
 	for key := range s.full {
@@ -184,6 +197,9 @@ func (s *spiKeeper) follow(dp dataplane.SAWatcher, c *dataplane.SAChange) {
 	}
 }
 
+// sameSA is what an SA keeps when its addresses change.
+type sameSA struct{ spi, reqID uint32 }
+
 // resync makes the table what the kernel lists. Until it is done, and when the
 // kernel cannot be listed, the table is not in step.
 func (s *spiKeeper) resync(list func() (dataplane.Snapshot, error)) error {
@@ -202,15 +218,26 @@ func (s *spiKeeper) resync(list func() (dataplane.Snapshot, error)) error {
 		return err
 	}
 	listed := make(map[dataplane.SAKey]bool, len(snap.SAs))
+	fresh := map[sameSA]dataplane.SAKey{}
 	for i := range snap.SAs {
 		sa := &snap.SAs[i]
 		listed[sa.SAKey] = true
-		if !touched[sa.SAKey] {
-			s.foreignLocked(sa)
+		if touched[sa.SAKey] {
+			continue
 		}
+		if _, had := s.sas[sa.SAKey]; !had && sa.ReqID != 0 {
+			fresh[sameSA{sa.SPI, sa.ReqID}] = sa.SAKey
+		}
+		s.foreignLocked(sa)
 	}
-	for k := range s.sas {
-		if !listed[k] && !touched[k] {
+	for k, e := range s.sas {
+		if listed[k] || touched[k] {
+			continue
+		}
+		// Another daemon's migration shows as one that went and one that came.
+		if to, moved := fresh[sameSA{k.SPI, e.attrs.ReqID}]; moved {
+			s.moveLocked(k, to)
+		} else {
 			s.dropLocked(k)
 		}
 	}

@@ -27,6 +27,13 @@ type spiTable struct {
 type goneSlot struct {
 	slot uint32
 	at   time.Time
+	heir *heir // nil: its SA has ended
+}
+
+// heir is the slot that a moved SA has now.
+type heir struct {
+	slot, generation uint32
+	carried          *table.Carried
 }
 
 // lastCount is how long a program may still count for an SA that it found just
@@ -126,7 +133,37 @@ func (s *spiTable) Remove(k Key) {
 	s.freeLocked()
 	if slot, ok := s.t.Remove(tableKey(k)); ok {
 		delete(s.fixed, slot)
-		s.gone = append(s.gone, goneSlot{slot, time.Now()})
+		s.gone = append(s.gone, goneSlot{slot, time.Now(), nil})
+	}
+}
+
+// Move implements Table.
+func (s *spiTable) Move(from, to Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.freeLocked()
+	slot, ok := s.t.Lookup(tableKey(to))
+	if !ok {
+		return
+	}
+	sa, _ := s.t.Slot(slot)
+	old, ok := s.t.Remove(tableKey(from))
+	if !ok {
+		return
+	}
+	delete(s.fixed, old)
+	h := &heir{slot: slot, generation: sa.Generation}
+	s.carryLocked(old, h)
+	s.gone = append(s.gone, goneSlot{old, time.Now(), h})
+}
+
+// carryLocked gives the heir what the old slot counted since the last call.
+func (s *spiTable) carryLocked(old uint32, h *heir) {
+	if sa, ok := s.t.Slot(h.slot); !ok || sa.Generation != h.generation {
+		return // it has gone as well
+	}
+	if c, err := s.t.Carry(old, h.slot, h.carried); err == nil {
+		h.carried = c
 	}
 }
 
@@ -134,6 +171,9 @@ func (s *spiTable) Remove(k Key) {
 func (s *spiTable) freeLocked() {
 	n := 0
 	for ; n < len(s.gone) && time.Since(s.gone[n].at) >= lastCount; n++ {
+		if h := s.gone[n].heir; h != nil {
+			s.carryLocked(s.gone[n].slot, h)
+		}
 		_ = s.t.Free(s.gone[n].slot) // fails only for a slot that was not removed
 	}
 	s.gone = s.gone[n:]

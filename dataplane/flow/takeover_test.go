@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -277,4 +278,49 @@ func TestGuardOfAKilledDaemon(t *testing.T) {
 		t.Error("the next daemon has not listed the kernel's SAs, expected the guard out of step")
 	}
 	must(t, f.Close())
+}
+
+// TestMovedCounts: what an SA counted before it moved counts on under its new key,
+// with what the programs count for the old one a moment later.
+func TestMovedCounts(t *testing.T) {
+	pins := needKernel(t)
+	f := open(t, options(t, pins))
+	defer f.Close()
+	a, err := mapCounters(f.maps.table(), f.tab.Sizes())
+	must(t, err)
+	defer func() { must(t, a.unmap()) }()
+	from, to := Key{dataplane.Out, there, 0x1000}, Key{dataplane.Out, other, 0x1000}
+	must(t, f.spis.Insert(from, Attrs{ReqID: 7}))
+	old, _ := f.tab.Lookup(tableKey(from))
+	count := func(slot uint32, n uint64) {
+		for cpu := range a.cpus {
+			c := &a.counters[cpu*a.slots+int(slot)]
+			c.Packets += n
+			c.Bytes += 100 * n
+			c.LastUsed = n
+		}
+		a.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] += n
+	}
+	count(old, 5)
+	must(t, f.spis.Insert(to, Attrs{ReqID: 7}))
+	heir, _ := f.tab.Lookup(tableKey(to))
+	count(heir, 2)
+	f.spis.Move(from, to)
+	f.spis.Move(from, to) // nothing more
+	expect := func(n uint64) {
+		t.Helper()
+		c, drops := f.tab.Counters(heir), f.tab.Drops(heir)
+		if c.Packets != n*uint64(a.cpus) || c.Bytes != 100*c.Packets || c.LastUsed != 5 || drops[bpf.DropReplay] != n {
+			t.Errorf("%+v, %d drops, expected %d packets a CPU", c, drops[bpf.DropReplay], n)
+		}
+	}
+	expect(7)
+	if _, ok := f.tab.Lookup(tableKey(from)); ok {
+		t.Error("the old key is still there")
+	}
+	count(old, 1)
+	time.Sleep(lastCount)
+	f.spis.Remove(Key{dataplane.Out, other, 0x9999}) // any change gives slots back
+	expect(8)
+	f.spis.Remove(to)
 }

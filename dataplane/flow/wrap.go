@@ -97,7 +97,7 @@ func (w *wrapped) ReserveSPI(r dataplane.SPIRequest) (uint32, error) {
 func (w *wrapped) Apply(ops []dataplane.Op) error {
 	w.spis.mu.Lock()
 	defer w.spis.mu.Unlock()
-	after := w.spis.planLocked(ops)
+	after, moves := w.spis.planLocked(ops)
 	before := map[dataplane.SAKey]entry{}
 	for k, e := range after {
 		if e == nil {
@@ -117,23 +117,36 @@ func (w *wrapped) Apply(ops []dataplane.Op) error {
 		}
 		return err
 	}
-	for k, e := range after {
-		if e == nil {
-			w.spis.dropLocked(k)
-		} else {
-			w.spis.setLocked(k, *e)
-		}
-	}
+	w.spis.followLocked(after, moves)
 	if w.mss != nil {
 		w.mss.applied(ops)
 	}
 	return nil
 }
 
+// followLocked makes the table what the operations have made of the kernel.
+func (s *spiKeeper) followLocked(after map[dataplane.SAKey]*entry, moves map[dataplane.SAKey]dataplane.SAKey) {
+	for k, e := range after {
+		if e != nil {
+			s.setLocked(k, *e)
+		}
+	}
+	for k, e := range after {
+		if e != nil {
+			continue
+		}
+		if to, moved := moves[k]; moved {
+			s.moveLocked(k, to)
+		} else {
+			s.dropLocked(k)
+		}
+	}
+}
+
 // planLocked says what the operations make of the SAs they are about: the entry
-// that each has in the end, nil when it is gone.
-func (s *spiKeeper) planLocked(ops []dataplane.Op) map[dataplane.SAKey]*entry {
-	after := map[dataplane.SAKey]*entry{}
+// that each has in the end, nil when it is gone, and what those are now that moved.
+func (s *spiKeeper) planLocked(ops []dataplane.Op) (after map[dataplane.SAKey]*entry, moves map[dataplane.SAKey]dataplane.SAKey) {
+	after, moves = map[dataplane.SAKey]*entry{}, map[dataplane.SAKey]dataplane.SAKey{}
 	now := func(k dataplane.SAKey) *entry {
 		if e, ok := after[k]; ok {
 			return e
@@ -161,13 +174,14 @@ func (s *spiKeeper) planLocked(ops []dataplane.Op) map[dataplane.SAKey]*entry {
 			k.Dst = o.NewDst
 			moved.key = keyOf(&k, o.Dir)
 			after[o.Key], after[k] = nil, &moved
+			moves[o.Key] = k
 		case dataplane.DeleteSA:
 			if o.Key.Proto == dataplane.ESP {
 				after[o.Key] = nil
 			}
 		}
 	}
-	return after
+	return after, moves
 }
 
 // Close implements dataplane.DataPlane. The entries stay: so do the SAs.

@@ -314,3 +314,49 @@ func TestOldNews(t *testing.T) {
 		t.Error("the entry of an SA that the kernel ended stays")
 	}
 }
+
+// TestCountsFollowMoves: an SA that gets other addresses goes on as the same, by our
+// own move and by another daemon's.
+func TestCountsFollowMoves(t *testing.T) {
+	table := newFakeTable()
+	f := dataplane.NewFake(dataplane.FakeOptions{})
+	w := &wrapped{DataPlane: f, spis: newSPIKeeper(table, zerolog.Nop(), isHere), stopWatch: func() {}}
+	defer w.Close()
+	out := sa(dataplane.Out, there, 0x2000)
+	apply := func(ops ...dataplane.Op) {
+		t.Helper()
+		if err := w.Apply(ops); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(dataplane.InstallSA{SA: out})
+	apply(dataplane.MoveSA{Key: out.SAKey, Dir: dataplane.Out, NewDst: other})
+	from, to := Key{dataplane.Out, there, 0x2000}, Key{dataplane.Out, other, 0x2000}
+	if got, ok := table.moved[from]; !ok || got != to {
+		t.Errorf("own move: %+v, expected from %+v to %+v", table.moved, from, to)
+	}
+	table.moved = map[Key]Key{}
+
+	foreign := func(dst netip.Addr, spi, reqID uint32) dataplane.InstalledSA {
+		return dataplane.InstalledSA{SAKey: dataplane.SAKey{Dst: dst, Proto: dataplane.ESP, SPI: spi}, Src: here, ReqID: reqID}
+	}
+	resync := func(gone, come []dataplane.InstalledSA) {
+		t.Helper()
+		for _, s := range gone {
+			f.Foreign(s, true)
+		}
+		for _, s := range come {
+			f.Foreign(s, false)
+		}
+		if err := w.spis.resync(f.List); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b, c := foreign(there, 0x3000, 5), foreign(there, 0x3001, 6), foreign(there, 0x3002, 0)
+	resync(nil, []dataplane.InstalledSA{a, b, c})
+	resync([]dataplane.InstalledSA{a, b, c}, []dataplane.InstalledSA{foreign(other, 0x3000, 5), foreign(other, 0x3001, 7), foreign(other, 0x3002, 0)})
+	from, to = Key{dataplane.Out, there, 0x3000}, Key{dataplane.Out, other, 0x3000}
+	if got, ok := table.moved[from]; !ok || got != to || len(table.moved) != 1 {
+		t.Errorf("another daemon's: %+v, expected from %+v to %+v and no other", table.moved, from, to)
+	}
+}

@@ -190,6 +190,46 @@ func (t *Table) Insert(k bpf.Key, attr Attr) (slot uint32, err error) {
 	return slot, nil
 }
 
+// Carried is what Carry has taken over from a slot.
+type Carried struct {
+	rows  []bpf.Counters // by CPU
+	drops [bpf.DropReasons]uint64
+}
+
+// Carry adds to one SA's counters what another's slot, which may have been removed,
+// counted since the last call with the same was (nil: in all). A packet that one of
+// the programs counts at this very moment under the heir may cost what a CPU's row
+// carries: moves are rare, and counts are no accounts. Errors: the heir is not in use.
+func (t *Table) Carry(from, to uint32, was *Carried) (*Carried, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.live(to); err != nil {
+		return nil, err
+	}
+	if was == nil {
+		was = &Carried{rows: make([]bpf.Counters, t.sizes.CPUs)}
+	}
+	for cpu := range t.sizes.CPUs {
+		now, had := t.CountersOn(cpu, from), &was.rows[cpu]
+		if now == *had {
+			continue
+		}
+		c := &t.a.Counters[cpu*t.sizes.Slots+int(to)]
+		atomic.AddUint64(&c.Packets, now.Packets-had.Packets)
+		atomic.AddUint64(&c.Bytes, now.Bytes-had.Bytes)
+		if now.LastUsed > atomic.LoadUint64(&c.LastUsed) {
+			atomic.StoreUint64(&c.LastUsed, now.LastUsed)
+		}
+		*had = now
+	}
+	drops := t.Drops(from)
+	for r, n := range drops {
+		atomic.AddUint64(&t.a.DropCounts[int(to)*len(drops)+r], n-was.drops[r])
+	}
+	was.drops = drops
+	return was, nil
+}
+
 // clear sets a slot's counters to zero.
 func (t *Table) clear(slot uint32) {
 	for cpu := range t.sizes.CPUs {
