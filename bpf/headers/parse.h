@@ -25,7 +25,10 @@ enum kind {
 enum link { LINK_ETHERNET, LINK_RAW }; /* LINK_RAW: begins with the IP header */
 
 struct packet {
-	struct sa_key key;     /* destination; of ESP the SPI, too */
+	union {
+		struct sa_key key; /* destination; of ESP the SPI, too */
+		__u64 word[3];     /* the same, as it is written and hashed */
+	};
 	__u64 src[2];          /* source, as in sa_key */
 	__u8 kind;             /* enum kind */
 	__u8 family;           /* 4, 6; 0: not IP */
@@ -38,6 +41,19 @@ struct packet {
 	__u32 bytes;           /* from the IP header on, as that header says */
 	void *header;          /* ESP: its SPI; IKE: its header; else what follows IP's headers */
 };
+
+/* Parts of sa_key's first word. The key is put together in registers and written in
+ * whole words: a CPU that reads eight bytes which lie in its store buffer as several
+ * pieces waits until they are in the cache, behind every earlier write, and so behind the
+ * counters of the packets before, which memory is still to deliver. */
+#define WORD_DIR(dir) ((__u64)(dir) << 32)
+#define WORD_FAMILY(family) ((__u64)(family) << 40)
+
+/* word_at reads eight bytes of a packet, where four are aligned. */
+static __always_inline __u64 word_at(const __be32 *half)
+{
+	return half[0] | (__u64)half[1] << 32;
+}
 
 struct ethhdr {
 	__u8 dst[6], src[6];
@@ -65,7 +81,7 @@ struct ip6 {
 	__be32 version_flow;
 	__be16 length;
 	__u8 next, hops;
-	__u8 src[16], dst[16];
+	__be32 src[4], dst[4];
 };
 
 struct ip6_ext {
@@ -116,7 +132,7 @@ static __always_inline void parse_esp(struct packet *p, void *end)
 		p->kind = KIND_BAD_ESP;
 		return;
 	}
-	p->key.spi = esp->spi;
+	p->word[0] |= esp->spi;
 	p->seq = esp->seq;
 	p->kind = KIND_ESP;
 }
@@ -204,9 +220,10 @@ static __always_inline void parse_ip4(const struct config *c, struct packet *p, 
 	header = (ip->version_ihl & 15) * 4;
 	if (ip->version_ihl >> 4 != 4 || header < sizeof(*ip) || bpf_ntohs(ip->length) < header)
 		return;
-	p->family = p->key.family = 4;
-	*(__be32 *)p->key.addr = ip->dst;
-	*(__be32 *)p->src = ip->src;
+	p->family = 4;
+	p->word[0] |= WORD_FAMILY(4);
+	p->word[1] = ip->dst;
+	p->src[0] = ip->src;
 	p->bytes = bpf_ntohs(ip->length);
 	p->proto = ip->proto;
 	if (unlikely(ip->fragment & bpf_htons(0x3fff))) {
@@ -232,9 +249,12 @@ static __always_inline void parse_ip6(const struct config *c, struct packet *p, 
 	p->kind = KIND_MALFORMED;
 	if (at > end || (*(__u8 *)ip >> 4) != 6)
 		return;
-	p->family = p->key.family = 6;
-	__builtin_memcpy(p->key.addr, ip->dst, 16);
-	__builtin_memcpy(p->src, ip->src, 16);
+	p->family = 6;
+	p->word[0] |= WORD_FAMILY(6);
+	p->word[1] = word_at(ip->dst);
+	p->word[2] = word_at(ip->dst + 2);
+	p->src[0] = word_at(ip->src);
+	p->src[1] = word_at(ip->src + 2);
 	p->bytes = bpf_ntohs(ip->length) + (__u32)sizeof(*ip);
 	next = ip->next;
 	for (int i = 0; i <= MAX_IP6_EXT; i++) {
@@ -272,7 +292,7 @@ static __always_inline void parse(const struct config *c, struct packet *p, void
 	void *at = start;
 	__be16 proto;
 
-	*p = (struct packet){ .key.dir = dir, .header = start };
+	*p = (struct packet){ .word[0] = WORD_DIR(dir), .header = start };
 	if (link == LINK_ETHERNET) {
 		struct ethhdr *eth = at;
 
