@@ -87,10 +87,12 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	tuner := newTuner(fast, cfg, runDir, bus, log)
 	defer func() { err = errors.Join(err, tuner.close()) }()
+	scripts := newScripts(cfg, bus, log)
+	defer scripts.Close() // after the engine, whose CHILD SAs go at the end
 	eng, err := engine.New(engine.Options{
 		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings, Log: log,
 		SocketOptions: sockets.Options{Inherited: inherited, Keeper: notify}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
-		CrashSecret: crashSecret(stateDir, log), PacketGuard: packetGuard(fast),
+		CrashSecret: crashSecret(stateDir, log), Updown: scripts, PacketGuard: packetGuard(fast),
 	})
 	if err != nil {
 		return err

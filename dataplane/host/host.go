@@ -36,6 +36,10 @@ type Verbs interface {
 	// MountBPF mounts a BPF file system on the folder, usually /sys/fs/bpf; nil when
 	// there is one.
 	MountBPF(dir string) error
+	// RunScript runs a command by the shell until it ends, or ctx does, which kills it
+	// with all that it has started. line is called for each line that it prints.
+	// Errors: how it ended.
+	RunScript(ctx context.Context, command string, env []string, line func(string)) error
 	// AddAddress puts an address on an interface.
 	AddAddress(Address) error
 	// RemoveAddress takes it off; nil when it is not there.

@@ -33,6 +33,8 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 		CopyECN:        get[bool](n, "copy_ecn"),
 		IPComp:         get[bool](n, "ipcomp"),
 		Interface:      get[string](n, "interface"),
+		Updown:         get[string](n, "updown"),
+		HostAccess:     get[bool](n, "hostaccess"),
 		SHA256By96:     get[bool](n, "sha256_96"),
 		ICMP:           get[bool](n, "icmp"),
 	}

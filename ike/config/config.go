@@ -68,10 +68,11 @@ type Settings struct {
 	// The same for the peers of one prefix, and the prefixes' lengths.
 	HalfOpenPerPrefix, HalfOpenPrefix4, HalfOpenPrefix6 int
 
-	RunDir       string // folder of journal and control socket
-	SwanctlOn    bool   // listen where swanctl looks, too
-	StateDir     string // folder of what outlives a reboot
-	BlockLeaks   bool   // leak = block
+	UpdownLimit  time.Duration // for a run of an updown script
+	RunDir       string        // folder of journal and control socket
+	SwanctlOn    bool          // listen where swanctl looks, too
+	StateDir     string        // folder of what outlives a reboot
+	BlockLeaks   bool          // leak = block
 	BypassLAN    bool
 	VirtualIP    bool   // put received virtual addresses on the box
 	VirtualIPOn  string // interface for them; empty: the one towards the peer
@@ -198,6 +199,7 @@ func (c *compiler) settings(n *node) Settings {
 		HalfOpenPrefix4:   int(get[uint32](n, "half_open_prefix_v4")),
 		HalfOpenPrefix6:   int(get[uint32](n, "half_open_prefix_v6")),
 
+		UpdownLimit:  get[time.Duration](n, "updown_timeout"),
 		RunDir:       get[string](n, "run_dir"),
 		SwanctlOn:    get[bool](n, "swanctl_socket"),
 		StateDir:     get[string](n, "state_dir"),
@@ -238,6 +240,9 @@ func (c *compiler) settings(n *node) Settings {
 	}
 	if s.SA.RetransmitTimeout == 0 {
 		c.rep.add(n.at("retransmit_timeout"), "a retransmit_timeout of at least 1s", "0s", "")
+	}
+	if s.UpdownLimit == 0 {
+		c.rep.add(n.at("updown_timeout"), "an updown_timeout of at least 1s", "0s", "")
 	}
 	if s.SA.HalfOpenTimeout == 0 {
 		c.rep.add(n.at("half_open_timeout"), "a half_open_timeout of at least 1s", "0s", "")

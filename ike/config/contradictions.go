@@ -106,6 +106,9 @@ func (c *compiler) shuntContradictions(n *node, ch *sa.ChildConfig) {
 	if !ch.Policies {
 		c.rep.add(n.at("policies"), "policies = yes, since mode is "+mode, "no", "")
 	}
+	if ch.Updown != "" {
+		c.rep.add(n.at("updown"), "no updown, since mode is "+mode, quote(ch.Updown), "it is for CHILD SAs")
+	}
 	if ch.Interface != "" {
 		c.rep.add(n.at("interface"), "no interface, since mode is "+mode, quote(ch.Interface), "shunts are for all of them")
 	}

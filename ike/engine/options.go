@@ -47,6 +47,19 @@ type Store interface {
 	Remove(id uint64)
 }
 
+// Updown follows CHILD SAs for the scripts that their configurations name. Shards
+// call its methods, which must not wait.
+type Updown interface {
+	// ChildUp: a CHILD SA with a script is installed; info is its session.
+	ChildUp(cfg *sa.ChildConfig, child event.Child, info *sa.Info)
+	// ChildDown: a CHILD SA, by its unique id, has gone, with a script or without.
+	ChildDown(child uint64)
+	// NameServers came with the virtual addresses of an IKE SA.
+	NameServers(ike uint64, servers []netip.Addr)
+	// IKEDown: an IKE SA has gone.
+	IKEDown(ike uint64)
+}
+
 // Settings are the knobs of the daemon. A zero field takes the default.
 type Settings struct {
 	sa.Settings
@@ -130,6 +143,9 @@ type Options struct {
 	// SocketOptions, whose addresses and ports come from Settings.
 	Sockets       Transport
 	SocketOptions sockets.Options
+
+	// Updown is told of CHILD SAs, for scripts; nil: nobody is.
+	Updown Updown
 
 	// CrashSecret makes the tokens of quick crash detection (RFC 6290): 32 random
 	// octets, after a restart the same as before; empty: peers get none.

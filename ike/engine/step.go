@@ -74,6 +74,7 @@ func (s *shard) perform(x *session, a sa.Action) {
 		s.observe(x, a.Event)
 		s.e.bus.Publish(s.env.Now, a.Event)
 		s.sighted(x, a.Event)
+		s.updown(x, a.Event)
 	case sa.Authenticated:
 		s.e.counters.established.Add(1)
 		s.settle(x)
@@ -111,6 +112,33 @@ func (s *shard) sighted(x *session, ev event.Event) {
 	switch ev.(type) {
 	case event.IKEUp, event.IKEDown, event.IKERekeyed, event.IKEMoved, event.ChildUp, event.ChildDown:
 		bus.Publish(s.env.Now, sa.Sighting{Event: ev, Info: x.m.Info()})
+	}
+}
+
+// updown tells who runs scripts what happened.
+func (s *shard) updown(x *session, ev event.Event) {
+	u := s.e.opts.Updown
+	if u == nil {
+		return
+	}
+	switch ev := ev.(type) {
+	case event.ChildUp:
+		conn := s.env.Conns.ByName(ev.Conn)
+		if conn == nil {
+			return
+		}
+		if cfg := conn.Child(ev.Child.Name); cfg != nil && cfg.Updown != "" {
+			info := x.m.Info()
+			u.ChildUp(cfg, ev.Child, &info)
+		}
+	case event.ChildDown:
+		u.ChildDown(ev.Child.UniqueID)
+	case event.VirtualAddresses:
+		if !ev.Given {
+			u.NameServers(ev.UniqueID, ev.DNS)
+		}
+	case event.IKEDown:
+		u.IKEDown(ev.UniqueID)
 	}
 }
 

@@ -120,14 +120,18 @@ type ChildConfig struct {
 	// What is taken off the Rekey limits at most, at random.
 	RandTime               time.Duration
 	RandBytes, RandPackets uint64
-	Inactivity             time.Duration // without traffic for so long it is closed; 0: never
-	ReqID                  uint32        // fixed request id; 0: from the registry
-	Priority               uint32        // policy priority; 0: from the selector
-	ReplayWindow           uint32        // packets
-	MarkIn, MarkOut        dataplane.Mark
-	MarkInSA               bool // put MarkIn on the inbound SA, too
-	SetMarkIn, SetMarkOut  dataplane.Mark
-	IfIDIn, IfIDOut        uint32
+	// Updown is a command that is run when the CHILD SA comes and goes; empty: none.
+	// HostAccess is told to it.
+	Updown                string
+	HostAccess            bool
+	Inactivity            time.Duration // without traffic for so long it is closed; 0: never
+	ReqID                 uint32        // fixed request id; 0: from the registry
+	Priority              uint32        // policy priority; 0: from the selector
+	ReplayWindow          uint32        // packets
+	MarkIn, MarkOut       dataplane.Mark
+	MarkInSA              bool // put MarkIn on the inbound SA, too
+	SetMarkIn, SetMarkOut dataplane.Mark
+	IfIDIn, IfIDOut       uint32
 	// The unique ones are chosen for each CHILD SA; of a mark only the mask counts.
 	UniqueMarkIn, UniqueMarkOut   Unique
 	UniqueIfIDIn, UniqueIfIDOut   Unique

@@ -333,6 +333,20 @@ func (v FellBack) MarshalZerologObject(e *zerolog.Event) {
 	e.Str("child", v.ChildName).Str("wanted", v.Wanted).Str("instead", v.Instead)
 }
 
+// ScriptFailed: an updown script ended with an error, could not be run, or took too
+// long. Nothing else follows from it.
+type ScriptFailed struct {
+	Conn, ChildName string
+	Verb            string // what it was to do, e.g. up-client
+	Command, Reason string
+}
+
+func (ScriptFailed) Message() string      { return "updown script failed" }
+func (ScriptFailed) Level() zerolog.Level { return zerolog.WarnLevel }
+func (v ScriptFailed) MarshalZerologObject(e *zerolog.Event) {
+	e.Str("conn", v.Conn).Str("child", v.ChildName).Str("verb", v.Verb).Str("command", v.Command).Str("reason", v.Reason)
+}
+
 // Retrying: a set-up goes on in another way than we began it.
 type Retrying struct {
 	IKE

@@ -34,6 +34,7 @@ var floors = []floor{
 	{"tools", []string{anything}},
 
 	{"ike/vici", []string{"ike/engine", "ike/config", "ike/sa", "ike/lease", "ike/auth", "ike/pki", "ike/suite", "ike/wire", "dataplane", "dataplane/selector"}},
+	{"ike/updown", []string{"ike/sa", "dataplane", "dataplane/selector"}},
 	{"ike/engine", []string{"ike/config", "ike/sa", "ike/lease", "ike/auth", "ike/pki", "ike/suite", "ike/wire", "dataplane", "dataplane/selector"}},
 	{"ike/config", []string{"ike/sa", "ike/lease", "ike/auth", "ike/pki", "ike/suite", "ike/wire", "dataplane", "dataplane/selector"}},
 	{"ike/sa", []string{"ike/lease", "ike/auth", "ike/pki", "ike/suite", "ike/wire", "dataplane", "dataplane/selector"}},

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"os"
+
+	"github.com/rs/zerolog"
+
+	"espalier/dataplane/host"
+	"espalier/ike/config"
+	"espalier/ike/updown"
+	"espalier/internal/event"
+)
+
+// defaultPath is the PATH of updown scripts when the daemon has none.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// newScripts follows CHILD SAs with updown scripts.
+func newScripts(cfg *config.Config, bus *event.Bus, log zerolog.Logger) *updown.Scripts {
+	path := os.Getenv("PATH")
+	if path == "" {
+		path = defaultPath
+	}
+	return updown.New(updown.Options{
+		Run: func(ctx context.Context, s updown.Script, line func(string)) error {
+			return host.Local{}.RunScript(ctx, s.Command, s.Env, line)
+		},
+		Interface: func(local, remote netip.Addr) string {
+			way, err := host.WayTo(local, remote)
+			if err != nil {
+				log.Warn().Stringer("remote", remote).Err(err).Msg("no network interface for an updown script")
+				return ""
+			}
+			return way.Link
+		},
+		Limit: cfg.Settings.UpdownLimit, Path: path, Bus: bus, Log: log,
+	})
+}
