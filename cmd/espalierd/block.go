@@ -13,7 +13,7 @@ import (
 // block installs the policies of leak = block while no daemon runs: before the
 // network is up, from a unit of its own. The next start takes them over.
 func block(f flags, log zerolog.Logger) (err error) {
-	cfg, err := load(f.Config, log)
+	cfg, err := load(f, log)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func block(f flags, log zerolog.Logger) (err error) {
 // unblock removes all that runs which have ended left in the kernel. It works
 // without a sound configuration: who needs it may have none.
 func unblock(f flags, log zerolog.Logger) (err error) {
-	cfg, err := config.Load(f.Config)
+	cfg, err := config.LoadWith(f.Config, f.options())
 	if err != nil {
 		cfg = &config.Config{Settings: config.Settings{RunDir: config.DefaultRunDir}}
 		log.Warn().Str("config", f.Config).Str("run_dir", cfg.Settings.RunDir).Msg("the configuration cannot be read, its run_dir is taken to be the default")

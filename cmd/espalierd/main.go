@@ -31,14 +31,16 @@ const (
 
 // flags are the whole command line.
 type flags struct {
-	Config   string           `placeholder:"FILE" default:"${config}" help:"Configuration file (${default})."`
-	Check    bool             `xor:"mode" help:"Read and check the configuration, print one line a mistake, and exit."`
-	Block    bool             `xor:"mode" help:"Install what leak = block asks for, before the network is up, and exit."`
-	Unblock  bool             `xor:"mode" help:"Remove what a run that has ended left in the kernel, the blocks of leak = block included, and exit."`
-	RunDir   string           `placeholder:"DIR" help:"Folder of the journal and the control socket, instead of the configuration's."`
-	StateDir string           `placeholder:"DIR" help:"Folder of what outlives a reboot, instead of the configuration's."`
-	LogLevel string           `enum:"trace,debug,info,warn,error" default:"info" help:"Least level to log: ${enum} (${default})."`
-	Version  kong.VersionFlag `help:"Print the version and exit."`
+	Config   string `placeholder:"FILE" default:"${config}" help:"Configuration file (${default})."`
+	Check    bool   `xor:"mode" help:"Read and check the configuration, print one line a mistake, and exit."`
+	Block    bool   `xor:"mode" help:"Install what leak = block asks for, before the network is up, and exit."`
+	Unblock  bool   `xor:"mode" help:"Remove what a run that has ended left in the kernel, the blocks of leak = block included, and exit."`
+	RunDir   string `placeholder:"DIR" help:"Folder of the journal and the control socket, instead of the configuration's."`
+	StateDir string `placeholder:"DIR" help:"Folder of what outlives a reboot, instead of the configuration's."`
+	LogLevel string `enum:",trace,debug,info,warn,error" default:"" placeholder:"LEVEL" help:"Least level to log: trace, debug, info, warn or error (what the loggers of strongswan.conf say, else info)."`
+	// StrongSwan's settings of charon that have a meaning here.
+	StrongswanConf string           `placeholder:"FILE" help:"strongswan.conf whose settings of charon count where the configuration does not say otherwise (${strongswan}, if it is there)."`
+	Version        kong.VersionFlag `help:"Print the version and exit."`
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -53,7 +55,7 @@ func run(args []string, stdout, stderr *os.File) int {
 	var f flags
 	code, done := -1, false
 	parser, err := kong.New(&f, kong.Name("espalierd"), kong.Description("The daemon of Espalier, an IPsec gateway."),
-		kong.Vars{"config": config.DefaultPath, "version": "espalierd " + version()},
+		kong.Vars{"config": config.DefaultPath, "strongswan": config.DefaultStrongSwan, "version": "espalierd " + version()},
 		kong.Writers(stdout, stderr), kong.Exit(func(c int) { code, done = c, true }))
 	if err != nil {
 		fmt.Fprintf(stderr, "espalierd: %v\n", err)
@@ -67,10 +69,9 @@ func run(args []string, stdout, stderr *os.File) int {
 		fmt.Fprintf(stderr, "espalierd: %v (see --help)\n", err)
 		return exitUsage
 	case f.Check:
-		return check(f.Config, stdout, stderr)
+		return check(f, stdout, stderr)
 	}
-	level, _ := zerolog.ParseLevel(f.LogLevel) // an enum of its names
-	log := newLog(stderr, isatty.IsTerminal(stderr.Fd()), level)
+	log := newLog(stderr, isatty.IsTerminal(stderr.Fd()), zerolog.TraceLevel).Level(f.level())
 	switch {
 	case f.Block:
 		return exitCode(block(f, log), log)
@@ -91,9 +92,26 @@ func exitCode(err error, log zerolog.Logger) int {
 	return 0
 }
 
+// level is the least level to log before strongswan.conf was read.
+func (f *flags) level() zerolog.Level {
+	level, _ := zerolog.ParseLevel(f.LogLevel) // an enum of its names
+	if f.LogLevel == "" {
+		level = zerolog.InfoLevel
+	}
+	return level
+}
+
+// options are those that the configuration is loaded with.
+func (f *flags) options() config.Options {
+	if f.StrongswanConf == "" {
+		return config.Options{StrongSwan: config.DefaultStrongSwan, Optional: true}
+	}
+	return config.Options{StrongSwan: f.StrongswanConf}
+}
+
 // check loads the configuration and reports on it, one line a mistake.
-func check(path string, stdout, stderr io.Writer) int {
-	cfg, err := config.Load(path)
+func check(f flags, stdout, stderr io.Writer) int {
+	cfg, err := config.LoadWith(f.Config, f.options())
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitFailed
@@ -101,7 +119,10 @@ func check(path string, stdout, stderr io.Writer) int {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(stdout, "warning:", w)
 	}
-	fmt.Fprintf(stdout, "%s: no mistakes, connections: %d\n", path, len(cfg.Connections))
+	for _, key := range cfg.StrongSwan.Unused {
+		fmt.Fprintf(stdout, "%s: not used: %s\n", cfg.StrongSwan.Path, key)
+	}
+	fmt.Fprintf(stdout, "%s: no mistakes, connections: %d\n", f.Config, len(cfg.Connections))
 	return 0
 }
 

@@ -140,7 +140,7 @@ func TestReload(t *testing.T) {
 	log := zerolog.New(&out)
 	r := &recorder{}
 
-	f := newInForce(path, first, r, log)
+	f := newInForce(flags{Config: path}, first, r, log)
 
 	write(t, path, strings.Replace(good, "remote_ts", "remote_tz", 1))
 	if err := f.reload(); err == nil || f.file != first || len(r.calls) != 0 || !strings.Contains(out.String(), "the running configuration stays") {
@@ -193,7 +193,7 @@ func TestTwoOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &recorder{}
-	f := newInForce(path, file, r, zerolog.Nop())
+	f := newInForce(flags{Config: path}, file, r, zerolog.Nop())
 	last := func() engine.Changes { return r.calls[len(r.calls)-1] }
 	const conn = `%s { remote_addrs = 192.0.2.8
   local { auth = psk

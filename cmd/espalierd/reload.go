@@ -21,7 +21,7 @@ type applier interface {
 // inForce is the configuration in force: what the file says and what clients of the
 // control socket loaded. The main loop changes it, others read what is running.
 type inForce struct {
-	path    string
+	from    flags
 	to      applier
 	log     zerolog.Logger
 	file    *config.Config
@@ -30,8 +30,8 @@ type inForce struct {
 }
 
 // newInForce begins with the file alone, which the engine has already.
-func newInForce(path string, file *config.Config, to applier, log zerolog.Logger) *inForce {
-	f := &inForce{path: path, to: to, log: log, file: file, loaded: &config.Loaded{}}
+func newInForce(from flags, file *config.Config, to applier, log zerolog.Logger) *inForce {
+	f := &inForce{from: from, to: to, log: log, file: file, loaded: &config.Loaded{}}
 	f.running.Store(file)
 	return f
 }
@@ -39,8 +39,8 @@ func newInForce(path string, file *config.Config, to applier, log zerolog.Logger
 // reload reads the file again and applies what differs. After any error, which is
 // logged, what was in force stays so.
 func (f *inForce) reload() error {
-	f.log.Info().Str("config", f.path).Msg("reloading the configuration")
-	file, err := load(f.path, f.log)
+	f.log.Info().Str("config", f.from.Config).Msg("reloading the configuration")
+	file, err := load(f.from, f.log)
 	if err == nil {
 		_, err = settingsOf(file)
 	}

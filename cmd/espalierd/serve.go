@@ -38,15 +38,18 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"} {
 		os.Unsetenv(v) // not for children
 	}
-	cfg, err := load(f.Config, log)
+	cfg, err := load(f, log)
 	if err != nil {
 		return err
 	}
+	levels := levelsOf(f, cfg)
+	log = levels.log(log, "default")
+	tellStrongSwan(cfg, log)
 	runDir := f.RunDir
 	if runDir == "" {
 		runDir = cfg.Settings.RunDir
 	}
-	dp, err := openKernel(f, cfg, log)
+	dp, err := openKernel(f, cfg, levels.log(log, "knl"))
 	if err != nil {
 		return err
 	}
@@ -60,7 +63,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeFastPath(fast, plane)) }()
 	routes, err := route.Open(route.Options{JournalDir: runDir, VirtualIP: cfg.Settings.VirtualIP, On: cfg.Settings.VirtualIPOn,
-		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: log})
+		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: levels.log(log, "knl")})
 	if err != nil {
 		return err
 	}
@@ -87,10 +90,11 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	tuner := newTuner(fast, cfg, runDir, bus, log)
 	defer func() { err = errors.Join(err, tuner.close()) }()
-	scripts := newScripts(cfg, bus, log)
+	scripts := newScripts(cfg, bus, levels.log(log, "chd"))
 	defer scripts.Close() // after the engine, whose CHILD SAs go at the end
 	eng, err := engine.New(engine.Options{
-		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings, Log: log,
+		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings,
+		Log: levels.log(log, engineGroups...), Quiet: levels.quiet,
 		SocketOptions: sockets.Options{Inherited: inherited, Keeper: notify}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
 		CrashSecret: crashSecret(stateDir, log), Updown: scripts, PacketGuard: packetGuard(fast),
 	})
@@ -103,7 +107,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
 	eng.SetPools(cfg.Pools)
-	force := newInForce(f.Config, cfg, eng, log)
+	force := newInForce(f, cfg, eng, levels.log(log, "cfg"))
 	again := func() error {
 		notify.reloading()
 		old := force.file
@@ -149,8 +153,8 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 }
 
 // load reads the configuration and logs each mistake on a line of its own.
-func load(path string, log zerolog.Logger) (*config.Config, error) {
-	cfg, err := config.Load(path)
+func load(f flags, log zerolog.Logger) (*config.Config, error) {
+	cfg, err := config.LoadWith(f.Config, f.options())
 	if err != nil {
 		var mistakes config.Errors
 		if !errors.As(err, &mistakes) {
@@ -160,7 +164,7 @@ func load(path string, log zerolog.Logger) (*config.Config, error) {
 			log.Error().Str("file", m.File).Int("line", m.Line).Int("col", m.Col).
 				Str("expected", m.Expected).Str("found", m.Found).Str("hint", m.Hint).Msg("mistake in the configuration")
 		}
-		return nil, fmt.Errorf("%s: mistakes in the configuration: %d", path, len(mistakes))
+		return nil, fmt.Errorf("%s: mistakes in the configuration: %d", f.Config, len(mistakes))
 	}
 	for _, w := range cfg.Warnings {
 		log.Warn().Str("file", w.File).Int("line", w.Line).Int("col", w.Col).
@@ -203,6 +207,9 @@ func settingsOf(cfg *config.Config) (engine.Settings, error) {
 	s.CPUs = cpus()
 	s.BlockLeaks, s.BypassLAN = cfg.Settings.BlockLeaks, cfg.Settings.BypassLAN
 	s.Listen = cfg.Settings.Listen
+	if n := cfg.StrongSwan.Threads; n > 0 {
+		s.Workers = n
+	}
 	if len(cfg.Settings.Interfaces) == 0 {
 		return s, nil
 	}

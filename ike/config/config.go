@@ -46,6 +46,7 @@ type Config struct {
 	Credentials *auth.Credentials
 	Authorities []Authority // in the order of the files
 	Settings    Settings
+	StrongSwan  StrongSwan
 	// Warnings are oddities that do not keep the configuration from working as
 	// written, such as a private key without certificate.
 	Warnings Errors
@@ -116,10 +117,15 @@ func (c *Config) Connection(name string) *sa.Connection {
 // Load reads the configuration at path, what it includes, and the credentials
 // in the folders beside it (x509, x509ca, private, rsa, ecdsa, pkcs8).
 // Errors: Errors, every mistake found.
-func Load(path string) (*Config, error) { return load(osFS{}, path) }
+func Load(path string) (*Config, error) { return LoadWith(path, Options{}) }
+
+// LoadWith is Load with options.
+func LoadWith(path string, o Options) (*Config, error) { return loadWith(osFS{}, path, o) }
 
 // load is Load with a choice of files.
-func load(fsys fileSystem, path string) (*Config, error) {
+func load(fsys fileSystem, path string) (*Config, error) { return loadWith(fsys, path, Options{}) }
+
+func loadWith(fsys fileSystem, path string, o Options) (*Config, error) {
 	rep := newReport()
 	l := newLoader(fsys, rep)
 	root := &Section{Pos: Pos{File: path}}
@@ -131,12 +137,14 @@ func load(fsys fileSystem, path string) (*Config, error) {
 		// What is missing may stand in the part that could not be read.
 		return nil, rep.err()
 	}
-	c := &compiler{fs: fsys, rep: rep, warn: newReport(), path: path, dir: filepath.Dir(path), creds: newCredentialStore(), origin: OriginFile}
+	warn := newReport()
+	sw := readStrongSwan(fsys, o, top, rep, warn)
+	c := &compiler{fs: fsys, rep: rep, warn: warn, path: path, dir: filepath.Dir(path), creds: newCredentialStore(), origin: OriginFile}
 	cfg := c.config(top)
 	if err := rep.err(); err != nil {
 		return nil, err
 	}
-	cfg.Path = path
+	cfg.Path, cfg.StrongSwan = path, sw
 	cfg.Files = make([]string, len(rep.files))
 	for f, i := range rep.files {
 		cfg.Files[i-1] = f
@@ -234,6 +242,7 @@ func (c *compiler) settings(n *node) Settings {
 	s.SA.InstallRoutes = get[bool](n, "install_routes")
 	s.SA.FollowRedirects = get[bool](n, "follow_redirects")
 	s.SA.CrashDetection = get[bool](n, "quick_crash_detection")
+	s.SA.SendVendorID = get[bool](n, "send_vendor_id")
 	s.SA.PreferPeerProposal = get[bool](n, "prefer_peer_proposal")
 	if s.SA.Port == s.SA.NATTPort {
 		c.rep.add(n.at("port_nat_t"), "another port than espalier.port for port_nat_t", "the same", "")

@@ -142,6 +142,7 @@ func diffSettings(a, b Settings) []string {
 		{"follow_redirects", a.SA.FollowRedirects, b.SA.FollowRedirects},
 		{"quick_crash_detection", a.SA.CrashDetection, b.SA.CrashDetection},
 		{"prefer_peer_proposal", a.SA.PreferPeerProposal, b.SA.PreferPeerProposal},
+		{"send_vendor_id", a.SA.SendVendorID, b.SA.SendVendorID},
 		{"install_routes", a.SA.InstallRoutes, b.SA.InstallRoutes},
 		{"install_virtual_ip", a.VirtualIP, b.VirtualIP},
 		{"install_virtual_ip_on", a.VirtualIPOn, b.VirtualIPOn},

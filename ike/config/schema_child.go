@@ -149,6 +149,7 @@ func settingsSpec() *sectionSpec {
 		{name: "follow_redirects", typ: yesNo(), def: "yes", doc: "Go to the gateway that a peer names in a REDIRECT (RFC 5685)."},
 		{name: "quick_crash_detection", typ: yesNo(), def: "yes", doc: "Quick crash detection (RFC 6290): peers get a token for each IKE SA, by which they believe us when we say that we have lost it in a crash, and we them (see state_dir)."},
 		{name: "prefer_peer_proposal", typ: yesNo(), def: "no", doc: "Choose proposals by the peer's order instead of our own."},
+		{name: "send_vendor_id", typ: yesNo(), def: "no", doc: "Send strongSwan's vendor id, by which it knows its own."},
 		{name: "install_routes", typ: yesNo(), def: "yes", doc: "Lead the box's own traffic into its tunnels by routes, with a source address that they protect."},
 		{name: "install_virtual_ip", typ: yesNo(), def: "yes", doc: "Put received virtual addresses on the box."},
 		{name: "install_virtual_ip_on", typ: text("interface"), derived: "the one towards the peer", doc: "Network interface for virtual addresses."},

@@ -169,7 +169,7 @@ func (e *Engine) Run(ctx context.Context) error {
 
 	var logDone sync.WaitGroup
 	logCtx, stopLog := context.WithCancel(context.Background())
-	logDone.Go(func() { LogEvents(logCtx, e.logSub, e.log) })
+	logDone.Go(func() { LogEvents(logCtx, e.logSub, e.log, e.opts.Quiet) })
 
 	e.workers.run(&helpers)
 	for _, s := range e.shards {

@@ -12,10 +12,10 @@ import (
 const logRing = 8192
 
 // LogEvents writes every event of the subscription to the log, at the event's
-// own level and with its fields, until ctx ends; what is in the ring
+// own level and with its fields, but for the quiet ones, until ctx ends; what is in the ring
 // then is written still. How many were lost to a slow log is logged, too. It
 // closes the subscription.
-func LogEvents(ctx context.Context, sub *event.Subscription, log zerolog.Logger) {
+func LogEvents(ctx context.Context, sub *event.Subscription, log zerolog.Logger, quiet func(event.Event) bool) {
 	defer sub.Close()
 	var lost uint64
 	drain := func() {
@@ -23,6 +23,9 @@ func LogEvents(ctx context.Context, sub *event.Subscription, log zerolog.Logger)
 			r, ok := sub.Next()
 			if !ok {
 				break
+			}
+			if quiet != nil && quiet(r.Event) {
+				continue
 			}
 			log.WithLevel(r.Event.Level()).EmbedObject(r.Event).Msg(r.Event.Message())
 		}

@@ -147,6 +147,9 @@ type Options struct {
 	// Updown is told of CHILD SAs, for scripts; nil: nobody is.
 	Updown Updown
 
+	// Quiet says which events the log leaves out besides those below its level; nil: none.
+	Quiet func(event.Event) bool
+
 	// CrashSecret makes the tokens of quick crash detection (RFC 6290): 32 random
 	// octets, after a restart the same as before; empty: peers get none.
 	CrashSecret secret.Bytes

@@ -253,7 +253,7 @@ func TestLogEvents(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { LogEvents(ctx, sub, zerolog.New(&out)) })
+		wg.Go(func() { LogEvents(ctx, sub, zerolog.New(&out), nil) })
 		synctest.Wait()
 		bus.Publish(time.Now(), event.IKEUp{Proposal: "last"})
 		cancel()

@@ -27,7 +27,7 @@ func (m *Machine) appendAbilities(ps []wire.Payload) []wire.Payload {
 	ps = m.appendChildless(ps)
 	ps = m.appendRedirect(ps)
 	ps = m.appendFragmentation(ps)
-	if m.conn.wantsBEET() {
+	if m.conn.wantsBEET() || m.env.Settings.SendVendorID {
 		ps = append(ps, &wire.VendorID{Data: strongSwanID})
 	}
 	return ps

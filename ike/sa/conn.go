@@ -315,6 +315,7 @@ type Settings struct {
 	FollowRedirects    bool          // initiator: go to the gateway that a REDIRECT names
 	PathMTUInterval    time.Duration // between searches for the path MTU; 0: only when something changes
 	PreferPeerProposal bool          // choose by the peer's order instead of ours
+	SendVendorID       bool          // send strongSwan's vendor id
 	CrashDetection     bool          // quick crash detection (RFC 6290)
 	CrashSecret        secret.Bytes  // makes our tokens for it, over restarts the same; empty: we give none
 	// CPUs is how many CPUs may send; 0: one, as far as we know. MaxPerCPU is how many

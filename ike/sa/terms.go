@@ -223,8 +223,8 @@ const useBEETMode wire.NotifyType = 40961
 // private use, is understood: MD5 of "strongSwan" (RFC 7296 3.12).
 var strongSwanID = []byte{0x88, 0x2f, 0xe5, 0x6d, 0x6f, 0xd2, 0x0d, 0xbc, 0x22, 0x51, 0x61, 0x3b, 0x2e, 0xbe, 0x5b, 0xeb}
 
-// wantsBEET reports whether a child of the connection is of that mode; only then
-// the vendor id is sent.
+// wantsBEET reports whether a child of the connection is of that mode; then the
+// vendor id is sent in any case.
 func (c *Connection) wantsBEET() bool {
 	for _, ch := range c.Children {
 		if ch.Mode == dataplane.BEET {

@@ -1,0 +1,262 @@
+//go:build lab
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"espalier/tools/lab/topo"
+)
+
+// updownScript writes down what it is told, in a file for each verb and pair of selectors, and has a rule of its own for each child.
+const updownScript = `#!/bin/sh
+name=$(echo "$PLUTO_CONNECTION $PLUTO_VERB $PLUTO_MY_CLIENT $PLUTO_PEER_CLIENT" | tr ' /:' '+_.')
+printenv | grep ^PLUTO_ | sort > "$1/.$name"
+case $PLUTO_VERB in
+up-*) nft "add table inet $PLUTO_CONNECTION; add chain inet $PLUTO_CONNECTION in { type filter hook input priority 0; };
+	add rule inet $PLUTO_CONNECTION in meta ipsec exists ip saddr $PLUTO_PEER iifname $PLUTO_INTERFACE counter accept" || exit 1 ;;
+down-*) nft delete table inet "$PLUTO_CONNECTION" 2>/dev/null ;;
+esac
+echo "told $PLUTO_VERB"
+mv "$1/.$name" "$1/$name"
+`
+
+// TestUpdown runs one script for the same tunnels first under charon, then under espalierd, and compares the environments, variable by variable. Terminating
+// a tunnel and a peer that is dead both take the script's rules away.
+func TestUpdown(t *testing.T) {
+	l := newLab(t, topo.Config{}, false)
+	dir := t.TempDir()
+	script := filepath.Join(dir, "updown")
+	if err := os.WriteFile(script, []byte(updownScript), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.swan.Configure(l.updownServer(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.swan.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]map[string]string{}
+	for _, who := range []string{"charon", "espalierd"} {
+		if err := os.Mkdir(filepath.Join(dir, who), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := func(who string) string { return l.updownClient(script + " " + filepath.Join(dir, who)) }
+
+	charon, err := l.ours.StartStrongSwan(t.Context(), topo.StrongSwanConfig{Conf: conf("charon"), Options: []string{"plugins { updown { dns_handler = yes } }"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := strings.TrimPrefix(charon.URI, "unix://")
+	told["charon"] = l.updownRuns(t, filepath.Join(dir, "charon"), func(ctx context.Context, command string, args ...string) error {
+		return control(ctx, socket, command, args)
+	})
+	if err := charon.Stop(); err != nil {
+		t.Error(err)
+	}
+	l.configure(t, files{conf: conf("espalierd")})
+	told["espalierd"] = l.updownRuns(t, filepath.Join(dir, "espalierd"), l.espalier)
+	compareUpdown(t, told["charon"], told["espalierd"])
+	l.event(t, "updown script says", "line", "told up-client", "child", "net")
+
+	// A peer that is dead.
+	l.emptyDir(t, filepath.Join(dir, "espalierd"))
+	l.ask(t, "initiate", "ike", "peer", "child", "net", "timeout", "30000")
+	l.updownFiles(t, filepath.Join(dir, "espalierd"), "net up-", 2)
+	if err := l.esp.Configure(conf("espalierd")+"espalier { retransmit_tries = 0\n retransmit_timeout = 1s }\n", nil); err != nil {
+		t.Fatal(err)
+	}
+	l.reload(t)
+	l.swan.Kill()
+	l.updownFiles(t, filepath.Join(dir, "espalierd"), "net down-", 2)
+	l.updownTables(t, "")
+	l.espLog = len(l.esp.Log())
+	if t.Failed() {
+		t.Logf("log of espalierd:\n%s", l.esp.Log())
+	}
+}
+
+// updownRuns brings three children up and down again and returns what the script was told.
+func (l *lab) updownRuns(t *testing.T, dir string, ask func(ctx context.Context, command string, args ...string) error) map[string]string {
+	t.Helper()
+	for _, c := range [][2]string{{"peer", "net"}, {"peer", "host"}, {"client", "roam"}} {
+		if err := ask(t.Context(), "initiate", "ike", c[0], "child", c[1], "timeout", "30000"); err != nil {
+			t.Fatal(err)
+		}
+		// One after the other: they are given numbers.
+		l.updownFiles(t, dir, c[1]+" up-", map[string]int{"net": 2, "host": 1, "roam": 1}[c[1]])
+	}
+	l.updownTables(t, "host net roam")
+	// What a rekeying replaces is not told.
+	if err := ask(t.Context(), "rekey", "child", "net"); err != nil {
+		t.Error(err)
+	}
+	for _, ike := range []string{"peer", "client"} {
+		if err := ask(t.Context(), "terminate", "ike", ike, "timeout", "30000"); err != nil {
+			t.Error(err)
+		}
+	}
+	l.updownFiles(t, dir, "net down-", 2)
+	l.updownFiles(t, dir, "host down-", 1)
+	l.updownFiles(t, dir, "roam down-", 1)
+	l.updownTables(t, "")
+	out := map[string]string{}
+	for _, path := range l.glob(t, dir) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[filepath.Base(path)] = string(b)
+	}
+	return out
+}
+
+func (l *lab) glob(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, "[a-z]*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func (l *lab) emptyDir(t *testing.T, dir string) {
+	t.Helper()
+	for _, path := range l.glob(t, dir) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// updownFiles waits until the script has written so many files of a kind.
+func (l *lab) updownFiles(t *testing.T, dir, kind string, count int) {
+	t.Helper()
+	l.eventually(t, fmt.Sprintf("%d runs of the script for %s", count, kind), func() error {
+		n := 0
+		for _, path := range l.glob(t, dir) {
+			if strings.HasPrefix(strings.ReplaceAll(filepath.Base(path), "+", " "), kind) {
+				n++
+			}
+		}
+		if n != count {
+			return fmt.Errorf("%d: %q", n, l.glob(t, dir))
+		}
+		return nil
+	})
+}
+
+// updownTables waits until the script's tables are these.
+func (l *lab) updownTables(t *testing.T, want string) {
+	t.Helper()
+	l.eventually(t, fmt.Sprintf("tables %q", want), func() error {
+		out, err := l.ours.Run(t.Context(), "nft", "list", "tables")
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, line := range strings.Split(out, "\n") {
+			if f := strings.Fields(line); len(f) == 3 && slices.Contains([]string{"net", "host", "roam"}, f[2]) {
+				names = append(names, f[2])
+			}
+		}
+		if slices.Sort(names); strings.Join(names, " ") != want {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// compareUpdown compares the runs and their variables. All of them are equal.
+func compareUpdown(t *testing.T, want, got map[string]string) {
+	t.Helper()
+	if w, g := slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)); !slices.Equal(w, g) || len(w) != 8 {
+		t.Errorf("runs under espalierd:\n%s\nunder charon:\n%s", strings.Join(g, "\n"), strings.Join(w, "\n"))
+	}
+	for run, w := range want {
+		if g := got[run]; g != w {
+			t.Errorf("%s: under espalierd:\n%s\nunder charon:\n%s", run, g, w)
+		}
+	}
+}
+
+// updownClient is our side: networks of both families, one port (protocols by number: the root has no names of them), and a client with virtual addresses behind a pretended NAT.
+func (l *lab) updownClient(script string) string {
+	text := ""
+	for _, c := range []struct{ name, id, more, children string }{
+		{"peer", "gw1.example", "", fmt.Sprintf(`net {
+      local_ts = %s, %s
+      remote_ts = %s, %s
+      hostaccess = yes
+      UPDOWN
+    }
+    host {
+      mode = transport
+      local_ts = dynamic[6]
+      remote_ts = dynamic[6/8000]
+      mark_out = 0x2a/0xff
+      UPDOWN
+    }`, l.ours.Subnet(topo.IPv4), l.ours.Subnet(topo.IPv6), l.theirs.Subnet(topo.IPv4), l.theirs.Subnet(topo.IPv6))},
+		{"client", "C=CH, CN=carol of the lab", "encap = yes\n  vips = 0.0.0.0", fmt.Sprintf("roam {\n      remote_ts = %s\n      UPDOWN\n    }", l.theirs.Subnet(topo.IPv4))},
+	} {
+		text += fmt.Sprintf(`  %s {
+  local_addrs = %s
+  remote_addrs = %s
+  proposals = aes256-sha256-x25519
+  dpd_delay = 1s
+  %s
+  local {
+    auth = psk
+    id = %q
+  }
+  remote {
+    auth = psk
+    id = gw2.example
+  }
+  children {
+    %s
+  } }
+`, c.name, l.ours.Outer(topo.IPv4), l.theirs.Outer(topo.IPv4), c.more, c.id, strings.ReplaceAll(c.children, "UPDOWN", "updown = "+script))
+	}
+	return "connections {\n" + text + fmt.Sprintf("}\nsecrets { ike-1 { secret = %q } }\n", secret)
+}
+
+// updownServer is the other side.
+func (l *lab) updownServer() string {
+	return fmt.Sprintf(`connections {
+  peer {
+    local { auth = psk
+      id = gw2.example }
+    remote { auth = psk
+      id = gw1.example }
+    children {
+      net { local_ts = %s, %s
+        remote_ts = %s, %s }
+      host { mode = transport
+        local_ts = dynamic[6/8000]
+        remote_ts = dynamic[6] }
+    }
+  }
+  client {
+    pools = clients
+    local { auth = psk
+      id = gw2.example }
+    remote { auth = psk
+      id = "C=CH, CN=carol of the lab" }
+    children { roam { local_ts = %s } }
+  }
+}
+pools { clients { addrs = 10.3.0.0/24
+  dns = 10.2.0.53 } }
+secrets { ike-1 { secret = %q } }
+`, l.theirs.Subnet(topo.IPv4), l.theirs.Subnet(topo.IPv6), l.ours.Subnet(topo.IPv4), l.ours.Subnet(topo.IPv6), l.theirs.Subnet(topo.IPv4), secret)
+}
