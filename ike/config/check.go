@@ -12,15 +12,11 @@ type checker struct {
 	rep    *report
 	root   *sectionSpec
 	modes  map[string]fs.FileMode // of the files read
-	places map[string][]string    // where each known key belongs
+	places map[string][]string    // where each known key belongs, once a hint is needed
 }
 
 func newChecker(rep *report, modes map[string]fs.FileMode) *checker {
-	c := &checker{rep: rep, root: schema(), modes: modes, places: map[string][]string{}}
-	for _, s := range c.root.subs {
-		c.index(s, s.name)
-	}
-	return c
+	return &checker{rep: rep, root: schema(), modes: modes}
 }
 
 // index notes where each key belongs, for hints.
@@ -106,6 +102,12 @@ func (c *checker) fault(n *node, pos Pos, expected, found, hint string) {
 // hint says what an unknown name was meant to be: the same in another section,
 // or the nearest in this one.
 func (c *checker) hint(name string, spec *sectionSpec) string {
+	if c.places == nil {
+		c.places = map[string][]string{}
+		for _, s := range c.root.subs {
+			c.index(s, s.name)
+		}
+	}
 	if places := c.places[name]; len(places) > 0 {
 		return name + " belongs in " + places[0]
 	}

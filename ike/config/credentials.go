@@ -31,8 +31,8 @@ type sharedKey struct {
 
 // credentialStore collects what the configuration and the folders hold.
 type credentialStore struct {
-	certs      map[pki.Fingerprint]*x509.Certificate // end entities and intermediates
-	cas        map[pki.Fingerprint]*x509.Certificate // trusted
+	certs      certList // end entities and intermediates
+	cas        certList // trusted
 	keys       map[keyID]crypto.Signer
 	keyFiles   map[keyID]string
 	shared     []sharedKey
@@ -42,22 +42,36 @@ type credentialStore struct {
 
 func newCredentialStore() *credentialStore {
 	return &credentialStore{
-		certs: map[pki.Fingerprint]*x509.Certificate{}, cas: map[pki.Fingerprint]*x509.Certificate{},
 		keys: map[keyID]crypto.Signer{}, keyFiles: map[keyID]string{}, files: map[string]*x509.Certificate{},
 	}
 }
 
-func (s *credentialStore) addCert(c *x509.Certificate) pki.Fingerprint {
+// certList has certificates once each, in the order added.
+type certList struct {
+	order []pki.Fingerprint
+	by    map[pki.Fingerprint]*x509.Certificate
+}
+
+func (l *certList) add(c *x509.Certificate) pki.Fingerprint {
 	f := pki.FingerprintOf(c)
-	s.certs[f] = c
+	if l.by[f] == nil {
+		if l.by == nil {
+			l.by = map[pki.Fingerprint]*x509.Certificate{}
+		}
+		l.by[f] = c
+		l.order = append(l.order, f)
+	}
 	return f
 }
 
-func (s *credentialStore) addCA(c *x509.Certificate) pki.Fingerprint {
-	f := pki.FingerprintOf(c)
-	s.cas[f] = c
-	return f
+// all are the certificates in their order.
+func (l *certList) all() []*x509.Certificate {
+	return mapped(l.order, func(f pki.Fingerprint) *x509.Certificate { return l.by[f] })
 }
+
+func (s *credentialStore) addCert(c *x509.Certificate) pki.Fingerprint { return s.certs.add(c) }
+
+func (s *credentialStore) addCA(c *x509.Certificate) pki.Fingerprint { return s.cas.add(c) }
 
 // keyIDOfCert names a certificate's public key.
 func keyIDOfCert(c *x509.Certificate) keyID { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
@@ -309,7 +323,7 @@ func (c *compiler) sharedKeys(secrets *node) {
 // usable warns of what can never work or be used.
 func (c *compiler) usable(conns []*sa.Connection) {
 	certified := map[keyID]bool{}
-	for _, cert := range c.creds.certs {
+	for _, cert := range c.creds.certs.by {
 		certified[keyIDOfCert(cert)] = true
 		if id, ok := keyIDOf(cert.PublicKey); ok {
 			certified[id] = true
@@ -322,7 +336,7 @@ func (c *compiler) usable(conns []*sa.Connection) {
 	}
 	for _, conn := range conns {
 		for _, r := range conn.Remote {
-			if r.Method == auth.MethodPubkey && len(r.Certs) == 0 && len(c.creds.cas) == 0 {
+			if r.Method == auth.MethodPubkey && len(r.Certs) == 0 && len(c.creds.cas.order) == 0 {
 				c.warn.add(Pos{File: filepath.Join(c.dir, "x509ca")}, "a CA certificate, since connection "+conn.Name+" wants certificates of the peer", "none", "")
 			}
 		}
@@ -334,21 +348,21 @@ func (c *compiler) usable(conns []*sa.Connection) {
 	}
 }
 
-// build makes the credentials, in a fixed order. What is refused is reported at
+// build makes the credentials, in the order added, keys aside. What is refused is reported at
 // the place, a shared key at its own.
 func (s *credentialStore) build(rep *report, at Pos) (*auth.Credentials, credentialSet) {
-	set := credentialSet{shared: s.shared, certs: sorted(s.certs), cas: sorted(s.cas), keys: sorted(s.keys)}
+	set := credentialSet{shared: s.shared, certs: s.certs.order, cas: s.cas.order, keys: sorted(s.keys)}
 	b := auth.NewBuilder()
 	added := func(err error) {
 		if err != nil {
 			rep.add(at, "usable credentials", err.Error(), "")
 		}
 	}
-	for _, f := range set.certs {
-		added(b.AddCert(s.certs[f], "certificate"))
+	for _, c := range s.certs.all() {
+		added(b.AddCert(c, "certificate"))
 	}
-	for _, f := range set.cas {
-		added(b.AddCA(s.cas[f], "CA certificate"))
+	for _, c := range s.cas.all() {
+		added(b.AddCA(c, "CA certificate"))
 	}
 	for _, id := range set.keys {
 		added(b.AddKey(s.keys[id], "private key"))

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,21 +65,22 @@ func twice[T any](rep *report, path, what string, list []T, name func(T) string)
 // with adds what clients loaded to what the files hold.
 func (s *credentialStore) with(l *Loaded) *credentialStore {
 	out := newCredentialStore()
+	add := func(certs, cas []*x509.Certificate) {
+		for _, c := range certs {
+			out.addCert(c)
+		}
+		for _, c := range cas {
+			out.addCA(c)
+		}
+	}
 	if s != nil {
-		maps.Copy(out.certs, s.certs)
-		maps.Copy(out.cas, s.cas)
+		add(s.certs.all(), s.cas.all())
 		maps.Copy(out.keys, s.keys)
 		out.shared = slices.Clip(s.shared)
 	}
-	for _, c := range l.certs {
-		out.addCert(c)
-	}
-	for _, c := range l.cas {
-		out.addCA(c)
-	}
+	add(l.certs, l.cas)
 	for i := range l.conns {
-		maps.Copy(out.certs, l.conns[i].certs)
-		maps.Copy(out.cas, l.conns[i].cas)
+		add(l.conns[i].certs, l.conns[i].cas)
 	}
 	for _, a := range l.authorities {
 		out.addCA(a.CACert)

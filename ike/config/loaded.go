@@ -34,7 +34,7 @@ type Loaded struct {
 // loadedConn is a connection with the certificates that came in its message.
 type loadedConn struct {
 	*sa.Connection
-	certs, cas map[pki.Fingerprint]*x509.Certificate
+	certs, cas []*x509.Certificate
 }
 
 // loadedShared is a shared key by the id that its client gave it, which may be empty.
@@ -163,7 +163,7 @@ func (l *Loaded) WithConnection(t Tree, s *Settings) (*Loaded, error) {
 		return nil, err
 	}
 	next := l.clone()
-	x := loadedConn{conn, c.creds.certs, c.creds.cas}
+	x := loadedConn{conn, c.creds.certs.all(), c.creds.cas.all()}
 	i := next.conn(conn.Name)
 	if i < 0 {
 		if err := room(len(next.conns), maxLoadedConns, "connections"); err != nil {

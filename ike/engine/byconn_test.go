@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -79,7 +80,7 @@ func TestSessionsOf(t *testing.T) {
 				t.Errorf("of another connection: %v", got)
 			}
 		}
-		if got := of(sun, "moon", 0); len(got) != 5 || !slices.IsSorted(got) {
+		if got := of(sun, "moon", 0); len(got) != 5 || !slices.IsSortedFunc(got, func(a, b uint64) int { return cmp.Compare(b, a) }) {
 			t.Errorf("all of one connection: %v", got)
 		}
 		moon.stop()

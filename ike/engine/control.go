@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,11 +160,17 @@ const sessionsPerAsk = 64
 // The sessions are copied a few at a time, so the snapshot is not of one
 // instant, and a shard is never held up by it, however slow yield is. The
 // data plane's counts are part of it.
-func (e *Engine) Sessions(yield func(sa.Info) bool) { e.SessionsOf("", 0, yield) }
+func (e *Engine) Sessions(yield func(sa.Info) bool) { e.sessions("", 0, 1, yield) }
 
 // SessionsOf is Sessions for those of a connection, unless that is empty, and for
-// the one with the unique id, unless that is 0. Others are not looked at.
+// the one with the unique id, unless that is 0. Others are not looked at. The
+// newest come first.
 func (e *Engine) SessionsOf(conn string, id uint64, yield func(sa.Info) bool) {
+	e.sessions(conn, id, -1, yield)
+}
+
+// sessions is SessionsOf in the order of the unique ids, 1: rising, -1: falling.
+func (e *Engine) sessions(conn string, id uint64, order int, yield func(sa.Info) bool) {
 	ctx := context.Background()
 	type ref struct {
 		id    uint64
@@ -179,7 +186,7 @@ func (e *Engine) SessionsOf(conn string, id uint64, yield func(sa.Info) bool) {
 			return
 		}
 	}
-	slices.SortFunc(refs, func(a, b ref) int { return int(int64(a.id) - int64(b.id)) })
+	slices.SortFunc(refs, func(a, b ref) int { return order * cmp.Compare(a.id, b.id) })
 	for len(refs) > 0 {
 		chunk := refs[:min(sessionsPerAsk, len(refs))]
 		refs = refs[len(chunk):]

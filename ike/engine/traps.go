@@ -54,6 +54,7 @@ type trapTry struct {
 type trap struct {
 	name     ChildName
 	t        *sa.Trap
+	from     trapSource // when it was last settled
 	grant    grant
 	policies []dataplane.Policy
 	wanted   bool // by the configuration's start_action; else by hand, or by dpd_action or close_action
@@ -63,6 +64,12 @@ type trap struct {
 	missed   bool // a report came while an earlier one was being worked on
 	gone     bool
 	timer    *time.Timer // pausing
+}
+
+// trapSource is what a trap follows from, addresses aside.
+type trapSource struct {
+	conn         *sa.Connection
+	maxSelectors int
 }
 
 type trapState uint8
@@ -134,13 +141,17 @@ func (e *Engine) applyTraps(conns []*sa.Connection) {
 	for _, n := range trapNames(conns) {
 		wanted[n] = true
 	}
-	set := e.config.Load().set
+	cfg := e.config.Load()
+	set := cfg.set
 	t := &e.traps
 	var gone, stay []ChildName
+	settled := map[ChildName]bool{}
 	t.mu.Lock()
 	for n, x := range t.byName {
 		c := set.ByName(n.Conn)
 		switch {
+		case wanted[n] && x.wanted && x.from == (trapSource{c, cfg.settings.MaxSelectors}):
+			settled[n] = true // connections are not changed once they are made
 		case wanted[n]:
 		case c == nil || c.Child(n.Child) == nil || x.wanted:
 			gone = append(gone, n)
@@ -160,7 +171,9 @@ func (e *Engine) applyTraps(conns []*sa.Connection) {
 		}
 	}
 	for n := range wanted {
-		e.trap(n)
+		if !settled[n] {
+			e.trap(n)
+		}
 	}
 	for _, n := range stay {
 		e.trap(n)
@@ -287,16 +300,17 @@ func (e *Engine) installTrap(ctx context.Context, n ChildName) error {
 	if err != nil {
 		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
 	}
-	return e.replaceTrap(n, made, ch.Trap)
+	return e.replaceTrap(n, made, trapSource{c, cfg.settings.MaxSelectors})
 }
 
 // replaceTrap puts a trap in the place of the one that the child had.
-func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, wanted bool) error {
+func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, from trapSource) error {
 	t := &e.traps
+	wanted := from.conn.Child(n.Child).Trap
 	t.mu.Lock()
 	old := t.byName[n]
 	if old != nil && old.t.Ask == made.Ask && reflect.DeepEqual(old.policies, made.Policies(old.grant.ids)) {
-		old.wanted = wanted
+		old.wanted, old.from = wanted, from
 		t.mu.Unlock()
 		return nil
 	}
@@ -305,7 +319,7 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, wanted bool) error {
 	if err != nil {
 		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
 	}
-	x := &trap{name: n, t: made, grant: ids, wanted: wanted}
+	x := &trap{name: n, t: made, from: from, grant: ids, wanted: wanted}
 	x.policies = made.Policies(x.grant.ids)
 	// A packet may meet it as soon as it stands.
 	t.mu.Lock()

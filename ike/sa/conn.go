@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"espalier/dataplane"
@@ -196,8 +197,10 @@ type ConnSet struct {
 	conns   []*Connection
 	byName  map[string]*Connection
 	resolve func(host string) []netip.Addr
-	offers  map[*Connection]int // connections with equal IKE proposals have one number
-	pools   map[string]*lease.Pool
+	// offers: connections with equal IKE proposals have one number. A set that comes
+	// and goes while thousands of connections are loaded is never asked.
+	offers func() map[*Connection]int
+	pools  map[string]*lease.Pool
 	// byPeer are the connections for a peer's single addresses, wide those for any
 	// other peers, by their places in conns: a gateway may have one connection for
 	// each of many thousand peers.
@@ -209,19 +212,25 @@ type ConnSet struct {
 // blocks; it may be nil.
 func NewConnSet(conns []*Connection, resolve func(host string) []netip.Addr) *ConnSet {
 	s := &ConnSet{conns: conns, byName: make(map[string]*Connection, len(conns)), resolve: resolve}
-	s.offers = make(map[*Connection]int, len(conns))
 	s.byPeer = map[netip.Addr][]int{}
-	known := map[string]int{}
+	s.offers = sync.OnceValue(func() map[*Connection]int { return offersOf(conns) })
 	for i, c := range conns {
 		s.byName[c.Name] = c
 		s.listByPeer(i, c)
+	}
+	return s
+}
+
+func offersOf(conns []*Connection) map[*Connection]int {
+	out, known := make(map[*Connection]int, len(conns)), map[string]int{}
+	for _, c := range conns {
 		text := suite.Join(c.Proposals)
 		if _, ok := known[text]; !ok {
 			known[text] = len(known)
 		}
-		s.offers[c] = known[text]
+		out[c] = known[text]
 	}
-	return s
+	return out
 }
 
 // listByPeer makes Match find the connection.

@@ -75,9 +75,10 @@ func (m *Machine) chooseIKE(msg *wire.Message, sa *wire.SA, ke *wire.KE) bool {
 	opts := suite.SelectOptions{PreferPeer: m.env.Settings.PreferPeerProposal}
 	var first *suite.Mismatch
 	tried := map[int]bool{}
+	offers := m.env.Conns.offers()
 	for _, c := range conns {
 		// Many connections share their proposals: each list is looked at once.
-		if n := m.env.Conns.offers[c]; tried[n] || len(tried) >= maxOffers {
+		if n := offers[c]; tried[n] || len(tried) >= maxOffers {
 			continue
 		} else {
 			tried[n] = true

@@ -2,6 +2,7 @@ package vici
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"espalier/ike/auth"
@@ -59,7 +60,8 @@ func certFlag(c *auth.Stored) string {
 	return "NONE"
 }
 
-// listCerts streams one list-cert event a certificate, those of CAs last.
+// listCerts streams one list-cert event a certificate, those of CAs last, and of either
+// kind the newest first, as charon does.
 func (c *client) listCerts(req Message) (Message, error) {
 	f, err := parseCertFilter(req)
 	if err != nil {
@@ -67,7 +69,7 @@ func (c *client) listCerts(req Message) (Message, error) {
 	}
 	certs := c.srv.cfg.Engine.Credentials().Certificates()
 	for _, ca := range []bool{false, true} {
-		for i := range certs {
+		for i := range slices.Backward(certs) {
 			if certs[i].CA != ca || !f.match(&certs[i]) {
 				continue
 			}

@@ -16,8 +16,8 @@ import (
 // Engine is what the server needs of the IKE engine. Its methods are safe for
 // concurrent use: each client is served by a goroutine of its own.
 type Engine interface {
-	// SessionsOf yields a snapshot of every session, ordered by unique id, until
-	// yield says false: of those of a connection, unless that is empty, and of the
+	// SessionsOf yields a snapshot of every session, the newest first as charon has
+	// it, until yield says false: of those of a connection, unless that is empty, and of the
 	// one with the unique id, unless that is 0. yield waits for the client and may take seconds: it must
 	// be called outside of locks and shards. The snapshot need not be of one
 	// instant.

@@ -177,12 +177,24 @@ func TestLoadCredentials(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", call.command, said, call.want)
 		}
 	}
+	second, _ := endEntity(t, "second", false)
+	if _, said := ask(t, c, "load-cert", request("type", "X509", "data", string(second))); said != "yes" {
+		t.Error(said)
+	}
+	var names []string
+	if _, err := c.Stream(t.Context(), "list-certs", nil, "list-cert", func(m vici.Message) error {
+		cert, err := x509.ParseCertificate([]byte(m.Text("data")))
+		names = append(names, cert.Subject.CommonName)
+		return err
+	}); err != nil || strings.Join(names, " ") != "second moon ca" {
+		t.Errorf("list-certs: %q, %v", names, err)
+	}
 	m, said := ask(t, c, "load-key", request("type", "any", "data", string(key)))
 	id := m.Text("id")
 	if said != "yes" || len(id) != 40 || list(t, c, "get-keys", "keys") != id {
 		t.Errorf("load-key: %s, id %q", said, id)
 	}
-	if got := e.Credentials().String(); got != "credentials(1 shared keys, 1 private keys with certificate, 1 certificates, 1 CAs)" {
+	if got := e.Credentials().String(); got != "credentials(1 shared keys, 1 private keys with certificate, 2 certificates, 1 CAs)" {
 		t.Errorf("loaded: %s", got)
 	}
 	if got := list(t, c, "get-shared", "keys"); got != "ike-1" {

@@ -1,6 +1,7 @@
 package vici
 
 import (
+	"errors"
 	"sync"
 
 	"espalier/dataplane"
@@ -13,6 +14,7 @@ import (
 // The events that come at any time, to whoever registered for them.
 const (
 	eventLog         = "log"
+	eventAlert       = "alert"
 	eventIKEUpDown   = "ike-updown"
 	eventIKERekey    = "ike-rekey"
 	eventIKEUpdate   = "ike-update"
@@ -30,7 +32,7 @@ const logEventLevel = 1
 // comesAnyTime reports whether an event belongs to no command.
 func comesAnyTime(name string) bool {
 	switch name {
-	case eventLog, eventIKEUpDown, eventIKERekey, eventIKEUpdate, eventChildUpDown, eventChildRekey:
+	case eventLog, eventAlert, eventIKEUpDown, eventIKERekey, eventIKEUpdate, eventChildUpDown, eventChildRekey:
 		return true
 	}
 	return false
@@ -62,7 +64,9 @@ func (c *client) watch(name string, on bool) {
 		w.on = map[string]bool{}
 	}
 	w.on[name] = on
-	c.run1(&w.log, c.srv.cfg.Events, w.on[eventLog], func(r event.Record) error { return c.logged(r.Event) })
+	c.run1(&w.log, c.srv.cfg.Events, w.on[eventLog] || w.on[eventAlert], func(r event.Record) error {
+		return errors.Join(c.logged(r.Event), c.alerted(r.Event))
+	})
 	sas := w.on[eventIKEUpDown] || w.on[eventIKERekey] || w.on[eventIKEUpdate] || w.on[eventChildUpDown] || w.on[eventChildRekey]
 	seen := &sightings{client: c, ended: map[uint64]bool{}}
 	c.run1(&w.sas, c.srv.cfg.Sightings, sas, seen.take)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"espalier/ike/lease"
 	"espalier/ike/sa"
@@ -108,9 +109,45 @@ func TestEventsAboutSAs(t *testing.T) {
 	if p := exchange(t, conn, r, vici.Packet{Type: vici.CmdRequest, Name: "version"}); p.Type != vici.CmdResponse {
 		t.Errorf("after unregistering: %s %s, want the reply alone", p.Type, p.Name)
 	}
-	if sightings.Watched() {
-		t.Error("the bus is still watched with nothing registered for")
+	unwatched(t, &sightings)
+}
+
+// unwatched waits until nobody follows the bus: who unregisters is answered first.
+func unwatched(t *testing.T, bus *event.Bus) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); bus.Watched(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the bus is still watched with nothing registered for")
+		}
 	}
+}
+
+func TestAlertEvent(t *testing.T) {
+	e := vicitest.New()
+	path, _ := start(t, e, nil)
+	conn := dialRaw(t, path)
+	r := bufio.NewReader(conn)
+	if p := exchange(t, conn, r, vici.Packet{Type: vici.EventRegister, Name: "alert"}); p.Type != vici.EventConfirm {
+		t.Fatalf("registering: %s", p.Type)
+	}
+	ike := event.IKE{Conn: "gw", UniqueID: 7}
+	e.Bus.Publish(vicitest.Now, event.IKEUp{IKE: ike}) // no alert
+	e.Bus.Publish(vicitest.Now, event.Failed{IKE: ike, ChildName: "net", Cause: event.NoProposalChosen, ByPeer: true})
+	e.Bus.Publish(vicitest.Now, event.Failed{Cause: event.NoProposalChosen})
+	e.Bus.Publish(vicitest.Now, event.Failed{IKE: ike, Cause: event.AuthenticationFailed})
+	e.Bus.Publish(vicitest.Now, event.Failed{IKE: ike, Cause: event.KeyExchangeFailed})
+	for _, want := range []string{
+		"alert type=PROPOSAL_MISMATCH_CHILD ike=gw ike-id=7 child=net cause=NO_PROPOSAL_CHOSEN by-peer=yes msg=negotiation failed",
+		"alert type=PROPOSAL_MISMATCH_IKE cause=NO_PROPOSAL_CHOSEN msg=negotiation failed",
+		"alert type=PEER_AUTH_FAILED ike=gw ike-id=7 cause=AUTHENTICATION_FAILED msg=negotiation failed",
+		"alert type=KEY_EXCHANGE_FAILED ike=gw ike-id=7 cause=KEY_EXCHANGE_FAILED msg=negotiation failed",
+	} {
+		if got := text(next(t, r)); !strings.HasPrefix(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	exchange(t, conn, r, vici.Packet{Type: vici.EventUnregister, Name: "alert"})
+	unwatched(t, &e.Bus)
 }
 
 func TestLogEvent(t *testing.T) {
@@ -147,8 +184,8 @@ func TestSlowWatcherHoldsNobodyUp(t *testing.T) {
 func TestUnknownEvent(t *testing.T) {
 	path, _ := start(t, vicitest.New(), nil)
 	conn := dialRaw(t, path)
-	if p := exchange(t, conn, bufio.NewReader(conn), vici.Packet{Type: vici.EventRegister, Name: "alert"}); p.Type != vici.EventUnknown {
-		t.Errorf("alert, which 6.0.1 does not have: %s", p.Type)
+	if p := exchange(t, conn, bufio.NewReader(conn), vici.Packet{Type: vici.EventRegister, Name: "quake"}); p.Type != vici.EventUnknown {
+		t.Errorf("an event that nobody knows: %s", p.Type)
 	}
 }
 

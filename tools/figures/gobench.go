@@ -12,21 +12,24 @@ import (
 	"strings"
 )
 
-// goBench measures a Go benchmark in a process of its own, with GOMAXPROCS=1.
+// goBench measures a Go benchmark in a process of its own, with GOMAXPROCS=1 unless
+// procs says otherwise.
 // Its metrics have the names that the benchmark reports.
 type goBench struct {
 	pkg   string // import path
 	bench string // name, with the sub-benchmark's
 	time  string // -benchtime
 	count int    // how often; odd, for the median
+	procs int    // GOMAXPROCS; 0: 1
 }
 
 func (g *goBench) String() string { return fmt.Sprintf("%s of %s", g.bench, g.pkg) }
 
 func (g *goBench) measure(ctx context.Context, progress io.Writer) (metrics, error) {
+	procs := strconv.Itoa(max(g.procs, 1))
 	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-bench="+g.pattern(), "-benchtime="+g.time,
-		"-count="+strconv.Itoa(g.count), "-cpu=1", g.pkg)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+		"-count="+strconv.Itoa(g.count), "-cpu="+procs, g.pkg)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS="+procs)
 	cmd.Stderr = progress
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -36,7 +39,11 @@ func (g *goBench) measure(ctx context.Context, progress io.Writer) (metrics, err
 		return nil, fmt.Errorf("go test: %w", err)
 	}
 	// What the benchmark prints is the progress, and says why it fails.
-	m, readErr := readBench(io.TeeReader(out, progress), g.bench)
+	name := g.bench
+	if g.procs > 1 {
+		name += "-" + procs // as go test prints it
+	}
+	m, readErr := readBench(io.TeeReader(out, progress), name)
 	if err := cmd.Wait(); err != nil {
 		return nil, fmt.Errorf("go test -bench %s %s: %w", g.bench, g.pkg, err)
 	}

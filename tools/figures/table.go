@@ -14,6 +14,8 @@ func table() []figure {
 	steer := &goBench{pkg: "espalier/dataplane/flow/programs", bench: "BenchmarkSteer", time: "15x", count: 3}
 	many := &goBench{pkg: "espalier/dataplane/flow/programs", bench: "BenchmarkManySAs", time: "1x", count: 3}
 	mss := &goBench{pkg: "espalier/dataplane/flow/programs", bench: "BenchmarkMSS", time: "15x", count: 3}
+	load := &goBench{pkg: "espalier/cmd/espalierd", bench: "BenchmarkLoadConns", time: "1x", count: 5}
+	listing := &goBench{pkg: "espalier/cmd/espalierd", bench: "BenchmarkListLatency", time: "5x", count: 3, procs: 2}
 	return []figure{
 		{
 			name: "setup_psk_cpu_ms", unit: "ms", op: atMost, limit: 0.29, from: psk, metric: "cpu-ms/setup", beside: "x25519-us/op",
@@ -85,6 +87,16 @@ func table() []figure {
 			name: "tc_mss_over_pass_ns", unit: "ns", op: atMost, limit: 15, from: mss, metric: "ns-over-pass", beside: "syn-ns-over-pass",
 			what: "What a TCP segment that is no SYN costs in mss_in above a program that does nothing. The limit is ours: every packet of the inside " +
 				"pays it, and it should be less than a percent of forwarding it.",
+		},
+		{
+			name: "vici_load_1000_s", unit: "s", op: atMost, limit: 2, from: load, metric: "s/1000", beside: "again-s",
+			what: "Seconds for 1,000 connections with a trap each to be loaded over the control socket, one command each as swanctl --load-conns " +
+				"does, into the running engine over the fake data plane, on one CPU, the client's part included; beside it the same again, unchanged.",
+		},
+		{
+			name: "vici_list_10k_latency_rise", unit: "ratio", op: atMost, limit: 1.2, from: listing, metric: "latency-ratio", beside: "ms",
+			what: "How much longer it takes to set up a tunnel with a gateway while it lists its 10,000 SAs to a client, again and again, than while " +
+				"it does not; medians of 1,000 each, alternating in one process on two CPUs.",
 		},
 	}
 }
