@@ -118,8 +118,13 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		return err
 	}
 	tasks := make(chan func())
-	server := vici.NewServer(vici.Config{Engine: facade{eng, force, again, tasks}, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log,
-		More: tuner.commands()})
+	control := facade{eng, force, again, tasks}
+	more := tuner.commands()
+	if more == nil {
+		more = map[string]vici.Command{}
+	}
+	more["plan"] = control.planCommand
+	server := vici.NewServer(vici.Config{Engine: control, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log, More: more})
 	if err := listen(server, runDir, cfg.Settings.SwanctlOn, log); err != nil {
 		return errors.Join(err, eng.Close())
 	}

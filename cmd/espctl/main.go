@@ -37,7 +37,11 @@ type cli struct {
 
 	Version versionCmd `cmd:"" help:"Versions of espctl and of the daemon."`
 	SA      saCmd      `cmd:"" name:"sa" help:"IKE SAs and their CHILD SAs."`
-	Conn    connCmd    `cmd:"" help:"Configured connections: bring up, take down."`
+	Conn    connCmd    `cmd:"" help:"Configured connections: list, bring up, take down, reload."`
+	Plan    planCmd    `cmd:"" help:"What a reload of the configuration would change."`
+	Cert    certCmd    `cmd:"" help:"Certificates that the daemon has."`
+	Pool    poolCmd    `cmd:"" help:"Pools of virtual addresses and who has them."`
+	Log     logCmd     `cmd:"" help:"What happens to SAs, as it happens."`
 	Tune    tuneCmd    `cmd:"" help:"The tuner: what it does to keep CPUs evenly busy, and why."`
 	SPI     spiCmd     `cmd:"" name:"spi" help:"What the fast path counts of each SA; works without the daemon, as the rest below."`
 	Drop    dropCmd    `cmd:"" help:"Packets that were lost, by SA and reason."`

@@ -90,6 +90,31 @@ func (c *Client) stream(command string, req Message, event string, fn func(Messa
 	return reply, nil
 }
 
+// Follow registers for an event and hands each to fn, until ctx ends or fn fails; the
+// connection is closed then. Errors: ctx's; fn's; ErrUnknownEvent.
+func (c *Client) Follow(ctx context.Context, event string, fn func(Message) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.conn.Close()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err := c.register(EventRegister, event, fn)
+	for err == nil {
+		var body []byte
+		var p Packet
+		if body, err = ReadSegment(c.r); err == nil {
+			p, err = ParsePacket(body)
+		}
+		if err == nil && p.Type == Event && p.Name == event {
+			err = fn(p.Message)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 func (c *Client) register(t PacketType, event string, fn func(Message) error) error {
 	p, err := c.exchange(Packet{Type: t, Name: event}, event, fn)
 	if err != nil {
