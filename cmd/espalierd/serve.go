@@ -49,6 +49,9 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	if runDir == "" {
 		runDir = cfg.Settings.RunDir
 	}
+	if err := (host.Local{}).LoadModules(); err != nil {
+		log.Warn().Err(err).Msg("not every kernel module of a gateway could be loaded (espctl host show)")
+	}
 	dp, err := openKernel(f, cfg, levels.log(log, "knl"))
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"espalier/dataplane/flow"
+	"espalier/dataplane/host"
 )
 
 // fastPath is what the objects spi, drop, guard and host read: the pinned maps,
@@ -31,10 +33,12 @@ type samples interface {
 	Close() error
 }
 
-// pinned opens fast paths: the kernel's, or a made-up one in tests.
+// pinned opens fast paths and looks at the box: the real ones, or made-up ones in tests.
 type pinned interface {
 	open(flow.ReaderOptions) (fastPath, error)
 	daemon(flow.ReaderOptions) (flow.Daemon, error)
+	inventory(context.Context) host.Inventory
+	measure(context.Context, time.Duration) (host.Speed, error)
 }
 
 // kernel is the real one.
@@ -49,6 +53,12 @@ func (kernel) open(o flow.ReaderOptions) (fastPath, error) {
 }
 
 func (kernel) daemon(o flow.ReaderOptions) (flow.Daemon, error) { return flow.ReadDaemon(o) }
+
+func (kernel) inventory(ctx context.Context) host.Inventory { return host.Local{}.Inventory(ctx) }
+
+func (kernel) measure(ctx context.Context, d time.Duration) (host.Speed, error) {
+	return host.Local{}.MeasureCipher(ctx, d)
+}
 
 // reader makes a flow.Reader a fastPath.
 type reader struct{ *flow.Reader }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/dataplane/flow"
+	"espalier/dataplane/host"
 )
 
 // fake is a made-up fast path, chosen by the folder of pins: "full", "empty",
@@ -50,6 +52,25 @@ func (f *fake) daemon(o flow.ReaderOptions) (flow.Daemon, error) {
 		return flow.Daemon{PID: 7, Parts: []flow.Part{{Program: "esp_in", Interface: "eth0", IfIndex: 2, Reason: "operation not supported\x1b"}}}, nil
 	}
 	return flow.Daemon{}, fs.ErrNotExist
+}
+
+func (f *fake) inventory(context.Context) host.Inventory {
+	return host.Inventory{
+		Kernel:  host.Kernel{Release: "6.1.0-42-amd64", Machine: "x86_64", Features: []host.Feat{{Name: "xfrm statistics", Has: true}, {Name: "tcx (6.6)"}}},
+		CPU:     host.CPU{Model: "Some Processor", Online: 4, Flags: []string{"aes", "vaes"}},
+		Ciphers: []host.Cipher{{Name: "rfc4106(gcm(aes))", Driver: "rfc4106-gcm-aesni", Module: "aesni_intel", Priority: 400}},
+		NICs:    []host.NIC{{Name: "eth0", Driver: "ixgbe", MTU: 1500, RXQueues: 1, TXQueues: 4, On: []string{"rx-gro"}, Off: []string{"esp-hw-offload"}}},
+		Entropy: host.Entropy{CPU: true},
+		Modules: []host.Module{{Name: "esp4", State: host.ModuleLoaded}, {Name: "xfrm_interface", State: host.ModuleLoadable}},
+		Findings: []host.Finding{
+			{Severity: host.Problem, Topic: "service", Cause: "charon (process 77) has UDP port 500 and 4500 open", Fix: "stop it"},
+			{Severity: host.Note, Topic: "module", Cause: "kernel module x\x1b is not loaded"},
+		},
+	}
+}
+
+func (f *fake) measure(context.Context, time.Duration) (host.Speed, error) {
+	return host.Speed{Cipher: "rfc4106(gcm(aes))", Driver: "rfc4106-gcm-aesni", Piece: 16384, BytesPerSecond: 2.5e9}, nil
 }
 
 func (f *fake) SPIs() ([]flow.SPI, error) {

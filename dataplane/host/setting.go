@@ -134,7 +134,13 @@ func (l Local) write(p, value string) error {
 
 func (l Local) file(path string) knob {
 	return knob{
-		func() (string, error) { return l.read(path) },
+		func() (string, error) {
+			// Some are of the whole machine, and another network namespace only sees them.
+			if st, err := os.Stat(l.path(path)); err == nil && st.Mode().Perm()&0o222 == 0 {
+				return "", fmt.Errorf("nobody may change it here: %w", fs.ErrPermission)
+			}
+			return l.read(path)
+		},
 		func(v string) error { return l.write(path, v) },
 	}
 }

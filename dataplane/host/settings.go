@@ -72,7 +72,8 @@ func OpenSettings(file string, verbs Verbs) (*Settings, error) {
 
 func (s *Settings) boot() (string, error) { return s.verbs.Sysctl("kernel.random.boot_id") }
 
-// Get reads a setting. Errors: fs.ErrNotExist when the box has none of the name.
+// Get reads a setting. Errors: fs.ErrNotExist when the box has none of the name,
+// fs.ErrPermission when nobody may change it here.
 func (s *Settings) Get(name string) (string, error) { return s.verbs.Setting(name) }
 
 // Set changes a setting; setting it to what it was before forgets the change.

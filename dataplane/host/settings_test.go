@@ -144,6 +144,9 @@ func settingsLife(t *testing.T, box Local) {
 	if err := s.Set("net.core.no_such_setting", "1"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a setting that is not there: %v, expected fs.ErrNotExist", err)
 	}
+	if v, err := s.Get("net.core.rmem_max"); box.root == "" && err == nil {
+		t.Errorf("the whole machine's setting, in a network namespace of its own: %q, expected an error", v)
+	}
 	if err := s.Set(expires, "many"); err == nil && box.root == "" {
 		t.Error("the kernel took a word for a number")
 	}

@@ -62,7 +62,7 @@ func (g *gateway) start(settings string) {
 func (g *gateway) attached(programs ...string) {
 	g.Helper()
 	var h hostState
-	g.espctl(&h, "host", "show")
+	g.espctl(&h, "host", "show", "--brief")
 	for _, want := range programs {
 		if !slices.ContainsFunc(h.Parts, func(p hostPart) bool { return p.Program == want && p.How != "" }) {
 			g.Fatalf("%s is not attached: %+v", want, h.Parts)
@@ -156,7 +156,7 @@ func (g *gateway) known(sas ...dataplane.SA) {
 func (g *gateway) totals() totals {
 	g.Helper()
 	var h hostState
-	g.espctl(&h, "host", "show")
+	g.espctl(&h, "host", "show", "--brief")
 	if h.Fast == nil {
 		g.Fatalf("the fast path is not loaded: %+v\n%s", h, g.esp.Log())
 	}
