@@ -79,9 +79,6 @@ const (
 	SteerAuto
 )
 
-// slots reports whether each SA has its own CPU.
-func (s Steering) slots() bool { return s == SteerSlot || s == SteerAuto }
-
 // flows reports whether clear packets are spread over CPUs.
 func (s Steering) flows() bool { return s == SteerSlot || s == SteerHash }
 

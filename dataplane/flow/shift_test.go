@@ -28,7 +28,6 @@ type twoCPUs struct {
 	maps map[string]*ebpf.Map
 	tab  *table.Table
 	now  time.Time
-	row  int // of counters: the CPU that the test runs on
 
 	slots []uint32
 	next  []uint64 // sequence numbers

@@ -38,12 +38,13 @@ func (s *Schema) Refusal(section []string, key, value string) string {
 	s.c.rep = newReport()
 	n := &node{path: strings.Join(section, ".")}
 	s.c.value(n, &entry{Setting: &Setting{Key: key, Value: value}}, k)
-	for _, e := range s.c.rep.list() {
-		text := "expected " + e.Expected
-		if e.Hint != "" {
-			text += " (" + e.Hint + ")"
-		}
-		return text
+	mistakes := s.c.rep.list()
+	if len(mistakes) == 0 {
+		return ""
 	}
-	return ""
+	text := "expected " + mistakes[0].Expected
+	if hint := mistakes[0].Hint; hint != "" {
+		text += " (" + hint + ")"
+	}
+	return text
 }
