@@ -8,7 +8,7 @@ import (
 
 func TestPerCPU(t *testing.T) {
 	for text, want := range map[string]sa.PerCPU{
-		"": sa.PerCPUNo, "per_cpu_sas = no": sa.PerCPUNo, "per_cpu_sas = yes": sa.PerCPUYes,
+		"": sa.PerCPUAuto, "per_cpu_sas = no": sa.PerCPUNo, "per_cpu_sas = yes": sa.PerCPUYes,
 		"per_cpu_sas = encap": sa.PerCPUEncap, "per_cpu_sas = auto": sa.PerCPUAuto,
 	} {
 		cfg, err := load(box(net(text)), confPath)

@@ -25,7 +25,7 @@ func TestQuickCrashDetection(t *testing.T) {
 	})
 	l := &lab{Net: n, ours: n.GW1, theirs: n.GW2, pki: &pkis{}}
 	ours, theirs := l.sides(psk, suites[0], shapes[0])
-	ours.child = "dpd_action = restart"
+	ours.child = "dpd_action = restart\n    per_cpu_sas = no"
 	ours.more = "espalier {\n retransmit_tries = 20\n retransmit_timeout = 2s\n retransmit_base = 1.0\n}\n"
 	other, err := theirs.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: theirs.conf(), Plain: true})
 	if err != nil {
