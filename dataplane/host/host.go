@@ -28,7 +28,7 @@ type Verbs interface {
 	// SetSysctl writes one.
 	SetSysctl(name, value string) error
 	// Setting reads a setting that the tuner may change: a sysctl, or one of those
-	// that CPUGovernor, RPS, XPS, IRQAffinity and Feature name. Errors:
+	// that CPUGovernor, Pcrypt, RPS, XPS, IRQAffinity and Feature name. Errors:
 	// fs.ErrNotExist when the box has none of this name, fs.ErrPermission when nobody
 	// may change it here.
 	Setting(name string) (string, error)

@@ -16,6 +16,10 @@ const (
 	// CPUGovernor is the frequency governor of all CPUs, one word when they have
 	// the same, otherwise one for each of the kernel's policies in their order.
 	CPUGovernor = "cpu.governor"
+	// Pcrypt is whether new SAs of AES-GCM spread their packets over CPUs to encrypt
+	// and decrypt them: "on" or "off". SAs keep the cipher that they began with, and
+	// while one has it, it cannot go off.
+	Pcrypt = "pcrypt"
 )
 
 // RPS names the CPUs that a receive queue's packets are spread to, a list such
@@ -69,6 +73,8 @@ func (l Local) knob(name string) (knob, error) {
 	switch {
 	case name == CPUGovernor:
 		return knob{l.governor, l.setGovernor}, nil
+	case name == Pcrypt:
+		return knob{l.pcrypt, l.setPcrypt}, nil
 	case !slashes && strings.Contains(name, "."):
 		path, err := sysctlPath(name)
 		if err != nil {
@@ -101,7 +107,7 @@ func (l Local) knob(name string) (knob, error) {
 			func(v string) error { return l.setFeature(first, second, v) },
 		}, nil
 	}
-	return knob{}, fmt.Errorf("setting %q: expected a sysctl, %s, rps/…, xps/…, irq/… or feature/…", name, CPUGovernor)
+	return knob{}, fmt.Errorf("setting %q: expected a sysctl, %s, %s, rps/…, xps/…, irq/… or feature/…", name, CPUGovernor, Pcrypt)
 }
 
 // linkName keeps names of interfaces inside their folder.

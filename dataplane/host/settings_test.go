@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -258,6 +259,32 @@ func TestGovernor(t *testing.T) {
 	}
 }
 
+// TestPcrypt on made-up boxes; tools/lab/fastpath has a kernel that can.
+func TestPcrypt(t *testing.T) {
+	const release, crypto = "6.1.0-1-amd64", "name : rfc4106(gcm(aes))\ndriver : %s\npriority : 400\n"
+	files := func(modules, driver string) map[string]string {
+		return map[string]string{
+			"/proc/sys/kernel/osrelease": release, "/lib/modules/" + release + "/modules.dep": modules, "/proc/crypto": fmt.Sprintf(crypto, driver),
+		}
+	}
+	const both = "kernel/crypto/pcrypt.ko:\nkernel/crypto/crypto_user.ko:\n"
+	for _, c := range []struct{ modules, driver, want string }{
+		{both, "rfc4106-gcm-aesni", "off"}, {both, "pcrypt(rfc4106-gcm-aesni)", "on"}, {"kernel/crypto/pcrypt.ko:\n", "rfc4106-gcm-aesni", ""},
+	} {
+		box := fakeRoot(t, files(c.modules, c.driver))
+		got, err := box.Setting(Pcrypt)
+		if got != c.want || (c.want == "") != errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+		if c.want != "" {
+			must(t, box.SetSetting(Pcrypt, c.want)) // as it is
+			if err := box.SetSetting(Pcrypt, "maybe"); err == nil {
+				t.Error("maybe was taken")
+			}
+		}
+	}
+}
+
 func TestIRQAffinity(t *testing.T) {
 	box := fakeRoot(t, map[string]string{"/proc/irq/24/smp_affinity_list": "0-1"})
 	must(t, box.SetSetting(IRQAffinity(24), "1"))
@@ -310,7 +337,7 @@ func TestSettingNames(t *testing.T) {
 			t.Errorf("%q was taken for a setting", name)
 		}
 	}
-	for _, name := range []string{RPS("eth0.100", 0), XPS("eth0", 12), IRQAffinity(7), Feature("eth0", "rx-gro"), CPUGovernor, "net.core.rmem_max"} {
+	for _, name := range []string{RPS("eth0.100", 0), XPS("eth0", 12), IRQAffinity(7), Feature("eth0", "rx-gro"), CPUGovernor, Pcrypt, "net.core.rmem_max"} {
 		if _, err := (Local{}).knob(name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
