@@ -17,21 +17,22 @@ const measureTime = 300 * time.Millisecond
 type box struct {
 	host.Inventory
 	Speed *host.Speed `json:"speed,omitempty"` // not there: not asked for, or not to be had
+	// NotMeasured says why it is not to be had.
+	NotMeasured string `json:"not_measured,omitempty"`
 }
 
 // boxOf takes the inventory, and the cipher's speed when that is asked for.
-func boxOf(e *env, measure bool) (*box, error) {
+func boxOf(e *env, measure bool) *box {
 	b := &box{}
-	var err error
 	if measure {
-		var s host.Speed
-		if s, err = e.pinned.measure(e.ctx, measureTime); err != nil {
-			return nil, err
+		if s, err := e.pinned.measure(e.ctx, measureTime); err != nil {
+			b.NotMeasured = err.Error()
+		} else {
+			b.Speed = &s
 		}
-		b.Speed = &s
 	}
 	b.Inventory = e.pinned.inventory(e.ctx) // afterwards: the cipher is chosen by now
-	return b, nil
+	return b
 }
 
 func (x *box) write(b *bytes.Buffer) {
@@ -51,6 +52,9 @@ func (x *box) write(b *bytes.Buffer) {
 		cipher += fmt.Sprintf(", %.2f Gbit/s on one CPU", x.Speed.BytesPerSecond*8/1e9)
 	}
 	line(b, 0, "cipher", cipher)
+	if x.NotMeasured != "" {
+		line(b, 0, "", printable(x.NotMeasured))
+	}
 	for _, n := range x.NICs {
 		line(b, 0, "nic", fmt.Sprintf("%s %s, MTU %d, %s, %s, on: %s, off: %s", printable(n.Name), printable(n.Driver), n.MTU,
 			number(uint64(n.RXQueues), "receive queue", "receive queues"), number(uint64(n.TXQueues), "send queue", "send queues"), orNone(n.On), orNone(n.Off)))

@@ -19,6 +19,8 @@ import (
 type fake struct {
 	guard flow.GuardMode
 	reads int
+
+	immeasurable bool // where nothing is pinned that a daemon "tried and could not"
 }
 
 var fakeNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -49,6 +51,7 @@ func (f *fake) daemon(o flow.ReaderOptions) (flow.Daemon, error) {
 	case "loading":
 		return flow.Daemon{PID: 8, Loading: true}, nil
 	case "new":
+		f.immeasurable = true
 		return flow.Daemon{PID: 7, Parts: []flow.Part{{Program: "esp_in", Interface: "eth0", IfIndex: 2, Reason: "operation not supported\x1b"}}}, nil
 	}
 	return flow.Daemon{}, fs.ErrNotExist
@@ -70,6 +73,9 @@ func (f *fake) inventory(context.Context) host.Inventory {
 }
 
 func (f *fake) measure(context.Context, time.Duration) (host.Speed, error) {
+	if f.immeasurable {
+		return host.Speed{}, errors.New("no AF_ALG")
+	}
 	return host.Speed{Cipher: "rfc4106(gcm(aes))", Driver: "rfc4106-gcm-aesni", Piece: 16384, BytesPerSecond: 2.5e9}, nil
 }
 

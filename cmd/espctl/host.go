@@ -89,9 +89,7 @@ func (cmd *hostShowCmd) Run(e *env) error {
 		return e.explainFastPath(err)
 	}
 	if !cmd.Brief {
-		if res.Box, err = boxOf(e, cmd.Measure); err != nil {
-			return err
-		}
+		res.Box = boxOf(e, cmd.Measure)
 	}
 	if e.format != plain {
 		return e.print(res)

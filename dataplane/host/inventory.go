@@ -122,16 +122,18 @@ func (l Local) Inventory(ctx context.Context) Inventory {
 
 // fill makes empty lists of those that are not there: JSON tells them apart.
 func (inv *Inventory) fill() {
-	inv.CPU.Flags = slices.Concat([]string{}, inv.CPU.Flags)
-	inv.Ciphers = slices.Concat([]Cipher{}, inv.Ciphers)
-	inv.NICs = slices.Concat([]NIC{}, inv.NICs)
-	inv.Services = slices.Concat([]Service{}, inv.Services)
-	inv.Sysctls = slices.Concat([]Sysctl{}, inv.Sysctls)
-	inv.Findings = []Finding{}
+	inv.CPU.Flags, inv.Ciphers, inv.NICs = listed(inv.CPU.Flags), listed(inv.Ciphers), listed(inv.NICs)
+	inv.Services, inv.Sysctls, inv.Findings = listed(inv.Services), listed(inv.Sysctls), listed(inv.Findings)
 	for i := range inv.NICs {
-		inv.NICs[i].On = slices.Concat([]string{}, inv.NICs[i].On)
-		inv.NICs[i].Off = slices.Concat([]string{}, inv.NICs[i].Off)
+		inv.NICs[i].On, inv.NICs[i].Off = listed(inv.NICs[i].On), listed(inv.NICs[i].Off)
 	}
+}
+
+func listed[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
 }
 
 // rest is what follows from the first part.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -119,10 +118,4 @@ func encryptControl() []byte {
 	add(unix.ALG_SET_IV, append(word(8), make([]byte, 8)...)) // struct af_alg_iv
 	add(unix.ALG_SET_AEAD_ASSOCLEN, word(speedAAD))
 	return out
-}
-
-// NotMeasurable reports that the kernel lets no program use its ciphers, rather than
-// that something failed.
-func NotMeasurable(err error) bool {
-	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ENOENT)
 }
