@@ -46,6 +46,9 @@ var dropWords = map[Reason]struct{ why, fix string }{
 	Reason(bpf.DropEncap): {
 		"their UDP encapsulation is not that of the SA", "a NAT on the path has changed: MOBIKE or dpd_delay finds that, encap = yes on both sides forces UDP",
 	},
+	Reason(bpf.DropSelector): {
+		"the decrypted packets are not what their SA is for", "the peer sends what this CHILD SA's networks do not have: compare local_ts and remote_ts of both sides",
+	},
 	Reason(bpf.DropOutNoState): {
 		"a policy asks for an SA that is not there", "start_action = trap or start sets it up; see why it is not up with espctl sa show",
 	},

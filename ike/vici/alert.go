@@ -2,13 +2,33 @@ package vici
 
 import "espalier/internal/event"
 
-// alerted raises the alert event: something failed. Its type is charon's name for
-// what happened where charon has one, else the cause's own.
+// alerted raises the alert event: something failed, or an SA loses packets. Its type
+// is charon's name for what happened where charon has one, else the cause's own.
 func (c *client) alerted(e event.Event) error {
-	f, is := e.(event.Failed)
-	if !is {
-		return nil
+	switch e := e.(type) {
+	case event.Failed:
+		return c.failed(e)
+	case event.Dropped:
+		return c.dropped(e)
 	}
+	return nil
+}
+
+func (c *client) dropped(d event.Dropped) error {
+	return c.announce(eventAlert, func() Message {
+		var m Message
+		m.Put("type", "PACKETS_DROPPED")
+		if d.Conn != "" {
+			m.Put("ike", d.Conn)
+			m.Put("child", d.Child)
+		}
+		m.Put("cause", d.Reason)
+		m.Put("msg", logText(d))
+		return m
+	})
+}
+
+func (c *client) failed(f event.Failed) error {
 	return c.announce(eventAlert, func() Message {
 		var m Message
 		m.Put("type", alertType(&f))
@@ -23,7 +43,7 @@ func (c *client) alerted(e event.Event) error {
 		}
 		m.Put("cause", string(f.Cause))
 		m.PutFlag("by-peer", f.ByPeer)
-		m.Put("msg", logText(e))
+		m.Put("msg", logText(f))
 		return m
 	})
 }

@@ -136,11 +136,15 @@ func TestAlertEvent(t *testing.T) {
 	e.Bus.Publish(vicitest.Now, event.Failed{Cause: event.NoProposalChosen})
 	e.Bus.Publish(vicitest.Now, event.Failed{IKE: ike, Cause: event.AuthenticationFailed})
 	e.Bus.Publish(vicitest.Now, event.Failed{IKE: ike, Cause: event.KeyExchangeFailed})
+	e.Bus.Publish(vicitest.Now, event.Dropped{Conn: "gw", Child: "net", Reason: "replay", Packets: 3, Fix: "replay_window = 128"})
+	e.Bus.Publish(vicitest.Now, event.Dropped{Reason: "integrity"})
 	for _, want := range []string{
 		"alert type=PROPOSAL_MISMATCH_CHILD ike=gw ike-id=7 child=net cause=NO_PROPOSAL_CHOSEN by-peer=yes msg=negotiation failed",
 		"alert type=PROPOSAL_MISMATCH_IKE cause=NO_PROPOSAL_CHOSEN msg=negotiation failed",
 		"alert type=PEER_AUTH_FAILED ike=gw ike-id=7 cause=AUTHENTICATION_FAILED msg=negotiation failed",
 		"alert type=KEY_EXCHANGE_FAILED ike=gw ike-id=7 cause=KEY_EXCHANGE_FAILED msg=negotiation failed",
+		"alert type=PACKETS_DROPPED ike=gw child=net cause=replay msg=packets of an SA were lost: conn=gw child=net",
+		"alert type=PACKETS_DROPPED cause=integrity msg=packets of an SA were lost",
 	} {
 		if got := text(next(t, r)); !strings.HasPrefix(got, want) {
 			t.Errorf("got %s, want %s", got, want)
