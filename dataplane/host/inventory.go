@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,11 +171,12 @@ func (l Local) kernel() Kernel {
 	k.version[0], _ = strconv.Atoi(major)
 	k.version[1], _ = strconv.Atoi(strings.TrimRight(minor, "-+abcdefghijklmnopqrstuvwxyz"))
 	k.modules = l.modulesOf(k.Release)
-	jit, _ := l.read("/proc/sys/net/core/bpf_jit_enable")
+	jit, err := l.read("/proc/sys/net/core/bpf_jit_enable")
+	compiled := errors.Is(err, fs.ErrNotExist) || jit != "" && jit != "0" // another network namespace does not see it
 	k.Features = []Feat{
 		{"xfrm statistics", l.exists("/proc/net/xfrm_stat")},
 		{"types for BPF (BTF)", l.exists("/sys/kernel/btf/vmlinux")},
-		{"BPF compiled (JIT)", jit != "" && jit != "0"},
+		{"BPF compiled (JIT)", compiled},
 		{"tcx (6.6)", k.atLeast(6, 6)},
 		{"SAs for each CPU (6.13)", k.atLeast(6, 13)},
 	}
