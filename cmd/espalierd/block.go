@@ -13,7 +13,7 @@ import (
 // block installs the policies of leak = block while no daemon runs: before the
 // network is up, from a unit of its own. The next start takes them over.
 func block(f flags, log zerolog.Logger) (err error) {
-	cfg, err := load(f, log)
+	cfg, err := load(f, f.whenRunning(nil), log)
 	if err != nil {
 		return err
 	}

@@ -109,6 +109,17 @@ func (f *flags) options() config.Options {
 	return config.Options{StrongSwan: f.StrongswanConf}
 }
 
+// whenRunning are the options of a daemon: who comes from strongSwan may have nothing
+// but what swanctl loads. A file that was there must not vanish.
+func (f *flags) whenRunning(was *config.Config) config.Options {
+	o := f.options()
+	o.MayMiss = f.Config == config.DefaultPath
+	if was != nil {
+		o.MayMiss = was.Missing
+	}
+	return o
+}
+
 // check loads the configuration and reports on it, one line a mistake.
 func check(f flags, stdout, stderr io.Writer) int {
 	cfg, err := config.LoadWith(f.Config, f.options())

@@ -107,6 +107,15 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// Only the file at the default place may miss, and only when the daemon begins.
+func TestWhenTheFileMayMiss(t *testing.T) {
+	f := flags{Config: config.DefaultPath}
+	other := flags{Config: "other"}
+	if !f.whenRunning(nil).MayMiss || other.whenRunning(nil).MayMiss || f.whenRunning(&config.Config{}).MayMiss || !f.whenRunning(&config.Config{Missing: true}).MayMiss {
+		t.Error("a missing file is taken where it must not be, or refused where it may be")
+	}
+}
+
 func TestServeRefusesBadConfiguration(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "bad.conf")
 	write(t, bad, "connections { a { remote_adrs = 1.2.3.4 } }\n")

@@ -22,7 +22,7 @@ type plan struct {
 
 // plan reads the file as reload does. Errors: what is wrong with it.
 func (f *inForce) plan() (plan, error) {
-	file, err := config.LoadWith(f.from.Config, f.from.options())
+	file, err := config.LoadWith(f.from.Config, f.from.whenRunning(f.file))
 	if err != nil {
 		return plan{}, err
 	}

@@ -40,7 +40,7 @@ func newInForce(from flags, file *config.Config, to applier, log zerolog.Logger)
 // logged, what was in force stays so.
 func (f *inForce) reload() error {
 	f.log.Info().Str("config", f.from.Config).Msg("reloading the configuration")
-	file, err := load(f.from, f.log)
+	file, err := load(f.from, f.from.whenRunning(f.file), f.log)
 	if err == nil {
 		_, err = settingsOf(file)
 	}

@@ -38,7 +38,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"} {
 		os.Unsetenv(v) // not for children
 	}
-	cfg, err := load(f, log)
+	cfg, err := load(f, f.whenRunning(nil), log)
 	if err != nil {
 		return err
 	}
@@ -161,8 +161,8 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 }
 
 // load reads the configuration and logs each mistake on a line of its own.
-func load(f flags, log zerolog.Logger) (*config.Config, error) {
-	cfg, err := config.LoadWith(f.Config, f.options())
+func load(f flags, o config.Options, log zerolog.Logger) (*config.Config, error) {
+	cfg, err := config.LoadWith(f.Config, o)
 	if err != nil {
 		var mistakes config.Errors
 		if !errors.As(err, &mistakes) {

@@ -9,6 +9,8 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -40,6 +42,7 @@ const (
 // Config is a checked and compiled configuration. It is immutable.
 type Config struct {
 	Path        string           // the main file
+	Missing     bool             // it is not there, see Options.MayMiss
 	Files       []string         // every configuration file read, the main file first
 	Connections []*sa.Connection // in the order of the files
 	Pools       []*lease.Pool    // in the order of the files
@@ -129,7 +132,10 @@ func loadWith(fsys fileSystem, path string, o Options) (*Config, error) {
 	rep := newReport()
 	l := newLoader(fsys, rep)
 	root := &Section{Pos: Pos{File: path}}
-	l.file(path, root, nil, Pos{File: path})
+	missing := o.MayMiss && isMissing(fsys, path)
+	if !missing {
+		l.file(path, root, nil, Pos{File: path})
+	}
 	written := len(rep.errs)
 	top, templates := resolve(root, rep)
 	newChecker(rep, l.modes).top(top, templates)
@@ -144,13 +150,22 @@ func loadWith(fsys fileSystem, path string, o Options) (*Config, error) {
 	if err := rep.err(); err != nil {
 		return nil, err
 	}
-	cfg.Path, cfg.StrongSwan = path, sw
+	cfg.Path, cfg.StrongSwan, cfg.Missing = path, sw, missing
+	if missing {
+		c.warn.add(Pos{File: path}, "a configuration file", cause(fs.ErrNotExist), "until there is one, clients of the control socket such as swanctl load all there is")
+	}
 	cfg.Files = make([]string, len(rep.files))
 	for f, i := range rep.files {
 		cfg.Files[i-1] = f
 	}
 	cfg.Warnings = c.warn.list()
 	return cfg, nil
+}
+
+// isMissing reports that there is no file, whatever else may be wrong with one.
+func isMissing(fsys fileSystem, path string) bool {
+	_, _, err := fsys.read(path, maxBytes)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // compiler turns checked sections into values. It goes on after mistakes; its

@@ -100,3 +100,22 @@ func TestParse(t *testing.T) {
 		t.Errorf("what could be read is %q", root.Print())
 	}
 }
+
+// A daemon may begin without a file, if it is said to; any other mistake stays one.
+func TestFileMayMiss(t *testing.T) {
+	cfg, err := loadWith(memFS{}, confPath, Options{MayMiss: true})
+	if err != nil || !cfg.Missing || len(cfg.Connections) != 0 || len(cfg.Warnings) != 1 || cfg.Settings.SA.Port != 500 {
+		t.Errorf("no file: %+v, %v", cfg, err)
+	}
+	if _, err := loadWith(memFS{}, confPath, Options{}); err == nil {
+		t.Error("no file where there must be one")
+	}
+	world := memFS{}.with(map[string]memFile{"espalier.conf": {data: "nonsense = 1\n"}})
+	if _, err := loadWith(world, confPath, Options{MayMiss: true}); err == nil {
+		t.Error("a file with a mistake was taken for none")
+	}
+	world = memFS{}.with(map[string]memFile{"espalier.conf": {data: "connections { }\n"}})
+	if cfg, err := loadWith(world, confPath, Options{MayMiss: true}); err != nil || cfg.Missing || len(cfg.Warnings) != 0 {
+		t.Errorf("a file: %+v, %v", cfg, err)
+	}
+}

@@ -20,6 +20,8 @@ type Options struct {
 	StrongSwan string
 	// Optional: that file need not be there, and what is wrong in it is a warning.
 	Optional bool
+	// MayMiss: the main file need not be there; what clients load is all there is then.
+	MayMiss bool
 }
 
 // StrongSwan is what was taken from a strongswan.conf, and what was not.
