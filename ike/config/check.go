@@ -67,6 +67,9 @@ func (c *checker) section(n *node, spec *sectionSpec) {
 	}
 	n.spec = spec
 	for _, name := range n.order {
+		if c.rep.full() {
+			return // looking for what each of thousands of names may have meant takes its time
+		}
 		e := n.keys[name]
 		switch k := spec.key(name); {
 		case k != nil:
