@@ -21,14 +21,14 @@ import (
 type (
 	// Key is an SA as packets name it; MakeKey makes one.
 	Key = layoutSaKey
-	// IndexEntry points from a key's hash to a slot.
+	// IndexEntry points from a key's hash to a slot, and has a CPU's counters of the SA.
 	IndexEntry = layoutIndexEntry
 	// IndexBucket is a cache line of entries.
 	IndexBucket = layoutIndexBucket
 	// Slot is what the programs know of an SA.
 	Slot = layoutSaSlot
-	// Counters are one CPU's of one SA.
-	Counters = layoutSaCounters
+	// Counters1 are one CPU's of one SA in maps of layout 1.
+	Counters1 = layoutSaCounters1
 	// Config is the one element of the map config.
 	Config = layoutConfig
 	// Port is one of Config.Ports, in host order.
@@ -57,6 +57,16 @@ type (
 	SteerMode = layoutSteerMode
 )
 
+// Counters are what was counted of an SA.
+type Counters struct {
+	Packets  uint64
+	Bytes    uint64 // from the outer IP header on
+	LastUsed uint64 // jiffies modulo 2^35, in steps of 2^LastUsedShift; 0: never
+}
+
+// LastUsedShift: index entries have as many bits of jiffies less.
+const LastUsedShift = 3
+
 // Directions of a Key.
 const (
 	DirIn  = 0
@@ -64,7 +74,7 @@ const (
 )
 
 // LayoutVersion is that of headers/layout.h. Maps of another one cannot be taken over as they are.
-const LayoutVersion = 1
+const LayoutVersion = 2
 
 // NoCPU as a slot's CPU: its packets stay on the CPU that received them.
 const NoCPU = 1<<32 - 1
@@ -73,7 +83,7 @@ const NoCPU = 1<<32 - 1
 const Shed = 1<<32 - 2
 
 // EntryMoving as an index entry's CPU: the slot says where each packet goes.
-const EntryMoving = 1<<16 - 2
+const EntryMoving = 1<<11 - 2
 
 // Flags of a Slot.
 const (
@@ -95,12 +105,13 @@ const (
 const (
 	MinSlots = 64
 	MaxSlots = 1 << 20
+	MaxCPUs  = EntryMoving // so that an index entry can name each
 )
 
 // Sizes of the maps that grow with the box.
 type Sizes struct {
 	Slots int // SAs, both directions together, MinSlots to MaxSlots
-	CPUs  int // possible ones, 1 to 4096
+	CPUs  int // possible ones, 1 to MaxCPUs
 }
 
 // Check says what is wrong with the sizes.
@@ -108,27 +119,21 @@ func (s Sizes) Check() error {
 	if s.Slots < MinSlots || s.Slots > MaxSlots {
 		return fmt.Errorf("%d SPIs: expected %d to %d", s.Slots, MinSlots, MaxSlots)
 	}
-	if s.CPUs < 1 || s.CPUs > 4096 || uint64(s.Slots)*uint64(s.CPUs) > 1<<31 {
-		return fmt.Errorf("%d CPUs with %d SPIs: expected 1 to 4096, and less than 2^31 counters", s.CPUs, s.Slots)
+	if s.CPUs < 1 || s.CPUs > MaxCPUs {
+		return fmt.Errorf("%d CPUs: expected 1 to %d", s.CPUs, MaxCPUs)
 	}
 	return nil
 }
 
-// Buckets of the index: a power of two, so that at most half of its entries are ever in use.
-func (s Sizes) Buckets() int {
-	return max(2, 1<<bits.Len(uint(s.Slots-1))/(indexWays/2))
-}
-
-// indexWays are the entries of a bucket.
-const indexWays = len(IndexBucket{}.Way)
+// Buckets of a CPU's row of the index: a power of two, so that at most half of its entries are ever in use.
+func (s Sizes) Buckets() int { return 1 << bits.Len(uint(s.Slots-1)) }
 
 // MaxEntries is what each of the maps of these sizes holds, by the map's name.
 func (s Sizes) MaxEntries() map[string]uint32 {
 	return map[string]uint32{
 		"config":      1,
-		"index":       uint32(s.Buckets()),
+		"index":       uint32(s.Buckets() * s.CPUs),
 		"sas":         uint32(s.Slots),
-		"counters":    uint32(s.Slots * s.CPUs),
 		"drop_counts": uint32(s.Slots) * uint32(DropReasons),
 		"totals":      uint32(s.CPUs) * uint32(Totals),
 		"cpus":        uint32(s.CPUs),

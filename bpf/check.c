@@ -27,14 +27,16 @@ int find(struct xdp_md *ctx)
 	const struct config *c = the_config();
 	struct find_request *r = (void *)(long)ctx->data;
 	struct sa_key key;
-	__u64 h, value = 0;
+	struct index_entry *e;
+	__u64 h;
 
 	if (!c || (void *)(r + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
 	key = r->key;
 	h = sa_hash(c, (const __u64 *)&key);
-	r->found = sa_find(c, bpf_get_smp_processor_id(), &key, &value);
-	r->slot = ENTRY_SLOT(value);
+	e = sa_find(c, bpf_get_smp_processor_id(), &key);
+	r->found = e != NULL;
+	r->slot = e ? ENTRY_SLOT(LOAD_ONCE(e->where)) : 0;
 	r->hash[0] = h;
 	r->hash[1] = h >> 32;
 	return XDP_PASS;

@@ -19,7 +19,6 @@ const (
 	checkMapBehind      = "behind"
 	checkMapBuckets     = "buckets"
 	checkMapConfig      = "config"
-	checkMapCounters    = "counters"
 	checkMapCpus        = "cpus"
 	checkMapDraws       = "draws"
 	checkMapDropCounts  = "drop_counts"
@@ -98,7 +97,6 @@ type checkMapSpecs struct {
 	Behind      *ebpf.MapSpec `ebpf:"behind"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
 	Draws       *ebpf.MapSpec `ebpf:"draws"`
 	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
@@ -145,7 +143,6 @@ type checkMaps struct {
 	Behind      *ebpf.Map `ebpf:"behind"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Config      *ebpf.Map `ebpf:"config"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	Cpus        *ebpf.Map `ebpf:"cpus"`
 	Draws       *ebpf.Map `ebpf:"draws"`
 	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
@@ -166,7 +163,6 @@ func (m *checkMaps) Close() error {
 		m.Behind,
 		m.Buckets,
 		m.Config,
-		m.Counters,
 		m.Cpus,
 		m.Draws,
 		m.DropCounts,

@@ -47,13 +47,15 @@ static __noinline int lost(struct drop_sample *d, __u32 reason)
 {
 	const struct config *c = the_config();
 	struct drop_sample *s;
-	__u64 value, *count;
+	struct index_entry *e;
+	__u64 *count;
 	__u32 n;
 
 	if (!c || reason >= DROP_REASONS)
 		return 0;
-	if (sa_find(c, bpf_get_smp_processor_id(), &d->key, &value)) {
-		n = ENTRY_SLOT(value) * DROP_REASONS + reason;
+	e = sa_find(c, bpf_get_smp_processor_id(), &d->key);
+	if (e) {
+		n = ENTRY_SLOT(LOAD_ONCE(e->where)) * DROP_REASONS + reason;
 		count = bpf_map_lookup_elem(&drop_counts, &n);
 		if (count)
 			__sync_fetch_and_add(count, 1);

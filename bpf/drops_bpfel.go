@@ -20,7 +20,6 @@ const (
 	dropsMapBehind         = "behind"
 	dropsMapBuckets        = "buckets"
 	dropsMapConfig         = "config"
-	dropsMapCounters       = "counters"
 	dropsMapCpus           = "cpus"
 	dropsMapDropCounts     = "drop_counts"
 	dropsMapIkeSpis        = "ike_spis"
@@ -108,7 +107,6 @@ type dropsMapSpecs struct {
 	Behind      *ebpf.MapSpec `ebpf:"behind"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
 	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.MapSpec `ebpf:"ike_spis"`
@@ -154,7 +152,6 @@ type dropsMaps struct {
 	Behind      *ebpf.Map `ebpf:"behind"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Config      *ebpf.Map `ebpf:"config"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	Cpus        *ebpf.Map `ebpf:"cpus"`
 	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.Map `ebpf:"ike_spis"`
@@ -175,7 +172,6 @@ func (m *dropsMaps) Close() error {
 		m.Behind,
 		m.Buckets,
 		m.Config,
-		m.Counters,
 		m.Cpus,
 		m.DropCounts,
 		m.IkeSpis,

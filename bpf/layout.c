@@ -12,7 +12,7 @@ SHOW(struct, sa_key);
 SHOW(struct, index_entry);
 SHOW(struct, index_bucket);
 SHOW(struct, sa_slot);
-SHOW(struct, sa_counters);
+SHOW(struct, sa_counters_1);
 SHOW(struct, config);
 SHOW(struct, port);
 SHOW(struct, addr_key);

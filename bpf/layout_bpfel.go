@@ -98,13 +98,16 @@ const (
 
 type layoutIndexBucket struct {
 	_   structs.HostLayout
-	Way [4]layoutIndexEntry
+	Way [2]layoutIndexEntry
 }
 
 type layoutIndexEntry struct {
-	_     structs.HostLayout
-	Key   uint64
-	Value uint64
+	_        structs.HostLayout
+	Key      uint64
+	Where    uint32
+	LastUsed uint32
+	Packets  uint64
+	Bytes    uint64
 }
 
 type layoutLpmKey struct {
@@ -127,7 +130,7 @@ type layoutPort struct {
 	Kind uint16
 }
 
-type layoutSaCounters struct {
+type layoutSaCounters1 struct {
 	_        structs.HostLayout
 	Packets  uint64
 	Bytes    uint64
@@ -155,7 +158,7 @@ type layoutSaSlot struct {
 	From       uint32
 	Seen       uint64
 	SeenCpu    uint32
-	Reserved   uint32
+	Place      uint32
 }
 
 type layoutSteerMode uint32
@@ -223,7 +226,7 @@ const (
 	layoutVarShowLpmKey      = "show_lpm_key"
 	layoutVarShowMssValue    = "show_mss_value"
 	layoutVarShowPort        = "show_port"
-	layoutVarShowSaCounters  = "show_sa_counters"
+	layoutVarShowSaCounters1 = "show_sa_counters_1"
 	layoutVarShowSaKey       = "show_sa_key"
 	layoutVarShowSaSlot      = "show_sa_slot"
 	layoutVarShowSteerMode   = "show_steer_mode"
@@ -297,7 +300,7 @@ type layoutVariableSpecs struct {
 	ShowLpmKey      *ebpf.VariableSpec `ebpf:"show_lpm_key"`
 	ShowMssValue    *ebpf.VariableSpec `ebpf:"show_mss_value"`
 	ShowPort        *ebpf.VariableSpec `ebpf:"show_port"`
-	ShowSaCounters  *ebpf.VariableSpec `ebpf:"show_sa_counters"`
+	ShowSaCounters1 *ebpf.VariableSpec `ebpf:"show_sa_counters_1"`
 	ShowSaKey       *ebpf.VariableSpec `ebpf:"show_sa_key"`
 	ShowSaSlot      *ebpf.VariableSpec `ebpf:"show_sa_slot"`
 	ShowSteerMode   *ebpf.VariableSpec `ebpf:"show_steer_mode"`
@@ -347,7 +350,7 @@ type layoutVariables struct {
 	ShowLpmKey      *ebpf.Variable `ebpf:"show_lpm_key"`
 	ShowMssValue    *ebpf.Variable `ebpf:"show_mss_value"`
 	ShowPort        *ebpf.Variable `ebpf:"show_port"`
-	ShowSaCounters  *ebpf.Variable `ebpf:"show_sa_counters"`
+	ShowSaCounters1 *ebpf.Variable `ebpf:"show_sa_counters_1"`
 	ShowSaKey       *ebpf.Variable `ebpf:"show_sa_key"`
 	ShowSaSlot      *ebpf.Variable `ebpf:"show_sa_slot"`
 	ShowSteerMode   *ebpf.Variable `ebpf:"show_steer_mode"`

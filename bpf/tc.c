@@ -63,19 +63,21 @@ static __always_inline int esp_leaves(CONTEXT *ctx, int link)
 	__u32 cpu = bpf_get_smp_processor_id(), segments = ctx->gso_segs;
 	struct addr_key dst = {};
 	struct packet p;
-	__u64 *last, now, value;
+	struct index_entry *e;
+	__u64 *last, now;
 
 	if (!c)
 		return TC_ACT_UNSPEC;
 	parse_skb(ctx, c, &p, DIR_OUT, link);
 	if (p.kind != KIND_ESP)
 		return TC_ACT_UNSPEC;
-	if (sa_find(c, cpu, &p.key, &value)) {
+	e = sa_find(c, cpu, &p.key);
+	if (e) {
 		/* A packet that the device will cut is several on the wire, with a header each. */
 		if (segments > 1)
-			sa_count(c, cpu, ENTRY_SLOT(value), segments, ctx->wire_len);
+			sa_count(e, segments, ctx->wire_len);
 		else
-			sa_count(c, cpu, ENTRY_SLOT(value), 1, p.bytes);
+			sa_count(e, 1, p.bytes);
 		return TC_ACT_UNSPEC;
 	}
 	total_add(cpu, TOTAL_ESP_OUT_UNKNOWN);

@@ -19,7 +19,6 @@ const (
 	tcMapBehind      = "behind"
 	tcMapBuckets     = "buckets"
 	tcMapConfig      = "config"
-	tcMapCounters    = "counters"
 	tcMapCpus        = "cpus"
 	tcMapDropCounts  = "drop_counts"
 	tcMapIkeSpis     = "ike_spis"
@@ -101,7 +100,6 @@ type tcMapSpecs struct {
 	Behind      *ebpf.MapSpec `ebpf:"behind"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
 	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.MapSpec `ebpf:"ike_spis"`
@@ -145,7 +143,6 @@ type tcMaps struct {
 	Behind      *ebpf.Map `ebpf:"behind"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Config      *ebpf.Map `ebpf:"config"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	Cpus        *ebpf.Map `ebpf:"cpus"`
 	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.Map `ebpf:"ike_spis"`
@@ -165,7 +162,6 @@ func (m *tcMaps) Close() error {
 		m.Behind,
 		m.Buckets,
 		m.Config,
-		m.Counters,
 		m.Cpus,
 		m.DropCounts,
 		m.IkeSpis,

@@ -19,7 +19,6 @@ const (
 	xdpMapBehind      = "behind"
 	xdpMapBuckets     = "buckets"
 	xdpMapConfig      = "config"
-	xdpMapCounters    = "counters"
 	xdpMapCpus        = "cpus"
 	xdpMapDropCounts  = "drop_counts"
 	xdpMapIkeSpis     = "ike_spis"
@@ -93,7 +92,6 @@ type xdpMapSpecs struct {
 	Behind      *ebpf.MapSpec `ebpf:"behind"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
 	Config      *ebpf.MapSpec `ebpf:"config"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Cpus        *ebpf.MapSpec `ebpf:"cpus"`
 	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.MapSpec `ebpf:"ike_spis"`
@@ -137,7 +135,6 @@ type xdpMaps struct {
 	Behind      *ebpf.Map `ebpf:"behind"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
 	Config      *ebpf.Map `ebpf:"config"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	Cpus        *ebpf.Map `ebpf:"cpus"`
 	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
 	IkeSpis     *ebpf.Map `ebpf:"ike_spis"`
@@ -157,7 +154,6 @@ func (m *xdpMaps) Close() error {
 		m.Behind,
 		m.Buckets,
 		m.Config,
-		m.Counters,
 		m.Cpus,
 		m.DropCounts,
 		m.IkeSpis,

@@ -33,15 +33,15 @@ static __always_inline __u32 moving(__u32 cpu, __u32 slot, __u64 counted)
 	return sa->from;
 }
 
-/* steer chooses the CPU of a known SA's packet, whose entry has this value. */
-static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u64 value, __u64 counted)
+/* steer chooses the CPU of a known SA's packet, whose entry has this where. */
+static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u32 where, __u64 counted)
 {
 	__u32 n;
 
 	if (c->steer == STEER_SLOT) {
-		n = ENTRY_CPU(value);
+		n = ENTRY_CPU(where);
 		if (unlikely(n == ENTRY_MOVING))
-			return moving(cpu, ENTRY_SLOT(value), counted);
+			return moving(cpu, ENTRY_SLOT(where), counted);
 		return n == ENTRY_NO_CPU ? CPU_NONE : n;
 	}
 	if (c->steer != STEER_HASH)
@@ -59,18 +59,18 @@ static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32
 	struct ike ike;
 
 	if (likely(p->kind == KIND_ESP)) {
-		__u64 value;
+		struct index_entry *e = sa_find(c, cpu, &p->key);
 		__u64 counted;
 		__u32 to;
 
-		if (unlikely(!sa_find(c, cpu, &p->key, &value)))
+		if (unlikely(!e))
 			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
-		counted = sa_count(c, cpu, ENTRY_SLOT(value), 1, p->bytes);
+		counted = sa_count(e, 1, p->bytes);
 		if (unlikely(p->first_fragment)) {
 			total_add(cpu, TOTAL_FRAGMENT);
 			return VERDICT_PASS;
 		}
-		to = steer(c, p, cpu, value, counted);
+		to = steer(c, p, cpu, LOAD_ONCE(e->where), counted);
 		return to == cpu || to == CPU_NONE ? VERDICT_PASS : to;
 	}
 	switch (p->kind) {

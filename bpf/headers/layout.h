@@ -1,31 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
  *
- * layout.h: what the programs and user space share. Layout version 1. The Go
+ * layout.h: what the programs and user space share. Layout version 2. The Go
  * types are generated from it (bpf2go -type); nothing is mirrored by hand.
  *
  * How an SA is found and counted:
  *
- *   (direction, family, destination, SPI) --hash--> index bucket --> slot + generation
- *   slot --> sas[slot]      the whole key, flags, and the CPU it is steered to: for user space
- *   cpu * slots + slot --> counters[]   packets, bytes, last use: written by that CPU only
+ *   (direction, family, destination, SPI) --hash--> row of the CPU that runs, bucket, way:
+ *       one cache line has the key, the slot, where to steer, and this CPU's counters
+ *   slot --> sas[slot]      the whole key, flags, the CPU it is steered to, and its place
+ *                           in the index: for user space
  *
- * index, sas, counters, drop_counts, totals and config are BPF_F_MMAPABLE arrays.
- * User space reads and writes them through memory, without a system call per SPI;
- * the programs find an SA with one cache line and count in a second.
+ * index, sas, drop_counts, totals and config are BPF_F_MMAPABLE arrays. User space reads
+ * and writes them through memory, without a system call per SPI. Each CPU has a row of the
+ * index of its own, since it counts there; all rows have the same keys in the same places.
  *
- * Publication (user space is the only writer of index and sas, one process at a
- * time): sas[slot] is filled, then the entry's value word, then its key word, each
- * with one 64-bit store. Removal clears the key word first. An entry that must make
- * room is copied to its other bucket before its first place is cleared. A reader takes
- * a value only when the key word is the same before and after. Two keys of the same
- * SPI whose tags are the same as well are told apart by user space alone: it never
- * has both in the index. A slot is handed out again only after its last read, with the
- * next generation.
+ * A key may lie in any of its first MAX_PROBES buckets (sa_index.h says which), in the
+ * first of them that had room, and stays where it was put: its counters lie there, and
+ * nothing that was counted has to be moved. Half of the entries are always free, so nine
+ * of ten keys are in their first bucket. A bucket that keys in the index had to go past
+ * says so (ENTRY_PASSED); where one does not, no further one is looked into.
+ *
+ * Publication (user space is the only writer of keys and of sas, one process at a
+ * time): sas[slot] is filled; the buckets that the key goes past are told; the entry's
+ * counters are set to zero and `where` is written, then the key word, with one 64-bit
+ * store, in row 0 last. Removal clears the key word, in row 0 first: so an entry counts as there when row 0 has it, and a daemon that takes over
+ * makes the other rows so. Two keys of the same SPI whose tags are the same as well are
+ * told apart by user space alone: it never has both in the index. Slot and entry are
+ * handed out again together, after the SA's last read, with the next generation; until
+ * then a program that has found the entry just before may still count in it.
+ *
+ * Layout 1 had `counters` (struct sa_counters_1) beside an index that all CPUs shared.
+ * Its SAs and counts are taken over.
  */
 #ifndef ESPALIER_LAYOUT_H
 #define ESPALIER_LAYOUT_H
 
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 #define DIR_IN 0
 #define DIR_OUT 1
@@ -40,24 +50,30 @@ struct sa_key {
 	__u8 addr[16];
 } __attribute__((aligned(8)));
 
-/* An index entry: key word 0 is free. tag is the upper half of a keyed hash of the
- * whole sa_key, never 0 (see sa_index.h for the hash and the two buckets of a key). */
+/* An index entry, in the row of one CPU: key word 0 is free. tag is the upper half of a
+ * keyed hash of the whole sa_key, never 0. The program that runs on that CPU writes the
+ * last three fields. */
 struct index_entry {
-	__u64 key;   /* spi in the low half (as in the packet), tag in the high half */
-	__u64 value; /* see ENTRY_* */
+	__u64 key;       /* spi in the low half (as in the packet), tag in the high half */
+	__u32 where;     /* see ENTRY_* */
+	__u32 last_used; /* bpf_jiffies64() >> LAST_USED_SHIFT; 0: never. config.jiffies_hz says what a jiffy is */
+	__u64 packets;
+	__u64 bytes;     /* of the packet from its IP header on, as it is on the wire */
 };
 
-/* The value: the slot, the CPU it is steered to (a copy of sas[slot].cpu, ENTRY_NO_CPU
- * for CPU_NONE), and the slot's generation modulo 2^16. With it a packet needs one
- * cache line of the index and one of the counters, none of sas. */
-#define ENTRY_SLOT(value) ((__u32)(value))
-#define ENTRY_CPU(value) ((__u16)((value) >> 32))
-#define ENTRY_NO_CPU 0xffff
-#define ENTRY_MOVING 0xfffe /* it changes its CPU: sas[slot] says where each packet goes */
+#define LAST_USED_SHIFT 3 /* more than a year until it comes round */
 
-#define INDEX_WAYS 4
-#define HOME_SLOTS 2 /* of the slots, those of a bucket: see home_touch */
-struct index_bucket { /* one cache line */
+/* where: the slot and the CPU it is steered to (a copy of sas[slot].cpu, ENTRY_NO_CPU for
+ * CPU_NONE), so that a packet needs nothing of sas. */
+#define ENTRY_SLOT(where) ((where) & 0xfffff)
+#define ENTRY_CPU(where) ((where) >> 20 & 0x7ff)
+#define ENTRY_NO_CPU 0x7ff
+#define ENTRY_MOVING 0x7fe /* it changes its CPU: sas[slot] says where each packet goes */
+#define ENTRY_PASSED 0x80000000U /* in the first entry of a bucket, used or not: see above */
+
+#define INDEX_WAYS 2
+#define MAX_PROBES 24 /* buckets that a key may lie in */
+struct index_bucket { /* one cache line; index cpu * config.buckets + bucket */
 	struct index_entry way[INDEX_WAYS];
 };
 
@@ -83,13 +99,13 @@ struct sa_slot { /* one cache line */
 	__u32 from;         /* CPU_NONE, an index of cpus, or CPU_SHED */
 	__u64 seen;
 	__u32 seen_cpu;     /* CPU_NONE: it does not go over yet */
-	__u32 reserved;
+	__u32 place;        /* of its entries: bucket * INDEX_WAYS + way. Layout 1: not used */
 };
 
-struct sa_counters { /* half a cache line; index cpu * slots + slot */
+struct sa_counters_1 { /* of layout 1: index cpu * slots + slot */
 	__u64 packets;
-	__u64 bytes;     /* of the packet from its IP header on, as it is on the wire */
-	__u64 last_used; /* bpf_jiffies64(); config.jiffies_hz says what a jiffy is */
+	__u64 bytes;
+	__u64 last_used; /* bpf_jiffies64() */
 	__u64 reserved;
 };
 
@@ -165,9 +181,9 @@ struct port { /* host order; port 0: unused, ends the list */
 /* config: one element. User space writes single fields, aligned, at any time. */
 struct config {
 	__u32 layout;        /* LAYOUT_VERSION */
-	__u32 slots;         /* capacity: of sas, and the stride of counters */
-	__u32 buckets;       /* of index, a power of two */
-	__u32 cpus;          /* possible CPUs: rows of counters and totals */
+	__u32 slots;         /* capacity: of sas */
+	__u32 buckets;       /* of a row of index, a power of two */
+	__u32 cpus;          /* possible CPUs: rows of index and totals */
 	__u64 hash_key[3];   /* secret, random and odd, chosen at creation: see sa_index.h */
 	__u32 jiffies_hz;
 	__u32 steer;         /* enum steer_mode */

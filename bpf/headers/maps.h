@@ -22,7 +22,6 @@
 MMAP_ARRAY(config, struct config);
 MMAP_ARRAY(index, struct index_bucket);
 MMAP_ARRAY(sas, struct sa_slot);
-MMAP_ARRAY(counters, struct sa_counters);
 MMAP_ARRAY(drop_counts, __u64);
 MMAP_ARRAY(totals, __u64);
 

@@ -21,77 +21,74 @@ static __always_inline __u64 sa_hash(const struct config *c, const __u64 *word)
 	return h ^ h >> 29;
 }
 
-/* The first bucket of a key comes from the hash, the second from the first and the tag. */
-static __always_inline __u32 other_bucket(__u32 bucket, __u32 tag, __u32 mask)
+/* Where a key may lie: the first bucket is the hash's, each next one a step further. The
+ * step is odd, so that no bucket comes twice. */
+static __always_inline __u32 bucket_step(__u32 tag)
 {
-	return (bucket ^ (tag * 0x5bd1e995U | 1)) & mask;
+	return tag * 0x5bd1e995U | 1;
 }
 
-/* same is 1 when both words are equal, without a branch: where an entry lies among the
- * four of a bucket cannot be predicted, and a wrong guess about a word that is not in
- * the cache yet costs all the work that could be done meanwhile. */
-static __always_inline __u64 same(__u64 a, __u64 b)
-{
-	__u64 x = a ^ b;
+#define NOWHERE 0xffffffffU
 
-	x = (x | -x) >> 63;
-	asm volatile("" : "+r"(x)); /* or the compiler makes a branch of it */
-	return x ^ 1;
+/* sa_find_further looks into the buckets of a key after its first; row is where the
+ * CPU's begin, mask says how many there are. It gives the place of the key in index,
+ * bucket * INDEX_WAYS + way, or NOWHERE. Few packets need it. It is a global function:
+ * the verifier looks at it once, not once for each way to here. */
+__noinline __u32 sa_find_further(__u32 row, __u32 mask, __u32 bucket, __u64 want)
+{
+	__u32 step = bucket_step(want >> 32);
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 1; i < MAX_PROBES; i++) {
+		struct index_bucket *b;
+		__u32 n;
+
+		bucket += step;
+		n = row + (bucket & mask);
+		b = bpf_map_lookup_elem(&index, &n);
+		if (!b)
+			break;
+		if (LOAD_ONCE(b->way[0].key) == want)
+			return n * INDEX_WAYS;
+		if (LOAD_ONCE(b->way[1].key) == want)
+			return n * INDEX_WAYS + 1;
+		if (!(LOAD_ONCE(b->way[0].where) & ENTRY_PASSED))
+			break;
+	}
+	return NOWHERE;
 }
 
-/* home_touch reads the counters that the first SAs of a bucket have (user space gives
- * them the slots 2 * bucket and 2 * bucket + 1, while those are free): memory delivers
- * them at the same time as the bucket, instead of afterwards. */
-static __always_inline void home_touch(const struct config *c, __u32 cpu, __u32 bucket)
-{
-	__u32 n = cpu * c->slots + HOME_SLOTS * bucket;
-	struct sa_counters *count = bpf_map_lookup_elem(&counters, &n);
-
-	if (count)
-		(void)LOAD_ONCE(count->packets);
-}
-
-/* sa_find gives the value of a key's entry (see ENTRY_*), and whether there is one. It
- * looks into the first bucket once more after the second: an entry that moved from the
- * second to the first meanwhile was in neither when it was looked for. */
-static __always_inline int sa_find(const struct config *c, __u32 cpu, const struct sa_key *key, __u64 *value)
+/* sa_find gives the entry of a key in the row of the CPU that runs; NULL: nobody's. */
+static __always_inline struct index_entry *sa_find(const struct config *c, __u32 cpu, const struct sa_key *key)
 {
 	__u64 h = sa_hash(c, (const __u64 *)key);
-	__u32 mask = c->buckets - 1, tag = h >> 32 ?: 1, n = h & mask;
+	__u32 tag = h >> 32 ?: 1, mask = c->buckets - 1, row = cpu * c->buckets, n = row + ((__u32)h & mask), place;
 	__u64 want = (__u64)tag << 32 | key->spi;
+	struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
 
-	home_touch(c, cpu, n);
-	for (int pass = 0; pass < 3; pass++) {
-		struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
-		struct index_entry *e;
-		__u64 way;
-
-		if (!b)
-			return 0;
-		way = same(LOAD_ONCE(b->way[1].key), want) | same(LOAD_ONCE(b->way[2].key), want) << 1 | same(LOAD_ONCE(b->way[3].key), want) * 3;
-		e = &b->way[way & (INDEX_WAYS - 1)];
-		if (LOAD_ONCE(e->key) == want) {
-			*value = LOAD_ONCE(e->value);
-			if (LOAD_ONCE(e->key) == want)
-				return 1;
-		}
-		n = other_bucket(n, tag, mask);
-	}
-	return 0;
+	if (!b)
+		return NULL;
+	if (likely(LOAD_ONCE(b->way[0].key) == want))
+		return &b->way[0];
+	if (likely(LOAD_ONCE(b->way[1].key) == want))
+		return &b->way[1];
+	if (likely(!(LOAD_ONCE(b->way[0].where) & ENTRY_PASSED)))
+		return NULL;
+	place = sa_find_further(row, mask, h, want);
+	if (place == NOWHERE)
+		return NULL;
+	n = place / INDEX_WAYS;
+	b = bpf_map_lookup_elem(&index, &n);
+	return b ? &b->way[place % INDEX_WAYS] : NULL;
 }
 
-/* sa_count adds packets to the row of the CPU that runs, and says how many that makes. */
-static __always_inline __u64 sa_count(const struct config *c, __u32 cpu, __u32 slot, __u32 packets, __u64 bytes)
+/* sa_count adds packets to an entry, and says how many of the SA's this CPU has counted with them. */
+static __always_inline __u64 sa_count(struct index_entry *e, __u32 packets, __u64 bytes)
 {
-	__u32 n = cpu * c->slots + slot;
-	struct sa_counters *count = bpf_map_lookup_elem(&counters, &n);
-
-	if (!count)
-		return 0;
-	count->packets += packets;
-	count->bytes += bytes;
-	count->last_used = bpf_jiffies64();
-	return count->packets;
+	e->packets += packets;
+	e->bytes += bytes;
+	e->last_used = bpf_jiffies64() >> LAST_USED_SHIFT;
+	return e->packets;
 }
 
 /* total_add adds one to a total, in the row of the CPU that runs. */

@@ -131,12 +131,7 @@ func TestResize(t *testing.T) {
 		k := Key{dataplane.Out, netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 0x1000 + n}
 		must(t, f.spis.Insert(k, Attrs{ReqID: n}))
 		slot, _ := f.tab.Lookup(tableKey(k))
-		a, err := mapCounters(f.maps.table(), f.tab.Sizes())
-		must(t, err)
-		for cpu := range a.cpus {
-			a.counters[cpu*a.slots+int(slot)] = bpf.Counters{Packets: uint64(n), Bytes: uint64(n) * 100, LastUsed: 5}
-		}
-		must(t, a.unmap())
+		counted(t, f.tab, slot, bpf.Counters{Packets: uint64(n), Bytes: uint64(n) * 100, LastUsed: 80}, 0)
 		keys[k] = uint64(n)
 	}
 	base := f.tab.Total(bpf.Total(countXDP))

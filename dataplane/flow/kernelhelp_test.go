@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"espalier/bpf"
+	"espalier/dataplane/flow/table"
 	"espalier/dataplane/host"
 )
 
@@ -254,4 +255,17 @@ func parts(f *Flow, link string) (out []string) {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// counted adds to an SA's counts: on each CPU c, and lost packets (replay).
+func counted(t *testing.T, tab *table.Table, slot uint32, c bpf.Counters, lost uint64) {
+	t.Helper()
+	sa, ok := tab.Slot(slot)
+	if !ok {
+		t.Fatalf("slot %d is free", slot)
+	}
+	for cpu := range tab.Sizes().CPUs {
+		tab.Add(cpu, slot, sa.Generation, c, bpf.Counters{})
+	}
+	tab.AddDrops(slot, sa.Generation, [bpf.DropReasons]uint64{bpf.DropReplay: lost}, [bpf.DropReasons]uint64{})
 }

@@ -27,13 +27,16 @@ func (m *maps) close() {
 
 func (m *maps) table() table.Maps {
 	return table.Maps{
-		Index: m.byID["index"], SAs: m.byID["sas"], Counters: m.byID["counters"],
+		Index: m.byID["index"], SAs: m.byID["sas"], Counters: m.byID[countersOf1],
 		DropCounts: m.byID["drop_counts"], Totals: m.byID["totals"], Config: m.byID["config"],
 	}
 }
 
 // tableMaps are those that make one table: of one size, or useless.
-var tableMaps = []string{"config", "index", "sas", "counters", "drop_counts", "totals"}
+var tableMaps = []string{"config", "index", "sas", "drop_counts", "totals"}
+
+// countersOf1 is a map of layout 1 that later ones have not.
+const countersOf1 = "counters"
 
 // isTable reports whether the map is one of the table's.
 func isTable(name string) bool { return slices.Contains(tableMaps, name) }
@@ -74,6 +77,13 @@ func openMaps(dir string, want map[string]*ebpf.MapSpec) (now, former *maps, err
 				delete(now.byID, name)
 			}
 		}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, countersOf1), nil)
+		switch {
+		case err == nil:
+			former.byID[countersOf1] = m
+		case !errors.Is(err, os.ErrNotExist):
+			return now, former, fmt.Errorf("pinned map %s: %w", countersOf1, err)
+		}
 	}
 	for name, spec := range want {
 		if now.byID[name] != nil {
@@ -107,6 +117,9 @@ func (m *maps) pin() error {
 		if err := x.Pin(path); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
+	}
+	if err := os.Remove(filepath.Join(m.dir, countersOf1)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("pinned map of a former layout: %w", err)
 	}
 	return nil
 }

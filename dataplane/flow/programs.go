@@ -114,14 +114,14 @@ func (m *moving) end() (err error) {
 // finishMoving. They do not learn of new SPIs, so their guard only logs.
 func (f *Flow) startMoving() error {
 	former := f.moving.former.table()
-	m, err := startMigration(former, f.tab, f.maps.table())
+	m, err := startMigration(former, f.tab)
 	if err != nil {
 		f.log.Warn().Err(err).Msg("the table of SPIs of a former run cannot be read: counts begin anew")
 		return f.maps.pin()
 	}
 	f.moving.migration = m
-	f.log.Info().Int("spis", len(m.sas)).Int("from", m.old.Sizes().Slots).Int("to", f.tab.Sizes().Slots).
-		Msg("the table of SPIs has another size: it is carried over with its counts")
+	f.log.Info().Int("spis", len(m.sas)).Int("from", m.old.Sizes().Slots).Int("to", f.tab.Sizes().Slots).Uint32("layout", m.old.Config().Layout).
+		Msg("the table of SPIs has another size or layout: it is carried over with its counts")
 	// The settings first, or the new programs would count for a moment without.
 	*f.tab.Programs() = carryConfig(*f.tab.Programs(), m.old.Config())
 	return notInStep(former.Config)

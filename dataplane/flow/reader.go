@@ -206,13 +206,7 @@ func (r *Reader) SetGuard(mode GuardMode) error {
 		return fmt.Errorf("pinned map config: %w", err)
 	}
 	defer m.Close()
-	a := &counterArrays{}
-	c, err := mapped[bpf.Config](a, m)
-	if err != nil {
-		return err
-	}
-	c[0].Guard = uint32(mode)
-	return a.unmap()
+	return editConfig(m, func(c *bpf.Config) { c.Guard = uint32(mode) })
 }
 
 // State is what holds for the whole.

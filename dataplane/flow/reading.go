@@ -10,8 +10,8 @@ import (
 
 // Where the daemon leaves what a reader needs.
 const (
-	// DefaultPins is the folder of pinned maps and links, one for each version of
-	// their layout.
+	// DefaultPins is the folder of pinned maps and links. The version is that of what
+	// lies in it under which name; that of the maps' layout is in the map config.
 	DefaultPins = "/sys/fs/bpf/espalier/v1"
 	// DefaultState is the daemon's list of parts, which the kernel cannot tell:
 	// what could not be attached, and why.
@@ -48,7 +48,7 @@ type SPI struct {
 type Counters struct {
 	Packets  uint64
 	Bytes    uint64    // from the outer IP header on
-	LastUsed time.Time // to a tick of the kernel's clock; zero: never
+	LastUsed time.Time // to a tenth of a second; zero: never
 }
 
 // Drop counts lost packets of one reason.

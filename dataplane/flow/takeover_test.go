@@ -66,13 +66,10 @@ func TestReader(t *testing.T) {
 	f.OwnIKE(0x1122334455667789, false)
 	must(t, f.spis.Insert(Key{dataplane.Out, netip.MustParseAddr("2001:db8::9"), 0xabcdef01}, Attrs{Own: true, ReqID: 3, IfID: 4}))
 	must(t, f.spis.Insert(Key{dataplane.In, netip.MustParseAddr("192.0.2.1"), 0x1000}, Attrs{Own: true, Reserved: true}))
-	a, err := mapCounters(f.maps.table(), f.tab.Sizes())
-	must(t, err)
 	slot, _ := f.tab.Lookup(tableKey(Key{dataplane.Out, netip.MustParseAddr("2001:db8::9"), 0xabcdef01}))
-	a.counters[int(slot)] = bpf.Counters{Packets: 5, Bytes: 600, LastUsed: 1}
-	a.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] = 9
-	a.totals[int(bpf.TotalGuardRate)] = 12
-	must(t, a.unmap())
+	counted(t, f.tab, slot, bpf.Counters{Packets: 5, Bytes: 600, LastUsed: 80}, 9)
+	f.tab.AddTotal(bpf.TotalGuardRate, 12)
+	cpus := uint64(f.tab.Sizes().CPUs)
 
 	r, err := OpenReader(ReaderOptions{Pins: pins, State: o.State})
 	must(t, err)
@@ -89,7 +86,7 @@ func TestReader(t *testing.T) {
 	spis, err := r.SPIs()
 	must(t, err)
 	if len(spis) != 2 || !spis[0].Reserved || spis[0].SPI != 0x1000 || spis[1].IfID != 4 || spis[1].CPU != -1 || !spis[1].Own ||
-		spis[1].Counters.Packets != 5 || spis[1].Counters.Bytes != 600 || !slices.Equal(spis[1].Drops, []Drop{{Reason(bpf.DropReplay), 9}}) {
+		spis[1].Counters.Packets != 5*cpus || spis[1].Counters.Bytes != 600*cpus || !slices.Equal(spis[1].Drops, []Drop{{Reason(bpf.DropReplay), 9}}) {
 		t.Errorf("SPIs: %+v", spis)
 	}
 	must(t, r.SetGuard(GuardOn))
@@ -180,7 +177,7 @@ func TestTakeDown(t *testing.T) {
 // being attached is not lost, and not counted twice.
 func TestMigrationCarriesTwice(t *testing.T) {
 	needKernel(t)
-	made := func(slots int) (*table.Table, table.Maps, *counterArrays) {
+	made := func(slots int) (*table.Table, table.Maps) {
 		spec, err := bpf.Check(bpf.Sizes{Slots: slots, CPUs: 2})
 		must(t, err)
 		for _, m := range spec.Maps {
@@ -193,32 +190,23 @@ func TestMigrationCarriesTwice(t *testing.T) {
 		tab, err := table.Open(maps)
 		must(t, err)
 		t.Cleanup(func() { must(t, tab.Close()) })
-		a, err := mapCounters(maps, tab.Sizes())
-		must(t, err)
-		t.Cleanup(func() { must(t, a.unmap()) })
-		return tab, maps, a
+		return tab, maps
 	}
-	old, oldMaps, from := made(64)
-	next, nextMaps, _ := made(128)
+	old, oldMaps := made(64)
+	next, _ := made(128)
 	slot, err := old.Insert(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000), table.Attr{CPU: 1, Reqid: 7})
 	must(t, err)
 	goes := bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x2000)
 	goesFrom, err := old.Insert(goes, table.Attr{})
 	must(t, err)
 	count := func(n uint64) {
-		for cpu := range 2 {
-			for _, slot := range []uint32{slot, goesFrom} {
-				c := &from.counters[cpu*from.slots+int(slot)]
-				c.Packets += n
-				c.Bytes += 100 * n
-				c.LastUsed = 10 * n
-			}
+		for _, slot := range []uint32{slot, goesFrom} {
+			counted(t, old, slot, bpf.Counters{Packets: n, Bytes: 100 * n, LastUsed: 80 * n}, n)
 		}
-		from.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] += n
-		from.totals[int(bpf.Totals)+int(bpf.TotalIKE)] += n // of CPU 1
+		old.AddTotal(bpf.TotalIKE, n)
 	}
 	count(5)
-	m, err := startMigration(oldMaps, next, nextMaps)
+	m, err := startMigration(oldMaps, next)
 	must(t, err)
 	s, ok := next.Lookup(bpf.MakeKey(bpf.DirIn, netip.MustParseAddr("192.0.2.1"), 0x1000))
 	if c := next.Counters(s); !ok || c.Packets != 10 {
@@ -240,7 +228,7 @@ func TestMigrationCarriesTwice(t *testing.T) {
 	must(t, m.close())
 	c, sa := next.Counters(s), bpf.Slot{}
 	sa, _ = next.Slot(s)
-	if c.Packets != 16 || c.Bytes != 1600 || c.LastUsed != 50 && c.LastUsed != 30 || next.Drops(s)[bpf.DropReplay] != 8 || next.Total(bpf.TotalIKE) != 8 || sa.Cpu != 1 || sa.Reqid != 7 {
+	if c.Packets != 16 || c.Bytes != 1600 || c.LastUsed != 400 || next.Drops(s)[bpf.DropReplay] != 8 || next.Total(bpf.TotalIKE) != 8 || sa.Cpu != 1 || sa.Reqid != 7 {
 		t.Errorf("after the second: %+v, drops %d, total %d, %+v", c, next.Drops(s)[bpf.DropReplay], next.Total(bpf.TotalIKE), sa)
 	}
 }
@@ -286,20 +274,11 @@ func TestMovedCounts(t *testing.T) {
 	pins := needKernel(t)
 	f := open(t, options(t, pins))
 	defer f.Close()
-	a, err := mapCounters(f.maps.table(), f.tab.Sizes())
-	must(t, err)
-	defer func() { must(t, a.unmap()) }()
 	from, to := Key{dataplane.Out, there, 0x1000}, Key{dataplane.Out, other, 0x1000}
 	must(t, f.spis.Insert(from, Attrs{ReqID: 7}))
 	old, _ := f.tab.Lookup(tableKey(from))
 	count := func(slot uint32, n uint64) {
-		for cpu := range a.cpus {
-			c := &a.counters[cpu*a.slots+int(slot)]
-			c.Packets += n
-			c.Bytes += 100 * n
-			c.LastUsed = n
-		}
-		a.drops[int(slot)*int(bpf.DropReasons)+int(bpf.DropReplay)] += n
+		counted(t, f.tab, slot, bpf.Counters{Packets: n, Bytes: 100 * n, LastUsed: 8 * n}, n)
 	}
 	count(old, 5)
 	must(t, f.spis.Insert(to, Attrs{ReqID: 7}))
@@ -310,7 +289,7 @@ func TestMovedCounts(t *testing.T) {
 	expect := func(n uint64) {
 		t.Helper()
 		c, drops := f.tab.Counters(heir), f.tab.Drops(heir)
-		if c.Packets != n*uint64(a.cpus) || c.Bytes != 100*c.Packets || c.LastUsed != 5 || drops[bpf.DropReplay] != n {
+		if c.Packets != n*uint64(f.tab.Sizes().CPUs) || c.Bytes != 100*c.Packets || c.LastUsed != 40 || drops[bpf.DropReplay] != n {
 			t.Errorf("%+v, %d drops, expected %d packets a CPU", c, drops[bpf.DropReplay], n)
 		}
 	}

@@ -76,7 +76,7 @@ func table() []figure {
 		{
 			name: "xdp_1m_over_100", unit: "ratio", op: atMost, limit: 2, from: many, metric: "zipf-1m-over-100", beside: "ns-100",
 			what: "The same with another SA each time, a million of them against a hundred, drawn as Zipf has it (the nth with a probability " +
-				"of 1/n). Two cache lines a packet are the SA's own: one of the index, one of the counters.",
+				"of 1/n). One cache line a packet is the SA's own: its entry in the index, with the counters.",
 		},
 		{
 			name: "xdp_1m_over_100_uniform", unit: "ratio", op: atMost, limit: 5, from: many, metric: "uniform-1m-over-100", beside: "ns-100",

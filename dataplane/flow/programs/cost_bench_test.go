@@ -85,7 +85,7 @@ func benchBox(b *testing.B, s bpf.Sizes) (map[string]*ebpf.Program, map[string]*
 		}
 	}
 	m := shared
-	tab, err := table.Open(table.Maps{Index: m["index"], SAs: m["sas"], Counters: m["counters"], DropCounts: m["drop_counts"], Totals: m["totals"],
+	tab, err := table.Open(table.Maps{Index: m["index"], SAs: m["sas"], DropCounts: m["drop_counts"], Totals: m["totals"],
 		Config: m["config"]})
 	if err != nil {
 		b.Fatal(err)

@@ -64,7 +64,7 @@ func newDropScene(t *testing.T) *dropScene {
 		t.Cleanup(func() { _ = l.Close() })
 	}
 	m := c.Maps
-	tab, err := table.Open(table.Maps{Index: m["index"], SAs: m["sas"], Counters: m["counters"], DropCounts: m["drop_counts"], Totals: m["totals"],
+	tab, err := table.Open(table.Maps{Index: m["index"], SAs: m["sas"], DropCounts: m["drop_counts"], Totals: m["totals"],
 		Config: m["config"]})
 	if err != nil {
 		t.Fatal(err)

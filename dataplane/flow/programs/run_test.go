@@ -104,7 +104,7 @@ func newBox(t *testing.T) *box {
 		}
 	}
 	m := b.maps
-	b.table, err = table.Open(table.Maps{Index: m["index"], SAs: m["sas"], Counters: m["counters"], DropCounts: m["drop_counts"],
+	b.table, err = table.Open(table.Maps{Index: m["index"], SAs: m["sas"], DropCounts: m["drop_counts"],
 		Totals: m["totals"], Config: m["config"]})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -17,7 +18,7 @@ import (
 type Maps struct {
 	Index      *ebpf.Map
 	SAs        *ebpf.Map
-	Counters   *ebpf.Map
+	Counters   *ebpf.Map // of layout 1 only
 	DropCounts *ebpf.Map
 	Totals     *ebpf.Map
 	Config     *ebpf.Map
@@ -25,21 +26,21 @@ type Maps struct {
 
 // Arrays are the same as this process sees them. Tests make them without a kernel.
 type Arrays struct {
-	Index      []bpf.IndexBucket
+	Index      []bpf.IndexBucket // CPU-major
 	SAs        []bpf.Slot
-	Counters   []bpf.Counters // CPU-major
-	DropCounts []uint64       // slot-major
-	Totals     []uint64       // CPU-major
+	DropCounts []uint64 // slot-major
+	Totals     []uint64 // CPU-major
 	Config     *bpf.Config
 
-	mapped [][]byte
+	counters1 []bpf.Counters1 // CPU-major: of layout 1, where Index is nil
+	mapped    [][]byte
 }
 
 // NewArrays makes arrays on the heap.
 func NewArrays(s bpf.Sizes) *Arrays {
 	n := s.MaxEntries()
 	return &Arrays{
-		Index: make([]bpf.IndexBucket, n["index"]), SAs: make([]bpf.Slot, n["sas"]), Counters: make([]bpf.Counters, n["counters"]),
+		Index: make([]bpf.IndexBucket, n["index"]), SAs: make([]bpf.Slot, n["sas"]),
 		DropCounts: make([]uint64, n["drop_counts"]), Totals: make([]uint64, n["totals"]), Config: &bpf.Config{},
 	}
 }
@@ -57,13 +58,15 @@ func mapArrays(m Maps, write bool) (a *Arrays, err error) {
 		return nil, err
 	}
 	a.Config = &config[0]
-	if a.Index, err = mapArray[bpf.IndexBucket](a, "index", m.Index, write); err != nil {
+	if a.Config.Layout == 1 && !write {
+		a.counters1, err = mapArray[bpf.Counters1](a, "counters", m.Counters, false)
+	} else {
+		a.Index, err = mapArray[bpf.IndexBucket](a, "index", m.Index, write)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if a.SAs, err = mapArray[bpf.Slot](a, "sas", m.SAs, write); err != nil {
-		return nil, err
-	}
-	if a.Counters, err = mapArray[bpf.Counters](a, "counters", m.Counters, write); err != nil {
 		return nil, err
 	}
 	if a.DropCounts, err = mapArray[uint64](a, "drop_counts", m.DropCounts, write); err != nil {
@@ -113,12 +116,42 @@ func (a *Arrays) sizes() (bpf.Sizes, error) {
 		return s, err
 	}
 	n := s.MaxEntries()
-	for name, have := range map[string]int{
-		"index": len(a.Index), "counters": len(a.Counters), "drop_counts": len(a.DropCounts), "totals": len(a.Totals),
-	} {
+	have := map[string]int{"index": len(a.Index), "drop_counts": len(a.DropCounts), "totals": len(a.Totals)}
+	if a.counters1 != nil {
+		delete(have, "index")
+		n["counters"], have["counters"] = uint32(s.Slots*s.CPUs), len(a.counters1)
+	}
+	for name, have := range have {
 		if have != int(n[name]) {
 			return s, fmt.Errorf("map %s: expected %d elements for %d SPIs and %d CPUs, got %d", name, n[name], s.Slots, s.CPUs, have)
 		}
 	}
 	return s, nil
+}
+
+// entry is a CPU's entry of a place (sa_slot.place).
+func (a *Arrays) entry(cpu int, place uint32) *bpf.IndexEntry {
+	return &a.Index[uint32(cpu)*a.Config.Buckets+place/indexWays].Way[place%indexWays]
+}
+
+// counters are what one CPU counted of the SA in a slot.
+func (a *Arrays) counters(cpu int, slot uint32) bpf.Counters {
+	if a.counters1 != nil {
+		c := &a.counters1[cpu*len(a.SAs)+int(slot)]
+		return bpf.Counters{Packets: atomic.LoadUint64(&c.Packets), Bytes: atomic.LoadUint64(&c.Bytes), LastUsed: atomic.LoadUint64(&c.LastUsed)}
+	}
+	e := a.entry(cpu, atomic.LoadUint32(&a.SAs[slot].Place))
+	return bpf.Counters{
+		Packets: atomic.LoadUint64(&e.Packets), Bytes: atomic.LoadUint64(&e.Bytes),
+		LastUsed: uint64(atomic.LoadUint32(&e.LastUsed)) << bpf.LastUsedShift,
+	}
+}
+
+// later is the later one of two uses (Counters.LastUsed).
+func later(a, b uint64) uint64 {
+	x, y := uint32(a>>bpf.LastUsedShift), uint32(b>>bpf.LastUsedShift)
+	if x == 0 || y != 0 && int32(y-x) > 0 {
+		return b
+	}
+	return a
 }

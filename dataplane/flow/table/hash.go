@@ -15,10 +15,17 @@ func wordsOf(k *bpf.Key) words {
 	return *(*words)(unsafe.Pointer(k))               // a Key is aligned in C; reading it unaligned is fine where Go runs
 }
 
+// indexWays are the entries of a bucket.
+const indexWays = uint32(len(bpf.IndexBucket{}.Way))
+
+// maxProbes is MAX_PROBES of headers/layout.h. One of so many buckets practically
+// always has room, since at most half of the entries are in use.
+const maxProbes = 24
+
 // place is where a key may lie.
 type place struct {
-	word   uint64 // the key word of its entry
-	bucket uint32 // the first bucket
+	word uint64 // the key word of its entry
+	hash uint32 // its lower bits are the first bucket
 }
 
 // placeOf has the same hash as headers/sa_index.h.
@@ -32,17 +39,27 @@ func placeOf(c *bpf.Config, k *bpf.Key) place {
 	if tag == 0 {
 		tag = 1
 	}
-	return place{word: uint64(tag)<<32 | uint64(k.Spi), bucket: uint32(h) & (c.Buckets - 1)}
+	return place{word: uint64(tag)<<32 | uint64(k.Spi), hash: uint32(h)}
 }
 
-// other is the other bucket of an entry with this key word; other of that one is
-// the first again.
-func other(c *bpf.Config, bucket uint32, word uint64) uint32 {
-	tag := uint32(word >> 32)
-	return (bucket ^ (tag*0x5bd1e995 | 1)) & (c.Buckets - 1)
+// bucket is the nth of the buckets that it may lie in, counted from 0.
+func (p place) bucket(c *bpf.Config, n uint32) uint32 {
+	step := uint32(p.word>>32)*0x5bd1e995 | 1
+	return (p.hash + n*step) & (c.Buckets - 1)
 }
 
-// valueOf is the value word of an entry: slot, CPU (all ones for none) and generation.
-func valueOf(slot, cpu, generation uint32) uint64 {
-	return uint64(slot) | uint64(uint16(min(cpu, 0xffff)))<<32 | uint64(uint16(generation))<<48
-}
+// The parts of an entry's where (ENTRY_* of headers/layout.h).
+const (
+	slotBits = 20
+	cpuMask  = 1<<11 - 1
+	passed   = 1 << 31
+)
+
+// whereOf is what an entry says of its SA: slot, and CPU, all ones for none.
+func whereOf(slot, cpu uint32) uint32 { return slot | min(cpu, cpuMask)<<slotBits }
+
+// slotOf is the slot that an entry names.
+func slotOf(where uint32) uint32 { return where & (1<<slotBits - 1) }
+
+// cpuOf is the CPU that an entry names.
+func cpuOf(where uint32) uint32 { return where >> slotBits & cpuMask }

@@ -29,7 +29,7 @@ func (t *Table) Depart(slot, generation, to uint32) error {
 		atomic.StoreUint32(&sa.SeenCpu, bpf.NoCPU)
 		atomic.StoreUint32(&sa.From, sa.Cpu)
 		atomic.StoreUint32(&sa.Cpu, to)
-		t.enter(slot, sa, bpf.EntryMoving)
+		t.enter(slot, sa.Place, bpf.EntryMoving)
 	})
 }
 
@@ -95,8 +95,8 @@ func (t *Table) move(slot, generation uint32, do func(*bpf.Slot)) error {
 }
 
 // recoverMove ends a move that a former run had begun: packets stay where they go.
-func (t *Table) recoverMove(slot uint32, e *bpf.IndexEntry) {
-	if uint16(e.Value>>32) != bpf.EntryMoving {
+func (t *Table) recoverMove(slot, where uint32) {
+	if cpuOf(where) != bpf.EntryMoving {
 		return
 	}
 	sa := &t.a.SAs[slot]

@@ -7,19 +7,20 @@ import (
 	"espalier/bpf"
 )
 
-// cpuOf is what the index says of an SA, as the programs read it.
-func cpuOf(t *testing.T, tab *Table, k bpf.Key) uint16 {
+// indexed is what the index says of an SA, as the programs of every CPU read it.
+func indexed(t *testing.T, tab *Table, k bpf.Key) uint32 {
 	t.Helper()
-	p := placeOf(tab.a.Config, &k)
-	for _, n := range []uint32{p.bucket, other(tab.a.Config, p.bucket, p.word)} {
-		for _, e := range tab.a.Index[n].Way {
-			if e.Key == p.word {
-				return uint16(e.Value >> 32)
-			}
+	_, at, ok := tab.find(placeOf(tab.a.Config, &k))
+	if !ok {
+		t.Fatal("not in the index")
+	}
+	cpu := cpuOf(tab.a.entry(0, at).Where)
+	for row := range tab.sizes.CPUs {
+		if c := cpuOf(tab.a.entry(row, at).Where); c != cpu {
+			t.Errorf("CPU %d is told %#x, CPU 0 %#x", row, c, cpu)
 		}
 	}
-	t.Fatal("not in the index")
-	return 0
+	return cpu
 }
 
 func TestMove(t *testing.T) {
@@ -40,26 +41,26 @@ func TestMove(t *testing.T) {
 		}
 	}
 	try(tab.Depart(slot, g, 2))
-	if c := cpuOf(t, tab, key(1)); c != bpf.EntryMoving {
+	if c := indexed(t, tab, key(1)); c != bpf.EntryMoving {
 		t.Errorf("the index has CPU %#x, expected that it moves", c)
 	}
 	// What the keeper says of the SA meanwhile does not end the move.
 	try(tab.Update(slot, Attr{CPU: 2, Reqid: 5}))
-	if c := cpuOf(t, tab, key(1)); c != bpf.EntryMoving {
+	if c := indexed(t, tab, key(1)); c != bpf.EntryMoving {
 		t.Errorf("after an update the index has CPU %#x, expected that it moves", c)
 	}
 	if p, err := tab.Place(slot, g); err != nil || p.From != 1 || p.To != 2 || p.Over() {
 		t.Errorf("place %+v, error %v", p, err)
 	}
 	try(tab.Arrive(slot, g, true))
-	if sa, _ := tab.Slot(slot); sa.Cpu != 1 || cpuOf(t, tab, key(1)) != 1 {
-		t.Errorf("back: slot %+v, index %d; expected CPU 1", sa, cpuOf(t, tab, key(1)))
+	if sa, _ := tab.Slot(slot); sa.Cpu != 1 || indexed(t, tab, key(1)) != 1 {
+		t.Errorf("back: slot %+v, index %d; expected CPU 1", sa, indexed(t, tab, key(1)))
 	}
 	try(tab.Depart(slot, g, 2))
 	try(tab.Shed(slot, g, time.Second))
 	try(tab.Arrive(slot, g, true))
-	if sa, _ := tab.Slot(slot); sa.Cpu != 2 || cpuOf(t, tab, key(1)) != 2 {
-		t.Errorf("after it shed: slot %+v, index %d; expected CPU 2", sa, cpuOf(t, tab, key(1)))
+	if sa, _ := tab.Slot(slot); sa.Cpu != 2 || indexed(t, tab, key(1)) != 2 {
+		t.Errorf("after it shed: slot %+v, index %d; expected CPU 2", sa, indexed(t, tab, key(1)))
 	}
 }
 
@@ -88,8 +89,8 @@ func TestMoveTakenOver(t *testing.T) {
 	if tab, err = New(a); err != nil {
 		t.Fatal(err)
 	}
-	for spi, want := range []uint16{1, 2} {
-		if c := cpuOf(t, tab, key(uint32(spi+1))); c != want {
+	for spi, want := range []uint32{1, 2} {
+		if c := indexed(t, tab, key(uint32(spi+1))); c != want {
 			t.Errorf("SA %d: CPU %d; expected %d", spi, c, want)
 		}
 	}

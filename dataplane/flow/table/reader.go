@@ -3,6 +3,7 @@ package table
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,28 +21,34 @@ type Reader struct {
 
 // OpenReader reads kernel maps; they may have been opened read-only. Errors: maps
 // of another layout, sizes that do not fit together, and the kernel's.
-func OpenReader(m Maps) (*Reader, error) {
+func OpenReader(m Maps) (*Reader, error) { return openReader(m, bpf.LayoutVersion) }
+
+// OpenFormer is OpenReader for maps that a run before an upgrade may have left, of
+// the layout before this one, too. There is no Lookup in those.
+func OpenFormer(m Maps) (*Reader, error) { return openReader(m, 1, bpf.LayoutVersion) }
+
+func openReader(m Maps, layouts ...uint32) (*Reader, error) {
 	a, err := mapArrays(m, false)
 	if err != nil {
 		return nil, err
 	}
-	r, err := newReader(a)
+	r, err := newReader(a, layouts...)
 	if err != nil {
 		_ = a.unmap() // the first error says more
 	}
 	return r, err
 }
 
-func newReader(a *Arrays) (*Reader, error) {
+func newReader(a *Arrays, layouts ...uint32) (*Reader, error) {
+	if v := a.Config.Layout; !slices.Contains(layouts, v) {
+		return nil, fmt.Errorf("maps of layout %d: expected %d", v, bpf.LayoutVersion)
+	}
 	s, err := a.sizes()
 	if err != nil {
 		return nil, err
 	}
-	if v := a.Config.Layout; v != bpf.LayoutVersion {
-		return nil, fmt.Errorf("maps of layout %d: expected %d", v, bpf.LayoutVersion)
-	}
 	c := a.Config
-	if int(c.Slots) != s.Slots || int(c.Buckets) != s.Buckets() || int(c.Cpus) != s.CPUs {
+	if int(c.Slots) != s.Slots || int(c.Buckets) != s.Buckets() && c.Layout != 1 || int(c.Cpus) != s.CPUs {
 		return nil, fmt.Errorf("config: %d slots, %d buckets, %d CPUs; expected %d, %d, %d as the maps have", c.Slots, c.Buckets, c.Cpus,
 			s.Slots, s.Buckets(), s.CPUs)
 	}
@@ -59,26 +66,37 @@ func (r *Reader) Config() bpf.Config { return *r.a.Config }
 
 // Lookup finds the slot of a key, as the programs do.
 func (r *Reader) Lookup(k bpf.Key) (slot uint32, ok bool) {
-	p := placeOf(r.a.Config, &k)
-	n := p.bucket
-	for range 3 { // the first again: see sa_find
-		b := &r.a.Index[n]
-		for i := range b.Way {
-			if atomic.LoadUint64(&b.Way[i].Key) != p.word {
-				continue
-			}
-			v := atomic.LoadUint64(&b.Way[i].Value)
-			s := uint32(v)
-			if int(s) >= len(r.a.SAs) {
-				continue
-			}
-			if sa := &r.a.SAs[s]; uint16(atomic.LoadUint32(&sa.Generation)) == uint16(v>>48) && sa.Key == k {
-				return s, true
-			}
-		}
-		n = other(r.a.Config, n, p.word)
+	if slot, _, ok = r.find(placeOf(r.a.Config, &k)); !ok {
+		return 0, false
 	}
-	return 0, false
+	// The slot may have gone to another SA since: the same key word and another key.
+	sa, ok := r.Slot(slot)
+	if !ok || sa.Key != k {
+		return 0, false
+	}
+	return slot, true
+}
+
+// find is the slot and the place (sa_slot.place) of an entry with this key word.
+func (r *Reader) find(p place) (slot, at uint32, ok bool) {
+	if r.a.Index == nil {
+		return 0, 0, false
+	}
+	for n := range uint32(maxProbes) {
+		b := p.bucket(r.a.Config, n)
+		for w := range indexWays {
+			e := r.a.entry(0, b*indexWays+w)
+			if atomic.LoadUint64(&e.Key) != p.word {
+				continue
+			}
+			s := slotOf(atomic.LoadUint32(&e.Where))
+			return s, b*indexWays + w, int(s) < r.sizes.Slots
+		}
+		if atomic.LoadUint32(&r.a.entry(0, b*indexWays).Where)&passed == 0 {
+			break
+		}
+	}
+	return 0, 0, false
 }
 
 // Slot is what a slot holds; ok is false when it is free.
@@ -114,7 +132,7 @@ func (r *Reader) Counters(slot uint32) bpf.Counters {
 		c := r.CountersOn(cpu, slot)
 		sum.Packets += c.Packets
 		sum.Bytes += c.Bytes
-		sum.LastUsed = max(sum.LastUsed, c.LastUsed)
+		sum.LastUsed = later(sum.LastUsed, c.LastUsed)
 	}
 	return sum
 }
@@ -124,8 +142,7 @@ func (r *Reader) CountersOn(cpu int, slot uint32) bpf.Counters {
 	if cpu < 0 || cpu >= r.sizes.CPUs || int(slot) >= r.sizes.Slots {
 		return bpf.Counters{}
 	}
-	c := &r.a.Counters[cpu*r.sizes.Slots+int(slot)]
-	return bpf.Counters{Packets: atomic.LoadUint64(&c.Packets), Bytes: atomic.LoadUint64(&c.Bytes), LastUsed: atomic.LoadUint64(&c.LastUsed)}
+	return r.a.counters(cpu, slot)
 }
 
 // Drops are the packets that an SA lost, by reason.
@@ -157,7 +174,7 @@ func (r *Reader) TotalOn(cpu int, t bpf.Total) uint64 {
 }
 
 // Idle is how long ago a use was, from its LastUsed; ok is false when there was
-// none. It is good to a few hundredths of a second.
+// none. It is good to a tenth of a second.
 func (r *Reader) Idle(lastUsed uint64) (d time.Duration, ok bool) {
 	hz := uint64(r.a.Config.JiffiesHz)
 	if lastUsed == 0 || hz == 0 {
@@ -169,10 +186,14 @@ func (r *Reader) Idle(lastUsed uint64) (d time.Duration, ok bool) {
 	}
 	// Jiffies begin at boot, five minutes before the end of 32 bits.
 	jiffies := uint64(uint32(-300*int64(hz))) + uint64(now.Nano())*hz/uint64(time.Second)
-	if jiffies < lastUsed {
+	// Those of a use are known but for what has been carried out of an entry; one that
+	// seems to be about to come was just now.
+	const soon = 1 << 12
+	steps := uint32(jiffies>>bpf.LastUsedShift) + soon - uint32(lastUsed>>bpf.LastUsedShift)
+	if steps <= soon {
 		return 0, true
 	}
-	return time.Duration((jiffies - lastUsed) * uint64(time.Second) / hz), true
+	return time.Duration(uint64(steps-soon) << bpf.LastUsedShift * uint64(time.Second) / hz), true
 }
 
 // InStep reports whether the programs' guard takes an SPI that is not in the index

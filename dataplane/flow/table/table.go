@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -40,9 +39,11 @@ type Attr struct {
 type Table struct {
 	*Reader
 
-	mu   sync.Mutex
-	free queue
-	used int
+	mu    sync.Mutex
+	free  queue
+	taken []uint64 // a bit for each place of a row: an entry, or one of a slot that is not freed yet
+	past  []uint32 // for each bucket of a row, how many keys in the index lie in a later one of theirs
+	used  int
 }
 
 // Open takes kernel maps over, or fills their configuration when they are new
@@ -67,13 +68,19 @@ func New(a *Arrays) (*Table, error) {
 			return nil, err
 		}
 	}
-	r, err := newReader(a)
+	r, err := newReader(a, bpf.LayoutVersion)
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{Reader: r, free: newQueue(r.sizes.Slots)}
+	return takeOver(r), nil
+}
+
+// takeOver finds out what the arrays hold.
+func takeOver(r *Reader) *Table {
+	places := r.a.Config.Buckets * indexWays
+	t := &Table{Reader: r, free: newQueue(r.sizes.Slots), taken: make([]uint64, (places+63)/64), past: make([]uint32, r.a.Config.Buckets)}
 	t.recover()
-	return t, nil
+	return t
 }
 
 // initConfig gives new maps their configuration: all is off, and the layout
@@ -100,26 +107,23 @@ func initConfig(a *Arrays) error {
 	return nil
 }
 
-// recover finds out which slots are in use: those that the index points to.
-// Entries without a slot, and second copies of one that was being moved, go.
+// recover finds out which slots are in use: those that row 0 of the index points
+// to. Entries without a slot go, and the other rows are made to have the same keys.
 func (t *Table) recover() {
 	published := make([]bool, t.sizes.Slots)
-	for n := range t.a.Index {
-		for w := range t.a.Index[n].Way {
-			e := &t.a.Index[n].Way[w]
-			if e.Key == 0 {
-				continue
-			}
-			s := uint32(e.Value)
-			if int(s) < t.sizes.Slots && !published[s] && t.a.SAs[s].Generation%2 == 1 && uint16(t.a.SAs[s].Generation) == uint16(e.Value>>48) &&
-				placeOf(t.a.Config, &t.a.SAs[s].Key).word == e.Key && t.a.SAs[s].Flags&bpf.FlagGone == 0 {
-				published[s] = true
-				t.used++
-				t.recoverMove(s, e)
-				continue
-			}
+	for place := range t.a.Config.Buckets * indexWays {
+		e := t.a.entry(0, place)
+		if e.Key != 0 && !t.recoverEntry(e, place, published) {
 			atomic.StoreUint64(&e.Key, 0)
 		}
+		for cpu := 1; cpu < t.sizes.CPUs; cpu++ {
+			if row := t.a.entry(cpu, place); row.Key != 0 && row.Key != e.Key {
+				atomic.StoreUint64(&row.Key, 0)
+			}
+		}
+	}
+	for b := range t.a.Config.Buckets {
+		t.tellPast(b)
 	}
 	for s := range published {
 		if published[s] {
@@ -130,6 +134,25 @@ func (t *Table) recover() {
 		}
 		t.free.put(uint32(s))
 	}
+}
+
+// recoverEntry tells whether an entry of row 0 is that of an SA; then its slot is published.
+func (t *Table) recoverEntry(e *bpf.IndexEntry, place uint32, published []bool) bool {
+	s := slotOf(e.Where)
+	if int(s) >= t.sizes.Slots || published[s] {
+		return false
+	}
+	sa := &t.a.SAs[s]
+	p := placeOf(t.a.Config, &sa.Key)
+	if sa.Generation%2 == 0 || sa.Flags&bpf.FlagGone != 0 || sa.Place != place || p.word != e.Key {
+		return false
+	}
+	published[s] = true
+	t.each(p, place, func(b uint32) { t.past[b]++ })
+	t.taken[place/64] |= 1 << (place % 64)
+	t.used++
+	t.recoverMove(s, e.Where)
+	return true
 }
 
 // Programs is the programs' configuration itself, to set single fields of it. It
@@ -170,77 +193,51 @@ func (t *Table) Insert(k bpf.Key, attr Attr) (slot uint32, err error) {
 		return 0, fmt.Errorf("%w: all %d slots are in use", ErrFull, t.sizes.Slots)
 	}
 	p := placeOf(t.a.Config, &k)
-	if t.has(p) {
+	if _, _, ok := t.find(p); ok {
 		return 0, ErrCollision
 	}
-	entry := t.makeRoom(p)
-	if entry == nil {
+	at, ok := t.room(p)
+	if !ok {
 		return 0, fmt.Errorf("%w: no room in the buckets of the key, with %d of %d slots in use", ErrFull, t.used, t.sizes.Slots)
 	}
-	slot = t.free.take(homeSlots * p.bucket)
+	slot = t.free.take()
 	t.used++
-	t.clear(slot)
 	sa := &t.a.SAs[slot]
-	generation := sa.Generation + 1
 	// The generation last: a reader between the two takes the slot for free.
 	sa.Key, sa.Cpu, sa.Flags, sa.Reqid, sa.IfId = k, attr.CPU, attr.Flags&^bpf.FlagGone, attr.Reqid, attr.IfID
-	atomic.StoreUint32(&sa.Generation, generation)
-	atomic.StoreUint64(&entry.Value, valueOf(slot, attr.CPU, generation))
-	atomic.StoreUint64(&entry.Key, p.word)
-	return slot, nil
-}
-
-// Carried is what Carry has taken over from a slot.
-type Carried struct {
-	rows  []bpf.Counters // by CPU
-	drops [bpf.DropReasons]uint64
-}
-
-// Carry adds to one SA's counters what another's slot, which may have been removed,
-// counted since the last call with the same was (nil: in all). A packet that one of
-// the programs counts at this very moment under the heir may cost what a CPU's row
-// carries: moves are rare, and counts are no accounts. Errors: the heir is not in use.
-func (t *Table) Carry(from, to uint32, was *Carried) (*Carried, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, err := t.live(to); err != nil {
-		return nil, err
-	}
-	if was == nil {
-		was = &Carried{rows: make([]bpf.Counters, t.sizes.CPUs)}
-	}
-	for cpu := range t.sizes.CPUs {
-		now, had := t.CountersOn(cpu, from), &was.rows[cpu]
-		if now == *had {
-			continue
-		}
-		c := &t.a.Counters[cpu*t.sizes.Slots+int(to)]
-		atomic.AddUint64(&c.Packets, now.Packets-had.Packets)
-		atomic.AddUint64(&c.Bytes, now.Bytes-had.Bytes)
-		if now.LastUsed > atomic.LoadUint64(&c.LastUsed) {
-			atomic.StoreUint64(&c.LastUsed, now.LastUsed)
-		}
-		*had = now
-	}
-	drops := t.Drops(from)
-	for r, n := range drops {
-		atomic.AddUint64(&t.a.DropCounts[int(to)*len(drops)+r], n-was.drops[r])
-	}
-	was.drops = drops
-	return was, nil
-}
-
-// clear sets a slot's counters to zero.
-func (t *Table) clear(slot uint32) {
-	for cpu := range t.sizes.CPUs {
-		c := &t.a.Counters[cpu*t.sizes.Slots+int(slot)]
-		atomic.StoreUint64(&c.Packets, 0)
-		atomic.StoreUint64(&c.Bytes, 0)
-		atomic.StoreUint64(&c.LastUsed, 0)
-	}
+	atomic.StoreUint32(&sa.Place, at)
 	for i := range int(bpf.DropReasons) {
 		atomic.StoreUint64(&t.a.DropCounts[int(slot)*int(bpf.DropReasons)+i], 0)
 	}
+	for cpu := range t.sizes.CPUs {
+		e := t.a.entry(cpu, at)
+		atomic.StoreUint64(&e.Packets, 0)
+		atomic.StoreUint64(&e.Bytes, 0)
+		atomic.StoreUint32(&e.LastUsed, 0)
+		setWhere(e, whereOf(slot, attr.CPU))
+	}
+	t.each(p, at, func(b uint32) { t.past[b]++; t.tellPast(b) })
+	atomic.StoreUint32(&sa.Generation, sa.Generation+1)
+	for cpu := t.sizes.CPUs - 1; cpu >= 0; cpu-- { // row 0 last
+		atomic.StoreUint64(&t.a.entry(cpu, at).Key, p.word)
+	}
+	return slot, nil
+}
+
+// room is a free place for a key: in the first of its buckets that has one. What
+// the SA before it left there cannot be counted any more, since its slot was freed.
+func (t *Table) room(p place) (at uint32, ok bool) {
+	for n := range uint32(maxProbes) {
+		for w := range indexWays {
+			at = p.bucket(t.a.Config, n)*indexWays + w
+			if t.taken[at/64]>>(at%64)&1 != 0 {
+				continue
+			}
+			t.taken[at/64] |= 1 << (at % 64)
+			return at, true
+		}
+	}
+	return 0, false
 }
 
 // Update changes what the slot says of its SA.
@@ -275,17 +272,39 @@ func (t *Table) SetCPU(slot, cpu uint32) error {
 // steer writes the CPU where user space reads it and where the programs do.
 func (t *Table) steer(slot uint32, sa *bpf.Slot, cpu uint32) {
 	atomic.StoreUint32(&sa.Cpu, cpu)
-	t.enter(slot, sa, cpu)
+	t.enter(slot, sa.Place, cpu)
 }
 
 // enter writes the CPU into the index.
-func (t *Table) enter(slot uint32, sa *bpf.Slot, cpu uint32) {
-	p := placeOf(t.a.Config, &sa.Key)
-	for _, n := range []uint32{p.bucket, other(t.a.Config, p.bucket, p.word)} {
-		for w := range t.a.Index[n].Way {
-			if e := &t.a.Index[n].Way[w]; e.Key == p.word {
-				atomic.StoreUint64(&e.Value, valueOf(slot, cpu, sa.Generation))
-			}
+func (t *Table) enter(slot, place, cpu uint32) {
+	for row := range t.sizes.CPUs {
+		setWhere(t.a.entry(row, place), whereOf(slot, cpu))
+	}
+}
+
+// setWhere writes what an entry says of its SA.
+func setWhere(e *bpf.IndexEntry, where uint32) { atomic.StoreUint32(&e.Where, where|e.Where&passed) }
+
+// each calls f with the buckets that a key at this place goes past.
+func (t *Table) each(p place, at uint32, f func(bucket uint32)) {
+	for n := range uint32(maxProbes) {
+		b := p.bucket(t.a.Config, n)
+		if b == at/indexWays {
+			return
+		}
+		f(b)
+	}
+}
+
+// tellPast writes into all rows whether keys go past a bucket.
+func (t *Table) tellPast(bucket uint32) {
+	var now uint32
+	if t.past[bucket] > 0 {
+		now = passed
+	}
+	for cpu := range t.sizes.CPUs {
+		if e := t.a.entry(cpu, bucket*indexWays); e.Where&passed != now {
+			atomic.StoreUint32(&e.Where, e.Where&^passed|now)
 		}
 	}
 }
@@ -308,15 +327,11 @@ func (t *Table) Remove(k bpf.Key) (slot uint32, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	p := placeOf(t.a.Config, &k)
-	for _, n := range []uint32{p.bucket, other(t.a.Config, p.bucket, p.word)} {
-		for w := range t.a.Index[n].Way {
-			if e := &t.a.Index[n].Way[w]; e.Key == p.word {
-				atomic.StoreUint64(&e.Key, 0)
-			}
-		}
-	}
 	sa := &t.a.SAs[slot]
+	for cpu := range t.sizes.CPUs { // row 0 first
+		atomic.StoreUint64(&t.a.entry(cpu, sa.Place).Key, 0)
+	}
+	t.each(placeOf(t.a.Config, &k), sa.Place, func(b uint32) { t.past[b]--; t.tellPast(b) })
 	atomic.StoreUint32(&sa.Flags, sa.Flags|bpf.FlagGone)
 	t.used--
 	return slot, true
@@ -332,59 +347,7 @@ func (t *Table) Free(slot uint32) error {
 	}
 	sa := &t.a.SAs[slot]
 	atomic.StoreUint32(&sa.Generation, sa.Generation+1)
+	t.taken[sa.Place/64] &^= 1 << (sa.Place % 64)
 	t.free.put(slot)
 	return nil
-}
-
-// has tells whether an entry has this place's key word.
-func (t *Table) has(p place) bool {
-	same := func(e bpf.IndexEntry) bool { return e.Key == p.word }
-	return slices.ContainsFunc(t.a.Index[p.bucket].Way[:], same) ||
-		slices.ContainsFunc(t.a.Index[other(t.a.Config, p.bucket, p.word)].Way[:], same)
-}
-
-// maxPath bounds the search for room. Half of the entries are always free, so
-// that the first or second bucket nearly always has one.
-const maxPath = 256
-
-// step is a bucket that the search for room looked at: it is the other one of
-// the entry way in the bucket of the step from.
-type step struct {
-	bucket uint32
-	from   int // -1: a bucket of the new key itself
-	way    int
-}
-
-// makeRoom finds a free entry for a key, and moves others to their other buckets
-// to make one if need be (breadth first, so as few as possible); nil: none.
-func (t *Table) makeRoom(p place) *bpf.IndexEntry {
-	steps := []step{{bucket: p.bucket, from: -1}, {bucket: other(t.a.Config, p.bucket, p.word), from: -1}}
-	for i := 0; i < len(steps); i++ {
-		b := &t.a.Index[steps[i].bucket]
-		for w := range b.Way {
-			if b.Way[w].Key == 0 {
-				return t.shift(steps, i, w)
-			}
-		}
-		for w := range b.Way {
-			if len(steps) < maxPath {
-				steps = append(steps, step{bucket: other(t.a.Config, steps[i].bucket, b.Way[w].Key), from: i, way: w})
-			}
-		}
-	}
-	return nil
-}
-
-// shift moves the entries on the way back from a free one, and returns the one
-// that is free then. Each is in its new place before it leaves the old one.
-func (t *Table) shift(steps []step, i, way int) *bpf.IndexEntry {
-	free := &t.a.Index[steps[i].bucket].Way[way]
-	for s := steps[i]; s.from >= 0; s = steps[s.from] {
-		from := &t.a.Index[steps[s.from].bucket].Way[s.way]
-		atomic.StoreUint64(&free.Value, from.Value)
-		atomic.StoreUint64(&free.Key, from.Key)
-		atomic.StoreUint64(&from.Key, 0)
-		free = from
-	}
-	return free
 }

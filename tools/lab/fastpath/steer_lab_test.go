@@ -34,7 +34,7 @@ func (g *gateway) steering(sas []dataplane.SA) steering {
 		return m
 	}
 	s := steering{table: need[*table.Table](g)(table.Open(table.Maps{Config: pinned("config"), Index: pinned("index"), SAs: pinned("sas"),
-		Counters: pinned("counters"), DropCounts: pinned("drop_counts"), Totals: pinned("totals")}))}
+		DropCounts: pinned("drop_counts"), Totals: pinned("totals")}))}
 	g.Cleanup(func() { s.table.Close() })
 	for i := range sas {
 		slot, ok := s.table.Lookup(bpf.MakeKey(bpf.DirIn, sas[i].Dst, sas[i].SPI))
