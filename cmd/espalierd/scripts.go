@@ -22,7 +22,7 @@ func newScripts(cfg *config.Config, bus *event.Bus, log zerolog.Logger) *updown.
 	if path == "" {
 		path = defaultPath
 	}
-	return updown.New(updown.Options{
+	o := updown.Options{
 		Run: func(ctx context.Context, s updown.Script, line func(string)) error {
 			return host.Local{}.RunScript(ctx, s.Command, s.Env, line)
 		},
@@ -35,5 +35,30 @@ func newScripts(cfg *config.Config, bus *event.Bus, log zerolog.Logger) *updown.
 			return way.Link
 		},
 		Limit: cfg.Settings.UpdownLimit, Path: path, Bus: bus, Log: log,
-	})
+	}
+	if cfg.Settings.Firewall {
+		o.Firewall = func(p updown.Pass, up bool) error {
+			if !up {
+				return host.Local{}.RevokeTunnel(p.ReqID)
+			}
+			skipped, err := host.Local{}.AdmitTunnel(host.Pass(p))
+			if len(skipped) > 0 {
+				log.Warn().Strs("chains", skipped).Msg("chains of iptables are left alone, an updown script can change them")
+			}
+			return err
+		}
+	}
+	return updown.New(o)
+}
+
+// startFirewall prepares the packet filter, if it is to follow the tunnels. The
+// result ends that again.
+func startFirewall(cfg *config.Config, log zerolog.Logger) (stop func() error) {
+	if !cfg.Settings.Firewall {
+		return func() error { return nil }
+	}
+	if err := (host.Local{}).StartFirewall(); err != nil {
+		log.Error().Err(err).Msg("firewall = yes: the box's packet filter cannot be changed")
+	}
+	return host.Local{}.StopFirewall
 }

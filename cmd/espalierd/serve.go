@@ -93,6 +93,8 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	tuner := newTuner(fast, cfg, runDir, bus, log)
 	defer func() { err = errors.Join(err, tuner.close()) }()
+	stopFirewall := startFirewall(cfg, log)
+	defer func() { err = errors.Join(err, stopFirewall()) }()
 	scripts := newScripts(cfg, bus, levels.log(log, "chd"))
 	defer scripts.Close() // after the engine, whose CHILD SAs go at the end
 	eng, err := engine.New(engine.Options{

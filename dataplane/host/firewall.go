@@ -63,11 +63,12 @@ func (b *limited) Write(p []byte) (int, error) {
 // The rules as nft prints them in JSON (libnftables-json(5)), as far as they matter.
 type (
 	nftChain struct {
-		Family, Table, Name, Hook, Policy string
+		Family, Table, Name, Type, Hook, Policy string
 	}
 	nftRule struct {
-		Family, Table, Chain string
-		Expr                 []map[string]json.RawMessage
+		Family, Table, Chain, Comment string
+		Handle                        uint64 // by which it is deleted
+		Expr                          []map[string]json.RawMessage
 	}
 	nftList struct {
 		Nftables []struct {

@@ -41,6 +41,16 @@ type Verbs interface {
 	// with all that it has started. line is called for each line that it prints.
 	// Errors: how it ended.
 	RunScript(ctx context.Context, command string, env []string, line func(string)) error
+	// StartFirewall removes what a former run has put into the box's packet filter, and
+	// keeps what goes into tunnels from being masqueraded, with nftables.
+	StartFirewall() error
+	// StopFirewall removes all of it.
+	StopFirewall() error
+	// AdmitTunnel puts rules that let a tunnel's packets through first into every chain
+	// of nftables that filters them. Those that iptables made are left alone: skipped.
+	AdmitTunnel(Pass) (skipped []string, err error)
+	// RevokeTunnel removes them again, by the tunnel's request id.
+	RevokeTunnel(reqid uint32) error
 	// AddAddress puts an address on an interface.
 	AddAddress(Address) error
 	// RemoveAddress takes it off; nil when it is not there.

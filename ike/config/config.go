@@ -72,6 +72,7 @@ type Settings struct {
 	// The same for the peers of one prefix, and the prefixes' lengths.
 	HalfOpenPerPrefix, HalfOpenPrefix4, HalfOpenPrefix6 int
 
+	Firewall     bool          // the packet filter lets tunnels through
 	UpdownLimit  time.Duration // for a run of an updown script
 	RunDir       string        // folder of journal and control socket
 	SwanctlOn    bool          // listen where swanctl looks, too
@@ -222,6 +223,7 @@ func (c *compiler) settings(n *node) Settings {
 		HalfOpenPrefix4:   int(get[uint32](n, "half_open_prefix_v4")),
 		HalfOpenPrefix6:   int(get[uint32](n, "half_open_prefix_v6")),
 
+		Firewall:     get[bool](n, "firewall"),
 		UpdownLimit:  get[time.Duration](n, "updown_timeout"),
 		RunDir:       get[string](n, "run_dir"),
 		SwanctlOn:    get[bool](n, "swanctl_socket"),

@@ -165,6 +165,7 @@ func diffSettings(a, b Settings) []string {
 		{"init_burst", a.FastPath.InitBurst, b.FastPath.InitBurst},
 		{"init_prefix_v4", a.FastPath.InitPrefix4, b.FastPath.InitPrefix4},
 		{"init_prefix_v6", a.FastPath.InitPrefix6, b.FastPath.InitPrefix6},
+		{"firewall", a.Firewall, b.Firewall},
 		{"updown_timeout", a.UpdownLimit, b.UpdownLimit},
 		{"run_dir", a.RunDir, b.RunDir},
 		{"swanctl_socket", a.SwanctlOn, b.SwanctlOn},

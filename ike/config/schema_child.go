@@ -172,6 +172,7 @@ func settingsSpec() *sectionSpec {
 		{name: "init_burst", typ: number(1, 1<<20), def: "200", doc: "How many of them may come at once."},
 		{name: "init_prefix_v4", typ: number(24, 32), def: "32", doc: "Length of that prefix for IPv4 peers."},
 		{name: "init_prefix_v6", typ: number(56, 128), def: "64", doc: "Length of that prefix for IPv6 peers."},
+		{name: "firewall", typ: yesNo(), def: "no", doc: "Have the box's packet filter let tunnels through, and keep what goes into them from being masqueraded, with nftables (see updown.md)."},
 		{name: "updown_timeout", typ: duration(), def: "30s", doc: "How long an updown script may take before it is killed."},
 		{name: "run_dir", typ: text("folder"), def: DefaultRunDir, doc: "Folder of the journal and the control socket."},
 		{name: "swanctl_socket", typ: yesNo(), def: "yes", doc: "Listen on /var/run/charon.vici, too, where swanctl looks, unless strongSwan's daemon does."},

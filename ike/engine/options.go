@@ -50,9 +50,11 @@ type Store interface {
 // Updown follows CHILD SAs for the scripts that their configurations name. Shards
 // call its methods, which must not wait.
 type Updown interface {
-	// ChildUp: a CHILD SA with a script is installed; info is its session.
+	// Wants reports whether the CHILD SAs of a configuration are of interest.
+	Wants(cfg *sa.ChildConfig) bool
+	// ChildUp: a CHILD SA that is wanted is installed; info is its session.
 	ChildUp(cfg *sa.ChildConfig, child event.Child, info *sa.Info)
-	// ChildDown: a CHILD SA, by its unique id, has gone, with a script or without.
+	// ChildDown: a CHILD SA, by its unique id, has gone, wanted or not.
 	ChildDown(child uint64)
 	// NameServers came with the virtual addresses of an IKE SA.
 	NameServers(ike uint64, servers []netip.Addr)

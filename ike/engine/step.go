@@ -127,7 +127,7 @@ func (s *shard) updown(x *session, ev event.Event) {
 		if conn == nil {
 			return
 		}
-		if cfg := conn.Child(ev.Child.Name); cfg != nil && cfg.Updown != "" {
+		if cfg := conn.Child(ev.Child.Name); cfg != nil && u.Wants(cfg) {
 			info := x.m.Info()
 			u.ChildUp(cfg, ev.Child, &info)
 		}

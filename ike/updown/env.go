@@ -24,9 +24,25 @@ func newRun(cfg *sa.ChildConfig, child event.Child, info *sa.Info, dns []netip.A
 		if c := &info.Children[i]; c.UniqueID == child.UniqueID {
 			r.variables = pairs(c, info)
 			r.common = common(cfg, c, info, dns)
+			r.pass = pass(cfg, r.variables, info)
+			r.pass.ReqID = child.ReqID
 		}
 	}
 	return r
+}
+
+// pass is what a packet filter must let through: to the box itself only what is for
+// its own addresses, or was asked for.
+func pass(cfg *sa.ChildConfig, list []pair, info *sa.Info) Pass {
+	p := Pass{Host: cfg.HostAccess || len(info.LocalVIPs) > 0}
+	for _, l := range list {
+		if strings.HasPrefix(l.suffix, "-host") {
+			p.Host = true
+		} else {
+			p.Forward = true
+		}
+	}
+	return p
 }
 
 // pairs are the selectors that packets can pass between, as charon goes through them.

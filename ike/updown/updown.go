@@ -31,6 +31,9 @@ type Options struct {
 	// Run runs a script until it ends, or ctx does, and calls line for what it prints,
 	// without line ends.
 	Run func(ctx context.Context, s Script, line func(string)) error
+	// Firewall has the box's packet filter let a tunnel through, or no longer; nil:
+	// nothing is done. It may wait.
+	Firewall func(Pass, bool) error
 	// Interface names the network interface by which the box reaches a peer; empty:
 	// unknown. It may wait.
 	Interface func(local, remote netip.Addr) string
@@ -40,6 +43,13 @@ type Options struct {
 	Path string
 	Bus  *event.Bus
 	Log  zerolog.Logger
+}
+
+// Pass is what a packet filter lets through.
+type Pass struct {
+	ReqID   uint32 // of the tunnel's SAs
+	Forward bool   // to and from networks behind the box
+	Host    bool   // to and from the box itself
 }
 
 // maxAtOnce is how many scripts run at once.
@@ -86,6 +96,7 @@ type run struct {
 	conn, child, command string
 	variables            []pair // one for each pair of selectors
 	common               []string
+	pass                 Pass
 	local, remote        netip.Addr
 	link                 string // network interface; found before the first run
 	linkKnown            bool
@@ -96,7 +107,10 @@ func New(o Options) *Scripts {
 	return &Scripts{opts: o, slots: make(chan struct{}, maxAtOnce), kinds: map[kind]*state{}, children: map[uint64]*state{}, dns: map[uint64][]netip.Addr{}}
 }
 
-// ChildUp says that a CHILD SA with a script is installed; info is its session as
+// Wants reports whether CHILD SAs of the configuration have a script, or rules.
+func (s *Scripts) Wants(cfg *sa.ChildConfig) bool { return cfg.Updown != "" || s.opts.Firewall != nil }
+
+// ChildUp says that a CHILD SA that is wanted is installed; info is its session as
 // it is then.
 func (s *Scripts) ChildUp(cfg *sa.ChildConfig, child event.Child, info *sa.Info) {
 	k := kind{conn: info.Conn, child: child.Name, remoteID: info.RemoteID, reqid: child.ReqID,
@@ -115,7 +129,7 @@ func (s *Scripts) ChildUp(cfg *sa.ChildConfig, child event.Child, info *sa.Info)
 	}
 }
 
-// ChildDown says that a CHILD SA has gone, with a script or without.
+// ChildDown says that a CHILD SA has gone, wanted or not.
 func (s *Scripts) ChildDown(child uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,7 +217,15 @@ func (s *Scripts) tell(r *run, up bool) {
 			r.link = s.opts.Interface(r.local, r.remote)
 		}
 	}
+	if up {
+		s.firewall(r, up)
+	} else {
+		defer s.firewall(r, up)
+	}
 	for i := range r.variables {
+		if r.command == "" {
+			return
+		}
 		verb, env := r.environment(s.opts.Path, i, up)
 		s.once(r, verb, Script{Command: r.command, Env: env})
 	}
@@ -219,6 +241,17 @@ func (s *Scripts) failed(ev event.ScriptFailed) {
 		s.opts.Log.WithLevel(ev.Level()).EmbedObject(ev).Msg(ev.Message())
 	}
 	s.opts.Bus.Publish(time.Now(), ev)
+}
+
+// firewall has the packet filter follow the tunnel: a script finds it open on the
+// way up and on the way down.
+func (s *Scripts) firewall(r *run, up bool) {
+	if s.opts.Firewall == nil {
+		return
+	}
+	if err := s.opts.Firewall(r.pass, up); err != nil {
+		s.opts.Log.Error().Str("conn", r.conn).Str("child", r.child).Bool("up", up).Err(err).Msg("the box's packet filter does not follow the tunnel")
+	}
 }
 
 // once runs the script. What it prints goes to the log.

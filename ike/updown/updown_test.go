@@ -251,3 +251,52 @@ func TestNameServers(t *testing.T) {
 		t.Errorf("left: %v", s.dns)
 	}
 }
+
+// TestFirewall shows what a packet filter is to let through, with a script or
+// without, and that a script always finds it open.
+func TestFirewall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		r := &recorder{}
+		s := New(Options{Limit: time.Minute, Bus: new(event.Bus), Log: zerolog.Nop(),
+			Run: func(ctx context.Context, sc Script, line func(string)) error {
+				got = append(got, "script")
+				return r.run(ctx, sc, line)
+			},
+			Firewall: func(p Pass, up bool) error {
+				got = append(got, fmt.Sprintf("%d forward=%v host=%v up=%v", p.ReqID, p.Forward, p.Host, up))
+				return errors.New("no nft")
+			}})
+		for i, c := range []struct {
+			cfg   sa.ChildConfig
+			local string
+			vip   bool
+			want  string
+		}{
+			{sa.ChildConfig{}, "10.1.0.0/24", false, "7 forward=true host=false up=true, 7 forward=true host=false up=false"},
+			{sa.ChildConfig{HostAccess: true}, "10.1.0.0/24", false, "7 forward=true host=true up=true, 7 forward=true host=true up=false"},
+			{sa.ChildConfig{}, "10.1.0.0/24", true, "7 forward=true host=true up=true, 7 forward=true host=true up=false"},
+			{sa.ChildConfig{Updown: "x"}, "192.0.2.1/32", false, "7 forward=false host=true up=true, script, script, 7 forward=false host=true up=false"},
+		} {
+			if !s.Wants(&c.cfg) {
+				t.Errorf("%+v is not wanted", c.cfg)
+			}
+			info, child := session(t, uint64(i), []string{c.local}, []string{"10.2.0.0/24"})
+			if c.vip {
+				info.LocalVIPs = []netip.Addr{netip.MustParseAddr("10.3.0.1")}
+			}
+			s.ChildUp(&c.cfg, child, info)
+			synctest.Wait()
+			s.ChildDown(uint64(i))
+			synctest.Wait()
+			if text := strings.Join(got, ", "); text != c.want {
+				t.Errorf("%+v: got %s, want %s", c, text, c.want)
+			}
+			got = nil
+		}
+		s.Close()
+		if plain := scripts(r, new(event.Bus), zerolog.Nop()); plain.Wants(&sa.ChildConfig{}) || !plain.Wants(script) {
+			t.Error("without a firewall only children with a script are wanted")
+		}
+	})
+}

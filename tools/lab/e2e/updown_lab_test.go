@@ -68,7 +68,10 @@ func TestUpdown(t *testing.T) {
 	compareUpdown(t, told["charon"], told["espalierd"])
 	l.event(t, "updown script says", "line", "told up-client", "child", "net")
 
+	l.updownFirewall(t, conf("espalierd"))
+
 	// A peer that is dead.
+	l.configure(t, files{conf: conf("espalierd")})
 	l.emptyDir(t, filepath.Join(dir, "espalierd"))
 	l.ask(t, "initiate", "ike", "peer", "child", "net", "timeout", "30000")
 	l.updownFiles(t, filepath.Join(dir, "espalierd"), "net up-", 2)
@@ -82,6 +85,85 @@ func TestUpdown(t *testing.T) {
 	l.espLog = len(l.esp.Log())
 	if t.Failed() {
 		t.Logf("log of espalierd:\n%s", l.esp.Log())
+	}
+}
+
+// boxFilter is a gateway's own packet filter: it forwards nothing, and hides what leaves behind its address.
+const boxFilter = `table inet box {
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state invalid drop
+	}
+	chain input {
+		type filter hook input priority filter; policy accept;
+		ip saddr 10.0.0.0/8 iifname out0 drop
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		oifname out0 masquerade
+	}
+}
+`
+
+// updownFirewall: with firewall = yes the box's own filter lets the tunnel's packets through, and its masquerade leaves them alone. Afterwards all is as
+// it was.
+func (l *lab) updownFirewall(t *testing.T, conf string) {
+	t.Helper()
+	if err := l.esp.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.ours.RunInput(t.Context(), boxFilter, "nft", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	rules := func() string {
+		t.Helper()
+		out, err := l.ours.Run(t.Context(), "nft", "list", "ruleset")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before := rules()
+	// What a crash has left is no hindrance.
+	if _, err := l.ours.Run(t.Context(), "nft", "insert rule inet box forward accept comment \"espalier:99\""); err != nil {
+		t.Fatal(err)
+	}
+	l.configure(t, files{conf: conf + "espalier { firewall = yes }\n"})
+	l.ask(t, "initiate", "ike", "peer", "child", "net", "timeout", "30000")
+	l.updownTables(t, "net") // the script runs after
+	if err := l.wire.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []topo.Family{topo.IPv4, topo.IPv6} {
+		if err := l.client(l.ours).Ping(t.Context(), l.client(l.theirs).Inner(f), 2); err != nil {
+			t.Errorf("%v\n%s", err, rules())
+		}
+		if err := l.client(l.theirs).Ping(t.Context(), l.client(l.ours).Inner(f), 2); err != nil {
+			t.Errorf("%v\n%s", err, rules())
+		}
+	}
+	// hostaccess: the gateway itself.
+	if err := l.client(l.theirs).Ping(t.Context(), l.ours.Inner(topo.IPv4), 2); err != nil {
+		t.Errorf("%v\n%s", err, rules())
+	}
+	if c := l.counts(t); c.Clear != 0 || c.ESP != 20 {
+		t.Errorf("expected 20 packets of ESP and none in clear, got %+v", c)
+	}
+	l.ask(t, "terminate", "ike", "peer", "timeout", "30000")
+	l.eventually(t, "the rules to go", func() error {
+		if r := rules(); strings.Contains(r, "espalier:") {
+			return errors.New(r)
+		}
+		return nil
+	})
+	if err := l.esp.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if after := rules(); after != before {
+		t.Errorf("after the stop:\n%s\nbefore:\n%s", after, before)
+	}
+	if _, err := l.ours.Run(t.Context(), "nft", "delete", "table", "inet", "box"); err != nil {
+		t.Error(err)
 	}
 }
 
