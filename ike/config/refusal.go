@@ -1,8 +1,6 @@
 package config
 
-import (
-	"strings"
-)
+import "strings"
 
 // Schema answers questions about single settings, for tools that write
 // configurations. The zero value is not ready; see NewSchema. It is not for

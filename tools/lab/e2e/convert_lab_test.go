@@ -107,7 +107,6 @@ conn peer
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
-	l.rekeyed(t, "CHILD SA installed", func() { l.ask(t, "rekey", "child", "peer") })
 	l.traffic(t, s, false)
 	l.ask(t, "terminate", "ike", "peer", "timeout", "30000")
 	l.stopped(t, swan)
