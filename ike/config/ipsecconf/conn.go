@@ -87,6 +87,9 @@ func (c *converter) conn(s *section) {
 		}
 		return
 	}
+	if k.name != s.name {
+		c.notes.add(Note{File: s.file, Line: s.line, Text: "conn " + s.name, Reason: "its name is " + k.name + " here"})
+	}
 	k.leftovers()
 	k.keep()
 }
@@ -192,7 +195,13 @@ func (k *conn) addresses() {
 	for _, side := range []struct{ side, key string }{{k.local, "local"}, {k.remote, "remote"}} {
 		v, s := k.or(side.side, "%any")
 		list := addressList(v)
-		if any, _ := k.or(side.side+"allowany", "no"); any == "yes" && len(list) > 0 {
+		any, _ := k.or(side.side+"allowany", "no")
+		if len(list) > 0 && strings.HasPrefix(v, "%") && !strings.HasPrefix(v, "%any") {
+			if any = "yes"; k.dialect == Libreswan || side.key == "local" {
+				k.fail(s, "expected an address, a name, %any or %defaultroute")
+			}
+		}
+		if any == "yes" && len(list) > 0 {
 			list = append(list, "0.0.0.0/0", "::/0") // as well, but the first is where to go
 		}
 		switch {
