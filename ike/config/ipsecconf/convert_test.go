@@ -265,7 +265,12 @@ func TestHuge(t *testing.T) {
 	for i := range 1000 {
 		deep.WriteString("conn d" + strings.Repeat("z", i) + "\n left=192.0.2.1\n auto=add\n also=d" + strings.Repeat("z", i+1) + "\n")
 	}
-	files := memory{"/chain": chain.String(), "/wide": wide.String(), "/deep": deep.String(), "/loop": "include /loop2\n", "/loop2": "include /loop\n", "/self": "include /s*\n"}
+	many := "config setup\nconn m\n left=192.0.2.1\n right=192.0.2.2\n authby=secret\n auto=add\n ike=" + strings.Repeat("aes256-sha256-modp2048,3des,", 100000) + "\n"
+	files := memory{"/many": many, "/chain": chain.String(), "/wide": wide.String(), "/deep": deep.String(), "/loop": "include /loop2\n", "/loop2": "include /loop\n", "/self": "include /s*\n"}
+	ids := Input{Files: memory{"/c": "", "/s": strings.Repeat("a.example ", 500000) + ": PSK x\n"}, Path: "/c", Secrets: "/s"}
+	if out, err := Convert(ids); err != nil || !out.Lost() {
+		t.Errorf("identities: expected a note, got %v", err)
+	}
 	for _, path := range slices.Sorted(maps.Keys(files)) {
 		out, err := Convert(Input{Files: files, Path: path})
 		if err != nil || path != "/chain" && !out.Lost() {

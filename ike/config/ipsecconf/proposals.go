@@ -1,12 +1,16 @@
 package ipsecconf
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
 	"espalier/ike/config"
 )
+
+// maxProposals bounds a list of proposals.
+const maxProposals = 100
 
 // algorithms writes a list of proposals, each that the schema has.
 func (k *conn) algorithms(key string, into *config.Section, at []string, to string) {
@@ -16,7 +20,11 @@ func (k *conn) algorithms(key string, into *config.Section, at []string, to stri
 	}
 	v, strict := strings.CutSuffix(v, "!")
 	var out []string
-	for _, one := range strings.Split(v, ",") {
+	for i, one := range strings.Split(v, ",") {
+		if i >= maxProposals {
+			k.lose(s, fmt.Sprintf("expected at most %d proposals", maxProposals))
+			break
+		}
 		one = strings.ToLower(strings.TrimSpace(one))
 		list := []string{one}
 		if k.dialect == Libreswan {

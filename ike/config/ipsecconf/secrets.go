@@ -103,12 +103,18 @@ func (r *secretReader) include(path string, number int, pattern string, stack []
 	}
 }
 
+// maxIDs bounds the identities of one secret.
+const maxIDs = 1000
+
 // shared writes a secret that belongs to identities.
 func (r *secretReader) shared(kind string, ids []word, value word) string {
 	name := r.secretName(kind)
 	at := []string{"secrets", name}
 	if why := r.schema.Refusal(at, "", ""); why != "" {
 		return why
+	}
+	if len(ids) > maxIDs {
+		return fmt.Sprintf("expected at most %d identities", maxIDs)
 	}
 	sec := &config.Section{Name: name}
 	if why := r.put(sec, at, "secret", secretText(value)); why != "" {
