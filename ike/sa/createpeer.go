@@ -107,8 +107,8 @@ func (m *Machine) peerCreatesChild(c *Create, k *IKE, sa *wire.SA, ke *wire.KE, 
 	c.Candidate = m.candidate(cfg, m.childPlace(k), choice, local, remote, false)
 	c.Candidate.inherit(cfg, old)
 	t := m.terms(ps)
-	if !m.bindPeer(c, cfg, t) {
-		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTSMaxQueue})
+	if refusal := m.bindPeer(c, cfg, t); refusal != 0 {
+		m.refuseCreate(c, &wire.Notify{NotifyType: refusal})
 		return
 	}
 	m.settleTerms(c.Candidate, cfg, t)

@@ -178,7 +178,7 @@ func (m *Machine) moveOps(c *Child) []dataplane.Op {
 		}
 	}
 	move(c.keyIn(), dataplane.In, c.CPIIn, to.Remote, to.Local, in)
-	if !c.InboundOnly {
+	if !c.InboundOnly && !c.OutboundDue { // else it is not there yet
 		move(c.keyOut(), dataplane.Out, c.CPIOut, to.Local, to.Remote, out)
 	}
 	if !policies {

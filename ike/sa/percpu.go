@@ -240,13 +240,16 @@ func (m *Machine) boundTask(t Task) {
 
 // bindOwn makes the candidate of our exchange what we asked for, and reports
 // whether the peer's answer is that: the same selectors as the fallback's
-// (RFC 9611 4).
+// (RFC 9611 4), if that is still there.
 func (m *Machine) bindOwn(c *Create, cfg *ChildConfig) bool {
 	h := c.Candidate
 	f := m.child(c.Fallback)
-	if f == nil || !inGroup(h, f) {
+	if f == nil || f.Status > ChildInstalled {
+		return false // it went meanwhile, and all beside it go, too
+	}
+	if !inGroup(h, f) {
 		m.failed(event.TSUnacceptable, false, c.Child, "", event.Fact{Name: "cpu", Value: itoa(int(c.CPU))},
-			event.Fact{Name: "detail", Value: "the peer's answer about a per-CPU CHILD SA has other selectors than the one beside which it was to stand, or that one has gone"})
+			event.Fact{Name: "detail", Value: "the peer's answer about a per-CPU CHILD SA has other selectors than the one beside which it was to stand"})
 		return false
 	}
 	h.inherit(cfg, f)
@@ -260,27 +263,42 @@ func (c *Child) bind(cpu uint32) {
 }
 
 // bindPeer settles whether a further child that the peer asks for is one CPU's:
-// the peer says so, and there is a fallback already. It reports false when that is
-// more than we take (RFC 9611 6.2).
-func (m *Machine) bindPeer(c *Create, cfg *ChildConfig, t terms) bool {
+// the peer says so, and there is a fallback already. refusal is what else the
+// answer says, 0: nothing. The resource's name is for people (RFC 9611 6.1); that
+// there is one tells two requests apart which have crossed ours.
+func (m *Machine) bindPeer(c *Create, cfg *ChildConfig, t terms) (refusal wire.NotifyType) {
 	h := c.Candidate
 	if !t.resource || c.Old != 0 {
-		return true
+		return 0
 	}
 	f := m.fallbackLike(cfg.Name, h)
-	if f == nil {
-		return true // it becomes the fallback
+	switch {
+	case f == nil && t.named && m.fallbackChanges(h):
+		return wire.NotifyTemporaryFailure
+	case f == nil:
+		return 0 // it becomes the fallback
+	case !t.named && f.Initiator && m.env.Now.Sub(f.InstalledAt) < replacedTime:
+		return 0 // both sides have asked for the fallback at once
 	}
 	on, all := m.onCPUs(f), 0
 	for _, n := range on {
 		all += n
 	}
 	if f.Options&ChildPerCPU == 0 || all >= m.maxPerCPU() {
-		return false
+		return wire.NotifyTSMaxQueue
 	}
 	h.inherit(cfg, f)
 	h.bind(m.leastCPU(on))
-	return true
+	return 0
+}
+
+// fallbackChanges reports whether the fallback beside which a child would stand is
+// on its way in or out.
+func (m *Machine) fallbackChanges(h *Child) bool {
+	if own := m.s.Own; own != nil && own.Kind == CreateChild && own.Fallback == 0 && own.Child == h.Name {
+		return true
+	}
+	return slices.ContainsFunc(m.s.Children, func(o Child) bool { return !o.bound() && inGroup(&o, h) })
 }
 
 // maxQueue follows the peer's TS_MAX_QUEUE: it takes no further bound child. We

@@ -542,3 +542,40 @@ func TestSplitTemporaryFailure(t *testing.T) {
 	assertCPUs(t, sun, -1, 0)
 	noErrors(t, moon, sun)
 }
+
+// TestFallbackBothWays: two requests for the fallback that cross, in whatever order
+// they arrive, end in one, and none is taken for one of a CPU.
+func TestFallbackBothWays(t *testing.T) {
+	for seed := range uint64(12) {
+		w, moon, sun := cpuPair(t, seed, 2, 2)
+		moon.Do(0, sa.Terminate{ChildID: standing(moon)[0].UniqueID})
+		w.Advance(time.Minute)
+		moon.Do(0, sa.NewChild{Child: "net"})
+		for range seed / 4 {
+			w.Deliver()
+		}
+		sun.Do(0, sa.NewChild{Child: "net"})
+		if seed%2 == 1 { // sun's request is late: moon has its own by then
+			var late []satest.Packet
+			w.Mangle = func(p satest.Packet) []satest.Packet {
+				if p.From.Addr() == sun.Addr && len(late) == 0 {
+					late = append(late, p)
+					return nil
+				}
+				return []satest.Packet{p}
+			}
+			w.Settle(100)
+			w.Mangle = nil
+			for _, p := range late {
+				w.Inject(p)
+			}
+		}
+		w.Advance(time.Minute)
+		assertCPUs(t, moon, -1)
+		assertCPUs(t, sun, -1)
+		split(sun, 1)
+		w.Advance(time.Minute)
+		assertCPUs(t, sun, -1, 1)
+		noErrors(t, moon, sun)
+	}
+}

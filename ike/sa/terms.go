@@ -17,9 +17,10 @@ type terms struct {
 	noTFC   bool           // ESP_TFC_PADDING_NOT_SUPPORTED (RFC 7296 1.3.1)
 	cpi     uint16         // the sender's CPI for DEFLATE (RFC 7296 2.22); 0: no IPComp
 	unknown bool           // the sender demands of IPTFS what we can't do
-	// resource: SA_RESOURCE_INFO, the sender would have one SA a CPU (RFC 9611 6.1)
-	resource bool
-	i, r     netip.Addr // the one host of the first TSi and TSr, before any NAT
+	// resource: SA_RESOURCE_INFO, the sender would have one SA a CPU (RFC 9611 6.1);
+	// named: it says for which.
+	resource, named bool
+	i, r            netip.Addr // the one host of the first TSi and TSr, before any NAT
 }
 
 // Requirement flags of USE_AGGFRAG (RFC 9347 5.1).
@@ -54,7 +55,7 @@ func (m *Machine) terms(ps []wire.Payload) terms {
 		case wire.NotifyESPTFCPaddingNotSupported:
 			t.noTFC = true
 		case wire.NotifySAResourceInfo:
-			t.resource = true
+			t.resource, t.named = true, len(n.Data) > 0
 		case wire.NotifyIPCompSupported: // CPI and transform
 			if len(n.Data) == 3 && wire.IPCompTransform(n.Data[2]) == wire.IPCompDeflate {
 				t.cpi = binary.BigEndian.Uint16(n.Data)

@@ -48,6 +48,9 @@ func (s *sim) configuration(i int) (*sa.ConnSet, *auth.Credentials) {
 	net.RekeyTime, net.LifeTime = s.rekeyChild, s.rekeyChild*5/4
 	net.DPDAction, net.CloseAction = sa.FollowStart, 0
 	s.limit(net)
+	if s.cpus > 1 {
+		net.PerCPU = sa.PerCPUAuto
+	}
 	lan := *net
 	lan.Name = "lan"
 	lan.LocalTS = []selector.Spec{satest.Must(selector.Parse(lans[i]))}
@@ -110,6 +113,10 @@ func (s *sim) deed() {
 		if s.chance(2) {
 			s.ensure()
 		}
+		return
+	}
+	if s.cpus > 1 && s.chance(3) {
+		s.split(g)
 		return
 	}
 	n := s.rnd.IntN(100)

@@ -76,6 +76,7 @@ func newGateway(s *sim, i int) *gateway {
 		disk: map[uint64][]byte{}, settings: sa.DefaultSettings()}
 	g.dp = dataplane.NewFake(dataplane.FakeOptions{Seed: s.seed*2 + uint64(i), Now: func() time.Time { return s.now }, Events: 64})
 	g.kernel = kernelWatch{g: g, sas: map[dataplane.SAKey]*kernelSA{}, keys: map[string]dataplane.SAKey{}, sent: map[string]uint64{}, works: map[uint32]bool{}}
+	g.settings.CPUs = s.cpus
 	if s.fragment > 0 {
 		g.settings.FragmentSize = s.fragment
 	}

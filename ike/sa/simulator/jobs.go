@@ -41,7 +41,7 @@ func (x *session) job(a sa.Job, doomed bool) {
 	do, back := s.now.Add(s.jobTime()), s.jobTime()
 	kernel := false
 	switch a.Spec.(type) {
-	case sa.ReserveSPI, sa.AskChild, sa.Kernel, sa.QueryUse:
+	case sa.ReserveSPI, sa.AskChild, sa.Kernel, sa.Arm, sa.QueryUse:
 		kernel = true
 		if do.Before(g.kernelFree) {
 			do = g.kernelFree
@@ -111,6 +111,8 @@ func (x *session) execute(spec sa.Spec) (any, error) {
 		return g.admitContact(spec.Contact, spec.Policy), nil
 	case sa.Kernel:
 		return nil, g.kernel.apply(g.s.fault.ops(x, spec.Ops))
+	case sa.Arm:
+		return nil, g.armed(spec)
 	case sa.QueryUse:
 		var uses []sa.Use
 		for _, k := range spec.Keys {

@@ -213,7 +213,7 @@ func (x *session) watchDuplicates() {
 	var seen, twice []string
 	for i := range st.Children {
 		c := &st.Children[i]
-		if c.Status != sa.ChildInstalled || c.InboundOnly { // nothing is sent on that yet
+		if c.Status != sa.ChildInstalled || c.InboundOnly || c.Options&sa.ChildBound != 0 { // nothing is sent on that yet, or several are meant
 			continue
 		}
 		id := c.Name + tsKey(c.LocalTS) + tsKey(c.PeerTS)

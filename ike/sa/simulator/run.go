@@ -74,6 +74,7 @@ type sim struct {
 	// strict: nothing has happened yet that may cost a packet.
 	strict  bool
 	probing bool // a rekeying is tried that must lose nothing
+	cpus    int  // of both gateways; more than one: CHILD SAs of single CPUs
 	tracing bool
 	lines   []string
 	res     Result
@@ -94,6 +95,10 @@ func newSim(c Config) *sim {
 	s.profile = newProfile(s.rnd)
 	s.tokens = c.Seed%5 == 1 && c.Without&Tokens == 0
 	s.topology = newTopology(rand.New(rand.NewPCG(c.Seed, 0x746f706f)), s.profile.nat, c.Without)
+	s.cpus = 1
+	if c.Seed%4 == 2 && c.Without&CPUs == 0 {
+		s.cpus = 2 + int(c.Seed/4%3)
+	}
 	s.extras = newExtras(rand.New(rand.NewPCG(c.Seed, 0x65787472)), c.Without)
 	for i := range s.nats {
 		if s.topology.nat[i] {

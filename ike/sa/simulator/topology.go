@@ -24,6 +24,7 @@ const (
 	Fragments                     // IKE fragmentation
 	Limits                        // CHILD SAs reach limits of packets
 	Traps                         // packets without SA are reported
+	CPUs                          // CHILD SAs of single CPUs (RFC 9611)
 )
 
 // topology is where the gateways stand, and what changes about that.
