@@ -94,15 +94,13 @@ func (t *Table) move(slot, generation uint32, do func(*bpf.Slot)) error {
 	return nil
 }
 
-// recoverMove ends a move that a former run had begun: packets stay where they go.
+// recoverMove ends a move that a former run had begun: packets stay where they go. A
+// change of the CPU that the former run told only some rows is told to all.
 func (t *Table) recoverMove(slot, where uint32) {
-	if cpuOf(where) != bpf.EntryMoving {
-		return
-	}
 	sa := &t.a.SAs[slot]
-	cpu := sa.From
-	if cpu == bpf.Shed {
-		cpu = sa.Cpu
+	cpu := sa.Cpu
+	if cpuOf(where) == bpf.EntryMoving && sa.From != bpf.Shed {
+		cpu = sa.From
 	}
 	t.steer(slot, sa, cpu)
 }

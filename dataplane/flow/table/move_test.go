@@ -86,10 +86,17 @@ func TestMoveTakenOver(t *testing.T) {
 			}
 		}
 	}
+	// SetCPU, stopped after the first row.
+	slot, err := tab.Insert(key(3), Attr{CPU: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.SAs[slot].Cpu = 3
+	setWhere(a.entry(0, a.SAs[slot].Place), whereOf(slot, 3))
 	if tab, err = New(a); err != nil {
 		t.Fatal(err)
 	}
-	for spi, want := range []uint32{1, 2} {
+	for spi, want := range []uint32{1, 2, 3} {
 		if c := indexed(t, tab, key(uint32(spi+1))); c != want {
 			t.Errorf("SA %d: CPU %d; expected %d", spi, c, want)
 		}
