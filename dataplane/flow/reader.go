@@ -106,6 +106,9 @@ func listSPIs(tab *table.Reader, traced bool) ([]SPI, error) {
 				s.Drops = append(s.Drops, Drop{Reason(reason), n})
 			}
 		}
+		if again, ok := tab.Slot(slot); !ok || again.Generation != sa.Generation {
+			continue // it went meanwhile, and where it was counted another SA may be
+		}
 		out = append(out, s)
 	}
 	if !traced {

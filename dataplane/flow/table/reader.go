@@ -125,7 +125,9 @@ func (r *Reader) All() iter.Seq2[uint32, bpf.Slot] {
 	}
 }
 
-// Counters are an SA's, of all CPUs: sums, and the latest use.
+// Counters are an SA's, of all CPUs: sums, and the latest use. Those of a slot that
+// was freed may be another SA's: who reads while a Table writes compares the
+// generation (Slot) afterwards.
 func (r *Reader) Counters(slot uint32) bpf.Counters {
 	var sum bpf.Counters
 	for cpu := range r.sizes.CPUs {
