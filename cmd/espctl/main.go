@@ -39,7 +39,7 @@ type cli struct {
 	SA      saCmd      `cmd:"" name:"sa" help:"IKE SAs and their CHILD SAs."`
 	Conn    connCmd    `cmd:"" help:"Configured connections: list, bring up, take down, reload."`
 	Plan    planCmd    `cmd:"" help:"What a reload of the configuration would change."`
-	Cert    certCmd    `cmd:"" help:"Certificates that the daemon has."`
+	Cert    certCmd    `cmd:"" help:"Certificates that the daemon has: its own, those of CAs, and those of peers it has met."`
 	Pool    poolCmd    `cmd:"" help:"Pools of virtual addresses and who has them."`
 	Log     logCmd     `cmd:"" help:"What happens to SAs, as it happens."`
 	Tune    tuneCmd    `cmd:"" help:"The tuner: what it does to keep CPUs evenly busy, and why."`

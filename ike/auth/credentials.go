@@ -23,6 +23,7 @@ type Credentials struct {
 	intermediates []*x509.Certificate // those of certs that are CAs
 	roots         *pki.Roots
 	caKeyIDs      map[pki.Fingerprint][]byte
+	met           *met
 }
 
 // holder is an end-entity certificate that we can sign for.
@@ -46,8 +47,12 @@ func (c Credentials) String() string {
 // Certificate finds a stored certificate, CA or not; nil: none.
 func (c *Credentials) Certificate(fp pki.Fingerprint) *x509.Certificate { return c.byFingerprint[fp] }
 
-// ForgetChains has peers' chains proven anew, which were found right before.
-func (c *Credentials) ForgetChains() { c.roots.ForgetChains() }
+// ForgetChains has peers' chains proven anew, which were found right before, and
+// forgets which certificates were met.
+func (c *Credentials) ForgetChains() {
+	c.roots.ForgetChains()
+	c.met.forget()
+}
 
 // CAKeyIDs returns the 20-octet key ids of trusted CAs for our CERTREQ: of those in only, or of all when it is empty.
 // The result is fresh, the ids are not to be changed.
@@ -147,6 +152,7 @@ func (b *Builder) Build() *Credentials {
 		certs:         slices.Clone(b.certs),
 		roots:         pki.NewRoots(b.cas),
 		caKeyIDs:      map[pki.Fingerprint][]byte{},
+		met:           &met{},
 	}
 	for _, ca := range b.cas {
 		fp, id := pki.FingerprintOf(ca), pki.KeyIDOf(ca)

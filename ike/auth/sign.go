@@ -53,6 +53,7 @@ func Sign(c *Credentials, job SignJob, random io.Reader) (SignResult, error) {
 		if err != nil {
 			return fail(CheckSignature, "the private key of "+DNID(h.cert.RawSubject).String()+" does not sign: "+err.Error(), err)
 		}
+		c.met.note(h.cert)
 		r := SignResult{Auth: a, Describe: plan.String()}
 		if job.Local.SendCert == SendAlways || job.Local.SendCert == SendIfAsked && (job.CertReq || len(job.CertReqs) > 0) {
 			for _, cert := range h.send {

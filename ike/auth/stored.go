@@ -2,19 +2,21 @@ package auth
 
 import (
 	"crypto/x509"
+	"slices"
 
 	"espalier/ike/pki"
 )
 
-// Stored is a certificate of a set.
+// Stored is a certificate of a set, or one that was met.
 type Stored struct {
 	Cert   *x509.Certificate
 	CA     bool // by its basicConstraints
 	HasKey bool // we can sign for it
 }
 
-// Certificates lists the certificates of the set, each once, in the order added:
-// those that are sent or pinned, then the trusted CAs.
+// Certificates lists the certificates of the set, each once: those that
+// authentication has gone by, ours and peers', in the order in which it first did,
+// then the others, the last added first. It is the order of charon.
 func (c *Credentials) Certificates() []Stored {
 	keys := map[pki.Fingerprint]bool{}
 	for _, h := range c.holders {
@@ -22,12 +24,18 @@ func (c *Credentials) Certificates() []Stored {
 	}
 	seen := map[pki.Fingerprint]bool{}
 	var out []Stored
-	for _, list := range [][]*x509.Certificate{c.certs, c.roots.Certificates()} {
-		for _, cert := range list {
-			if fp := pki.FingerprintOf(cert); !seen[fp] {
-				seen[fp] = true
-				out = append(out, Stored{Cert: cert, CA: cert.BasicConstraintsValid && cert.IsCA, HasKey: keys[fp]})
-			}
+	add := func(cert *x509.Certificate) {
+		if fp := pki.FingerprintOf(cert); !seen[fp] {
+			seen[fp] = true
+			out = append(out, Stored{Cert: cert, CA: cert.BasicConstraintsValid && cert.IsCA, HasKey: keys[fp]})
+		}
+	}
+	for _, cert := range c.met.list() {
+		add(cert)
+	}
+	for _, list := range [][]*x509.Certificate{c.roots.Certificates(), c.certs} {
+		for _, cert := range slices.Backward(list) {
+			add(cert)
 		}
 	}
 	return out

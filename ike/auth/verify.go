@@ -179,6 +179,7 @@ func (v verifier) trust(leaf *x509.Certificate, sig signature, intermediates []*
 	if err != nil {
 		return VerifyResult{}, v.chainFailure(err, unread)
 	}
+	v.c.met.note(leaf)
 	for _, cert := range chain {
 		r.Chain = append(r.Chain, pki.FormatDN(cert.RawSubject))
 	}

@@ -2,7 +2,6 @@ package vici
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"espalier/ike/auth"
@@ -60,8 +59,7 @@ func certFlag(c *auth.Stored) string {
 	return "NONE"
 }
 
-// listCerts streams one list-cert event a certificate, those of CAs last, and of either
-// kind the newest first, as charon does.
+// listCerts streams one list-cert event a certificate, those of CAs last.
 func (c *client) listCerts(req Message) (Message, error) {
 	f, err := parseCertFilter(req)
 	if err != nil {
@@ -69,7 +67,7 @@ func (c *client) listCerts(req Message) (Message, error) {
 	}
 	certs := c.srv.cfg.Engine.Credentials().Certificates()
 	for _, ca := range []bool{false, true} {
-		for i := range slices.Backward(certs) {
+		for i := range certs {
 			if certs[i].CA != ca || !f.match(&certs[i]) {
 				continue
 			}

@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -36,7 +35,10 @@ func TestSwanctlListings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := swanctlOutputs(t, charon.Initiate(t.Context(), "net"), func(args ...string) (string, error) { return charon.Swanctl(t.Context(), args...) })
+	if err := charon.Initiate(t.Context(), "net"); err != nil {
+		t.Fatal(err)
+	}
+	want := swanctlOutputs(t, &swanctlRun{l: l, uri: "--uri " + charon.URI, run: func(argv ...string) (string, error) { return l.ours.Run(t.Context(), argv...) }})
 	if err := charon.Terminate(t.Context(), "peer"); err != nil {
 		t.Error(err)
 	}
@@ -46,11 +48,9 @@ func TestSwanctlListings(t *testing.T) {
 
 	l.configure(t, conf)
 	// Without --uri: espalierd listens where swanctl looks.
-	swanctl := func(args ...string) (string, error) {
-		return l.esp.Command(t.Context(), append([]string{"swanctl"}, args...)...)
-	}
-	_, err = swanctl("--initiate", "--child", "net", "--timeout", "30")
-	got := swanctlOutputs(t, err, swanctl)
+	swanctl := &swanctlRun{l: l, run: func(argv ...string) (string, error) { return l.esp.Command(t.Context(), argv...) }}
+	swanctl.expect(t, "--initiate --child net --timeout 30", "exit 0")
+	got := swanctlOutputs(t, swanctl)
 	for i, args := range swanctlListings {
 		for form, name := range []string{"plain", "--raw", "--pretty"} {
 			if w, g := comparable(args[0], want[i][form]), comparable(args[0], got[i][form]); w != g || w == "" {
@@ -58,9 +58,9 @@ func TestSwanctlListings(t *testing.T) {
 			}
 		}
 	}
-	for _, args := range [][]string{{"--counters", "--reset"}, {"--reload-settings"}, {"--terminate", "--ike", "peer", "--timeout", "30"}} {
-		if out, err := swanctl(args...); err != nil {
-			t.Errorf("swanctl %q: %v\n%s", args, err, out)
+	for _, r := range swanctl.quietly(t, "--counters --reset\n--reload-settings\n--terminate --ike peer --timeout 30") {
+		if !strings.HasSuffix(r.text, "exit 0") {
+			t.Errorf("swanctl %s:\n%s", r.call, r.text)
 		}
 	}
 	if t.Failed() {
@@ -69,20 +69,21 @@ func TestSwanctlListings(t *testing.T) {
 }
 
 // swanctlOutputs are what each listing prints: plain, raw and pretty.
-func swanctlOutputs(t *testing.T, up error, swanctl func(...string) (string, error)) [][3]string {
+func swanctlOutputs(t *testing.T, swanctl *swanctlRun) [][3]string {
 	t.Helper()
-	if up != nil {
-		t.Fatal(up)
+	var calls strings.Builder
+	for _, args := range swanctlListings {
+		for _, form := range []string{"", " --raw", " --pretty"} {
+			fmt.Fprintln(&calls, strings.Join(args, " ")+form)
+		}
 	}
 	out := make([][3]string, len(swanctlListings))
-	for i, args := range swanctlListings {
-		for form, flag := range [][]string{nil, {"--raw"}, {"--pretty"}} {
-			text, err := swanctl(append(slices.Clone(args), flag...)...)
-			if err != nil {
-				t.Errorf("swanctl %q %q: %v", args, flag, err)
-			}
-			out[i][form] = text
+	for i, r := range swanctl.quietly(t, calls.String()) {
+		text, ok := strings.CutSuffix(r.text, "exit 0")
+		if !ok {
+			t.Errorf("swanctl %s:\n%s", r.call, r.text)
 		}
+		out[i/3][i%3] = text
 	}
 	return out
 }
