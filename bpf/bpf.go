@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"net/netip"
 	"os"
@@ -250,9 +251,15 @@ func sized(load func() (*ebpf.CollectionSpec, error), s Sizes) (*ebpf.Collection
 }
 
 // compiled says whether this kernel translates programs into machine code. One that interprets them (User-Mode Linux) refuses those that
-// call kernel functions.
+// call kernel functions. Only the first network namespace has the setting; in others a kernel is taken for one that compiles, as all do that
+// have types.
 func compiled() bool {
 	b, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	if errors.Is(err, fs.ErrNotExist) {
+		own, _ := os.Readlink("/proc/thread-self/ns/net")
+		first, err := os.Readlink("/proc/1/ns/net")
+		return err == nil && own != first
+	}
 	return err == nil && len(b) > 0 && b[0] != '0'
 }
 

@@ -49,7 +49,12 @@ func (l Local) setPcrypt(value string) error {
 		if err := l.LoadModule("crypto_user"); err != nil {
 			return err
 		}
-		return cryptoRequest(cryptoNewAlg, pcryptPrefix+espCipher+")")
+		c := l.ciphers()
+		if len(c) == 0 {
+			return errors.New("the kernel has not chosen a cipher yet: it does with the first SA")
+		}
+		// By the driver's name: the kernel looks for what it has made by that.
+		return cryptoRequest(cryptoNewAlg, pcryptPrefix+c[0].Driver+")")
 	}
 	err = cryptoRequest(cryptoDelAlg, l.ciphers()[0].Driver)
 	if errors.Is(err, unix.EBUSY) {
