@@ -157,7 +157,7 @@ type layoutSaSlot struct {
 	IfId       uint32
 	From       uint32
 	Seen       uint64
-	SeenCpu    uint32
+	Passed     uint32
 	Place      uint32
 }
 

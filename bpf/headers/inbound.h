@@ -14,9 +14,8 @@
 #define VERDICT_PASS 0xffffffffU
 #define VERDICT_DROP 0xfffffffeU
 
-/* moving chooses for a packet of an SA that changes its CPU; counted is how many of its packets this CPU
- * has counted, with this one (see struct sa_slot). */
-static __always_inline __u32 moving(__u32 cpu, __u32 slot, __u64 counted)
+/* moving chooses for a packet of an SA that changes its CPU (see struct sa_slot). */
+static __always_inline __u32 moving(__u32 cpu, __u32 slot)
 {
 	struct sa_slot *sa = bpf_map_lookup_elem(&sas, &slot);
 
@@ -28,20 +27,22 @@ static __always_inline __u32 moving(__u32 cpu, __u32 slot, __u64 counted)
 		total_add(cpu, TOTAL_SHED);
 		return VERDICT_DROP;
 	}
-	if (LOAD_ONCE(sa->seen_cpu) == cpu && LOAD_ONCE(sa->seen) + 1 == counted)
+	/* Atomic: the SA may be received by another CPU from one poll to the next. It is also what orders this count
+	 * before the reading of seen; user space writes seen and then reads the count. */
+	if (__sync_fetch_and_add(&sa->passed, 1) == LOAD_ONCE(sa->seen))
 		sa->from = sa->cpu;
 	return sa->from;
 }
 
 /* steer chooses the CPU of a known SA's packet, whose entry has this where. */
-static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u32 where, __u64 counted)
+static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u32 where)
 {
 	__u32 n;
 
 	if (c->steer == STEER_SLOT) {
 		n = ENTRY_CPU(where);
 		if (unlikely(n == ENTRY_MOVING))
-			return moving(cpu, ENTRY_SLOT(where), counted);
+			return moving(cpu, ENTRY_SLOT(where));
 		return n == ENTRY_NO_CPU ? CPU_NONE : n;
 	}
 	if (c->steer != STEER_HASH)
@@ -60,17 +61,16 @@ static __always_inline __u32 inbound(CONTEXT *ctx, const struct config *c, __u32
 
 	if (likely(p->kind == KIND_ESP)) {
 		struct index_entry *e = sa_find(c, cpu, &p->key);
-		__u64 counted;
 		__u32 to;
 
 		if (unlikely(!e))
 			return guard_esp(ctx, p) ? VERDICT_DROP : VERDICT_PASS;
-		counted = sa_count(e, 1, p->bytes);
+		sa_count(e, 1, p->bytes);
 		if (unlikely(p->first_fragment)) {
 			total_add(cpu, TOTAL_FRAGMENT);
 			return VERDICT_PASS;
 		}
-		to = steer(c, p, cpu, LOAD_ONCE(e->where), counted);
+		to = steer(c, p, cpu, LOAD_ONCE(e->where));
 		return to == cpu || to == CPU_NONE ? VERDICT_PASS : to;
 	}
 	switch (p->kind) {

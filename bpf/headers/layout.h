@@ -92,13 +92,14 @@ struct sa_slot { /* one cache line */
 	__u32 flags;        /* SA_* */
 	__u32 reqid;
 	__u32 if_id;
-	/* Of an SA that changes its CPU, from `from` to `cpu`, without a packet overtaking another. User space writes
-	 * seen when it knows that the first `seen` packets that seen_cpu counted have all been delivered; the program
-	 * lets the SA go over (from = cpu) with the packet after that one, and with no other: while packets are under
-	 * way they are joined by those that follow. CPU_SHED drops them, until bpf_ktime_get_ns() is `seen`. */
+	/* Of an SA that changes its CPU, from `from` to `cpu`, without a packet overtaking another. The program counts
+	 * the packets that come meanwhile in `passed`. User space writes `seen` when it knows that those before the first
+	 * `seen` of them, and these, have all been delivered; the SA goes over (from = cpu) with the packet after them,
+	 * and with no other: while packets are under way they are joined by those that follow. CPU_SHED drops packets,
+	 * until bpf_ktime_get_ns() is `seen`. */
 	__u32 from;         /* CPU_NONE, an index of cpus, or CPU_SHED */
-	__u64 seen;
-	__u32 seen_cpu;     /* CPU_NONE: it does not go over yet */
+	__u64 seen;         /* more than `passed` can be: it does not go over yet */
+	__u32 passed;
 	__u32 place;        /* of its entries: bucket * INDEX_WAYS + way. Layout 1: not used */
 };
 

@@ -82,13 +82,12 @@ static __always_inline struct index_entry *sa_find(const struct config *c, __u32
 	return b ? &b->way[place % INDEX_WAYS] : NULL;
 }
 
-/* sa_count adds packets to an entry, and says how many of the SA's this CPU has counted with them. */
-static __always_inline __u64 sa_count(struct index_entry *e, __u32 packets, __u64 bytes)
+/* sa_count adds packets to an entry. */
+static __always_inline void sa_count(struct index_entry *e, __u32 packets, __u64 bytes)
 {
 	e->packets += packets;
 	e->bytes += bytes;
 	e->last_used = bpf_jiffies64() >> LAST_USED_SHIFT;
-	return e->packets;
 }
 
 /* total_add adds one to a total, in the row of the CPU that runs. */

@@ -60,7 +60,7 @@ type Flow struct {
 	maps    *maps
 	tab     *table.Table
 	spis    *spiTable
-	threads *threads
+	shifter *Shifter
 	mss     *mssKeeper
 	keep    *spiKeeper
 
@@ -136,7 +136,7 @@ func Open(o Options) (_ *Flow, err error) {
 		return nil, err
 	}
 	f.spis = newSPITable(f.tab)
-	f.threads = newThreads(f.maps.id("cpus"))
+	f.shifter = NewShifter(f.tab, f.maps.byID["cpus"])
 	f.mss = newMSSKeeper(&mssTable{f.maps}, o.Log, o.MTU)
 	f.keep = newSPIKeeper(f.spis, o.Log, f.isOwn)
 	f.adopt()
@@ -390,8 +390,8 @@ func (f *Flow) release() error {
 		errs = append(errs, f.moving.end())
 		f.moving = nil
 	}
-	if f.threads != nil {
-		f.threads.close()
+	if f.shifter != nil {
+		f.shifter.Close()
 	}
 	if f.progs != nil {
 		f.progs.close()

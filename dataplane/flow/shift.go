@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"espalier/bpf"
@@ -63,8 +64,28 @@ const (
 // where CPUs are overloaded; results are in the order of the shifts. One caller at
 // a time.
 func (f *Flow) Shift(ctx context.Context, shifts []Shift) []Shifted {
+	return f.shifter.Shift(ctx, shifts)
+}
+
+// Shifter is what Flow.Shift is made of, for who has the table without a Flow.
+type Shifter struct {
+	tab     *table.Table
+	threads *threads
+}
+
+// NewShifter takes the one table that writes the index, and the map of CPUs that
+// goes with it; nil: there is none, and nothing is steered.
+func NewShifter(tab *table.Table, cpus *ebpf.Map) *Shifter {
+	return &Shifter{tab, newThreads((&maps{byID: map[string]*ebpf.Map{"cpus": cpus}}).id("cpus"))}
+}
+
+// Close gives back what the shifter has open.
+func (s *Shifter) Close() { s.threads.close() }
+
+// Shift is Flow.Shift.
+func (s *Shifter) Shift(ctx context.Context, shifts []Shift) []Shifted {
 	out := make([]Shifted, len(shifts))
-	if f.tab.Config().Steer != uint32(bpf.SteerSlot) {
+	if s.tab.Config().Steer != uint32(bpf.SteerSlot) {
 		for i := range out {
 			out[i].Err = ErrNotSteered
 		}
@@ -74,7 +95,7 @@ func (f *Flow) Shift(ctx context.Context, shifts []Shift) []Shifted {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread, which is bound to a CPU, ends with the goroutine
-		m := &mover{tab: f.tab, asleep: f.threads.asleep, runOn: runOn, pause: nap, now: time.Now}
+		m := &mover{tab: s.tab, asleep: s.threads.asleep, runOn: runOn, pause: nap, now: time.Now}
 		m.run(ctx, shifts, out)
 	}()
 	<-done
@@ -101,11 +122,12 @@ type shift struct {
 	out              *Shifted
 
 	counts   []uint64 // of its packets, by CPU
-	receiver int      // the CPU that counted the last ones
+	visited  []uint64 // the same, when this thread ran on that CPU last
+	receiver int      // the CPU to look from next
 	changed  time.Time
-	seen     uint64
-	said     bool // seen was told to the programs
-	asleep   bool // its CPU was, at least once
+	seen     uint32 // packets that came since it departed, as of the last look
+	said     bool   // seen was told to the programs
+	asleep   bool   // its CPU was, at least once
 	done     bool
 
 	shed   time.Time // since when; zero: not
@@ -159,11 +181,14 @@ func (m *mover) begin(s Shift) (*shift, error) {
 	case sa.Cpu == to:
 		return nil, nil
 	}
-	sh := &shift{slot: s.Slot, generation: s.Generation, from: sa.Cpu, mayShed: s.MayShed, counts: make([]uint64, m.tab.Sizes().CPUs), changed: m.began}
+	sh := &shift{slot: s.Slot, generation: s.Generation, from: sa.Cpu, mayShed: s.MayShed, counts: make([]uint64, m.tab.Sizes().CPUs), visited: make([]uint64, m.tab.Sizes().CPUs), changed: m.began}
 	latest := uint64(0)
 	for cpu := range sh.counts {
 		c := m.tab.CountersOn(cpu, s.Slot)
-		sh.counts[cpu] = c.Packets
+		sh.counts[cpu], sh.visited[cpu] = c.Packets, c.Packets
+		if c.Packets > 0 {
+			sh.visited[cpu]-- // it is to be visited: something may be on its way from there
+		}
 		if c.LastUsed > latest {
 			latest, sh.receiver = c.LastUsed, cpu
 		}
@@ -171,9 +196,9 @@ func (m *mover) begin(s Shift) (*shift, error) {
 	return sh, m.tab.Depart(s.Slot, s.Generation, to)
 }
 
-// look looks at the SAs that a CPU receives, on that CPU: while this thread runs
-// there, no receive poll does, so that every packet that was counted is in the
-// queue of the CPU that it was given to, or has been handed to the stack.
+// look looks at SAs from a CPU that receives them: while this thread runs there, no
+// receive poll does, so that every packet that this CPU counted is in the queue of
+// the CPU that it was given to, or has been handed to the stack.
 func (m *mover) look(open []*shift, cpu int) {
 	var here []*shift
 	for _, s := range open {
@@ -212,39 +237,42 @@ func (m *mover) look(open []*shift, cpu int) {
 			is = m.now().Sub(s.changed) >= shiftIdle
 		}
 		if is {
-			s.asleep, s.said, s.seen = true, true, s.counts[cpu]
-			m.fail(s, m.tab.Seen(s.slot, s.generation, uint32(cpu), s.seen))
+			s.asleep, s.said = true, true
+			m.fail(s, m.tab.Seen(s.slot, s.generation, s.seen))
 		}
 	}
 }
 
-// count reads an SA's counters, on its receiver, and finds out whether it went over.
+// count reads an SA's counters, on the CPU that this thread runs on, and finds out
+// whether it went over.
 func (m *mover) count(s *shift) {
 	p, err := m.tab.Place(s.slot, s.generation)
-	if err != nil {
+	switch {
+	case err != nil:
 		m.fail(s, err)
 		return
+	case p.Over(), s.said && p.Passed == s.seen:
+		// In the second case it was told, and not one packet came since: the next one
+		// goes over, whatever it finds.
+		m.arrive(s, false, nil)
+		return
 	}
-	grown := -1
+	// What passed was counted before: the counts are of no fewer packets.
+	s.said, s.seen = false, p.Passed
+	next := -1
 	for cpu := range s.counts {
-		if n := m.tab.CountersOn(cpu, s.slot).Packets; n != s.counts[cpu] {
+		n := m.tab.CountersOn(cpu, s.slot).Packets
+		if n != s.counts[cpu] {
 			s.counts[cpu], s.changed = n, m.now()
-			if grown < 0 || cpu != s.receiver {
-				grown = cpu
-			}
+		}
+		if cpu == s.receiver {
+			s.visited[cpu] = n
+		} else if n != s.visited[cpu] {
+			next = cpu
 		}
 	}
-	switch {
-	case p.Over():
-		m.arrive(s, false, nil)
-	case grown >= 0 && grown != s.receiver: // another queue of the card has it now
-		s.receiver, s.said = grown, false
-		m.fail(s, m.tab.Unsee(s.slot, s.generation))
-	case s.said && s.counts[s.receiver] == s.seen:
-		// Told, and not one packet since: the next one goes over, whatever it finds.
-		m.arrive(s, false, nil)
-	default:
-		s.said = false
+	if next >= 0 { // that CPU may be in a poll, with packets that are in no queue yet
+		s.receiver = next
 	}
 }
 

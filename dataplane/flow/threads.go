@@ -26,16 +26,14 @@ func newThreads(mapID uint32) *threads { return &threads{proc: "/proc", mapID: m
 // its queue, when queue is set, and no soft interrupt. known is false when its
 // threads cannot be seen, as in a container.
 func (t *threads) asleep(cpu uint32, queue bool) (is, known bool) {
-	names := []string{fmt.Sprintf("ksoftirqd/%d", cpu)}
+	// In this order: what the queue's thread leaves over when it goes to sleep is
+	// ksoftirqd's, which is awake by then.
 	if queue {
-		names = append(names, fmt.Sprintf("cpumap/%d/map:%d", cpu, t.mapID))
-	}
-	for _, name := range names {
-		if is, known = t.sleeps(name); !is {
+		if is, known = t.sleeps(fmt.Sprintf("cpumap/%d/map:%d", cpu, t.mapID)); !is {
 			return false, known
 		}
 	}
-	return true, true
+	return t.sleeps(fmt.Sprintf("ksoftirqd/%d", cpu))
 }
 
 // sleeps tells it of a thread.

@@ -4,6 +4,7 @@ import (
 	"iter"
 
 	"espalier/bpf"
+	"espalier/dataplane/flow/table"
 )
 
 // Traffic is an inbound SA with what each CPU has counted of its packets.
@@ -19,20 +20,24 @@ type Traffic struct {
 
 // Traffic yields the inbound SAs, reserved SPIs apart. It takes no system call, and
 // a tenth of a microsecond for each SA and CPU.
-func (f *Flow) Traffic() iter.Seq[*Traffic] {
-	n := f.tab.Sizes().CPUs
+func (f *Flow) Traffic() iter.Seq[*Traffic] { return TrafficOf(f.tab.Reader, f.spis.isFixed) }
+
+// TrafficOf is Flow.Traffic of a table without a Flow; fixed says of a slot whether
+// its SA is one CPU's.
+func TrafficOf(tab *table.Reader, fixed func(slot uint32) bool) iter.Seq[*Traffic] {
+	n := tab.Sizes().CPUs
 	t := &Traffic{Packets: make([]uint64, n), Bytes: make([]uint64, n)}
 	return func(yield func(*Traffic) bool) {
-		for slot, sa := range f.tab.All() {
+		for slot, sa := range tab.All() {
 			if sa.Key.Dir != bpf.DirIn || sa.Flags&bpf.FlagReserved != 0 {
 				continue
 			}
-			t.Slot, t.Generation, t.SPI, t.CPU, t.Fixed = slot, sa.Generation, bpf.KeySPI(&sa.Key), -1, f.spis.isFixed(slot)
+			t.Slot, t.Generation, t.SPI, t.CPU, t.Fixed = slot, sa.Generation, bpf.KeySPI(&sa.Key), -1, fixed(slot)
 			if sa.Cpu != bpf.NoCPU {
 				t.CPU = int(sa.Cpu)
 			}
 			for cpu := range n {
-				c := f.tab.CountersOn(cpu, slot)
+				c := tab.CountersOn(cpu, slot)
 				t.Packets[cpu], t.Bytes[cpu] = c.Packets, c.Bytes
 			}
 			if !yield(t) {

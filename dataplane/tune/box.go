@@ -50,7 +50,7 @@ type KernelBox struct {
 	sas    map[SAID]*counted
 	round  int
 	wait   map[int]int64 // packets that may be in each CPU's queue
-	short  map[int]bool  // CPUs that have no time left
+	short  map[int]bool  // CPUs that lose packets for want of time, or must be taken to
 }
 
 // counts are the CPUs' counters at one moment.
@@ -174,7 +174,7 @@ func (b *KernelBox) cpus(o *Observation, now *counts, steered []int) {
 		b.wait[id] = min(max(left, 0), int64(b.paths.Queue()))
 		lost[id] = uint64(max(left-b.wait[id], 0))
 		c.Dropped = lost[id]
-		b.short[id] = lost[id] > 0 || c.Busy > saturated
+		b.short[id] = lost[id] > 0 || c.Busy > saturated && c.Foreign < 1-c.Foreign && handed[id] == 0
 		o.CPUs = append(o.CPUs, c)
 		o.System.Dropped += now.net[id].Dropped - b.before.net[id].Dropped
 		o.System.Squeezed += c.Squeezed
@@ -186,7 +186,8 @@ func (b *KernelBox) cpus(o *Observation, now *counts, steered []int) {
 	}
 }
 
-// saturated is the share of its time from which on a CPU has none left.
+// saturated is the share of its time from which on a CPU that receives packets has
+// none left. What it loses then is lost at the card, where nobody here sees it.
 const saturated = 0.97
 
 // Move implements Box.

@@ -15,8 +15,9 @@ import (
 
 // Place is where an SA's packets go.
 type Place struct {
-	From uint32 // while it moves: bpf.NoCPU, a CPU, or bpf.Shed; otherwise as To
-	To   uint32
+	From   uint32 // bpf.NoCPU, a CPU, or bpf.Shed; as To when it has gone over
+	To     uint32
+	Passed uint32 // packets that came since it departed
 }
 
 // Over tells whether packets go to the new CPU.
@@ -26,36 +27,35 @@ func (p Place) Over() bool { return p.From == p.To }
 // Errors: the slot has another SA, or none.
 func (t *Table) Depart(slot, generation, to uint32) error {
 	return t.move(slot, generation, func(sa *bpf.Slot) {
-		atomic.StoreUint32(&sa.SeenCpu, bpf.NoCPU)
+		atomic.StoreUint64(&sa.Seen, unseen)
+		atomic.StoreUint32(&sa.Passed, 0)
 		atomic.StoreUint32(&sa.From, sa.Cpu)
 		atomic.StoreUint32(&sa.Cpu, to)
 		t.enter(slot, sa.Place, bpf.EntryMoving)
 	})
 }
 
-// Seen says that the first packets of the SA that a CPU counted, that many, have
-// been delivered: it goes over with the next one, if that is counted by this CPU
-// and is the next one still.
-func (t *Table) Seen(slot, generation, cpu uint32, packets uint64) error {
-	return t.move(slot, generation, func(sa *bpf.Slot) {
-		if sa.SeenCpu != cpu {
-			atomic.StoreUint32(&sa.SeenCpu, bpf.NoCPU)
-		}
-		atomic.StoreUint64(&sa.Seen, packets)
-		atomic.StoreUint32(&sa.SeenCpu, cpu)
-	})
+// unseen is no count that packets reach.
+const unseen = 1<<64 - 1
+
+// Seen says that the packets before the departure and the first ones that came since,
+// that many, have been delivered: it goes over with the next one, if that is the next
+// one still.
+func (t *Table) Seen(slot, generation, passed uint32) error {
+	return t.see(slot, generation, uint64(passed))
+}
+
+func (t *Table) see(slot, generation uint32, seen uint64) error {
+	return t.move(slot, generation, func(sa *bpf.Slot) { atomic.StoreUint64(&sa.Seen, seen) })
 }
 
 // Unsee keeps the SA from going over, from the next packet that arrives on.
-func (t *Table) Unsee(slot, generation uint32) error {
-	return t.move(slot, generation, func(sa *bpf.Slot) { atomic.StoreUint32(&sa.SeenCpu, bpf.NoCPU) })
-}
+func (t *Table) Unsee(slot, generation uint32) error { return t.see(slot, generation, unseen) }
 
 // Shed drops the SA's packets until SetCPU, or a time of the kernel's monotonic
 // clock, when it goes over whatever may still be under way.
 func (t *Table) Shed(slot, generation uint32, until time.Duration) error {
 	return t.move(slot, generation, func(sa *bpf.Slot) {
-		atomic.StoreUint32(&sa.SeenCpu, bpf.NoCPU)
 		atomic.StoreUint64(&sa.Seen, uint64(until))
 		atomic.StoreUint32(&sa.From, bpf.Shed)
 	})
@@ -75,7 +75,11 @@ func (t *Table) Arrive(slot, generation uint32, back bool) error {
 
 // Place is where the packets of a moving SA go now.
 func (t *Table) Place(slot, generation uint32) (p Place, err error) {
-	err = t.move(slot, generation, func(sa *bpf.Slot) { p = Place{atomic.LoadUint32(&sa.From), sa.Cpu} })
+	err = t.move(slot, generation, func(sa *bpf.Slot) {
+		// The count first: what has gone over has been counted.
+		p.Passed = atomic.LoadUint32(&sa.Passed)
+		p.From, p.To = atomic.LoadUint32(&sa.From), sa.Cpu
+	})
 	return p, err
 }
 

@@ -28,10 +28,15 @@ const (
 // newSteered builds it, without the daemon. The SAs check no sequence numbers, so that a ring of sealed packets may be sent again and again.
 func newSteered(b *testing.B) *steered {
 	b.Helper()
+	return newSteeredOf(b, tunnels)
+}
+
+func newSteeredOf(b *testing.B, count int) *steered {
+	b.Helper()
 	s := &steered{gateway: networkOnly(b)}
 	must(b, s.x.Apply(allowInbound(s.n.GW1, s.n.GW2, topo.IPv4)))
 	sink(b, s.n, false)
-	for i := range tunnels {
+	for i := range count {
 		sa := inbound(s.n, gcm, topo.IPv4, spiOf(i), 0)
 		must(b, s.x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
 		s.sas = append(s.sas, sa)

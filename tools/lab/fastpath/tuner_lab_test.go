@@ -1,0 +1,148 @@
+//go:build lab
+
+package fastpath
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"espalier/tools/bench/esp"
+)
+
+// The tuner against the best that a static choice of CPUs can do. The tunnels of a figure have the same load, so a static choice is how
+// many of them go to the other CPU: all are measured. The best is then measured again, in turn with the tuner, which begins anew each time,
+// with what a hash of SPIs has made of it, and with no steering.
+const (
+	tunerTime    = 5 * time.Second // until the tuner must have found what is best
+	tunerRounds  = 5
+	searchWindow = 700 * time.Millisecond
+	window       = 1500 * time.Millisecond
+)
+
+// oracle is a figure's scene.
+type oracle struct {
+	*steered
+	sender esp.Sender
+	pace   esp.Pace // without count
+	start  []int    // where the tunnels are when the tuner begins: -1 or a CPU
+}
+
+// measure sends, lets the settling time pass, and says how many packets a second are decrypted in the time after it.
+func (o *oracle) measure(name string, settle, long time.Duration) float64 {
+	o.Helper()
+	ctx, cancel := context.WithCancel(o.Context())
+	defer cancel()
+	sent := make(chan esp.Report, 1)
+	go func() {
+		var r esp.Report
+		err := o.n.Wire.Do(func() (err error) {
+			r, err = esp.Send(ctx, o.sender, o.pace)
+			return err
+		})
+		if err != nil {
+			o.Error(err)
+		}
+		sent <- r
+	}()
+	time.Sleep(settle)
+	before, began := o.decrypted(), time.Now()
+	time.Sleep(long)
+	rate := float64(o.decrypted()-before) / time.Since(began).Seconds()
+	cancel()
+	r := <-sent
+	o.idle()
+	o.Logf("%s: %.0f Mbit/s decrypted, sent: %s", name, rate*innerSize*8/1e6, r)
+	return rate
+}
+
+// static measures a choice: how many tunnels go to CPU 1.
+func (o *oracle) static(name string, there int, d time.Duration) float64 {
+	o.Helper()
+	o.steer.set(o, split(len(o.sas), there)...)
+	return o.measure(fmt.Sprintf("%s, %d of %d on the other CPU", name, there, len(o.sas)), 200*time.Millisecond, d)
+}
+
+// split is a choice that gives CPU 1 that many.
+func split(tunnels, there int) []int {
+	cpus := slices.Repeat([]int{-1}, tunnels)
+	for i := range there {
+		cpus[i] = 1
+	}
+	return cpus
+}
+
+// tuned has the daemon start, tune, and go again.
+func (o *oracle) tuned() float64 {
+	o.Helper()
+	o.steer.set(o, o.start...)
+	must(o, o.steer.table.Close())
+	must(o, o.esp.Restart(o.Context()))
+	o.attached("esp_in", "esp_out")
+	o.known(o.sas...)
+	if out, err := o.esp.Espctl(o.Context(), "tune", "set", "on"); err != nil {
+		o.Fatalf("%v\n%s", err, out)
+	}
+	rate := o.measure("the tuner", tunerTime, window)
+	o.Logf("%s", need[string](o)(o.esp.Espctl(o.Context(), "tune", "history")))
+	o.esp.Kill()
+	o.steer = o.steering(o.sas)
+	return rate
+}
+
+// figure measures all of it.
+func (o *oracle) figure(b *testing.B) {
+	best, rate := 0, 0.0
+	for there := range len(o.sas) + 1 {
+		if r := o.static("search", there, searchWindow); r > rate {
+			best, rate = there, r
+		}
+	}
+	var overBest, gain []float64
+	for range tunerRounds {
+		off := o.static("not steered", 0, window)
+		tuned := o.tuned()
+		static := o.static("the best", best, window)
+		overBest, gain = append(overBest, tuned/static), append(gain, tuned/off)
+	}
+	b.ReportMetric(median(overBest), "over-oracle")
+	b.ReportMetric(median(gain), "gain")
+	b.ReportMetric(float64(best), "best-split")
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// newOracle has the daemon load everything with the tuner off, and kills it.
+func newOracle(b *testing.B, count int, sender func(*steered) esp.Sender, pace esp.Pace, start []int) *oracle {
+	b.Helper()
+	s := newSteeredOf(b, count)
+	o := &oracle{steered: s, sender: sender(s), pace: pace, start: start}
+	must(b, o.sender.Ring().Fill(s.generator(), 0))
+	must(b, o.sender.Ring().Replay())
+	s.start(" steering = auto\n tune = off")
+	s.known(s.sas...)
+	s.esp.Kill()
+	s.steer = s.steering(s.sas)
+	return o
+}
+
+// BenchmarkTunerSkewed: 8 tunnels, of which a hash puts 7 on one CPU; more comes than one CPU decrypts, from a sender that costs little.
+func BenchmarkTunerSkewed(b *testing.B) {
+	o := newOracle(b, 8, func(s *steered) esp.Sender { return liveFrames(b, s.n, 4096) }, esp.Pace{Rate: 60_000, CPU: 0}, split(8, 7))
+	for b.Loop() {
+		o.figure(b)
+	}
+}
+
+// BenchmarkTunerBusy: 4 tunnels that arrive on the CPU that a sender keeps busy.
+func BenchmarkTunerBusy(b *testing.B) {
+	o := newOracle(b, tunnels, func(s *steered) esp.Sender { return packetSocket(b, s.n, 4096) }, esp.Pace{Batch: 1, CPU: 0}, split(tunnels, 2))
+	for b.Loop() {
+		o.figure(b)
+	}
+}
