@@ -130,13 +130,16 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	}
 	more["plan"] = control.planCommand
 	server := vici.NewServer(vici.Config{Engine: control, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log, More: more})
-	if err := listen(server, runDir, cfg.Settings.SwanctlOn, log); err != nil {
+	listeners, err := listen(runDir, cfg.Settings.SwanctlOn, log)
+	if err != nil {
 		return errors.Join(err, eng.Close())
 	}
 	defer server.Close()
 
 	ended := make(chan error, 1)
 	go func() { ended <- eng.Run(ctx) }()
+	<-eng.Begun()
+	serveControl(server, listeners, log)
 	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
 	notify.send("READY=1")
 	if fast != nil {

@@ -111,9 +111,7 @@ func benchEngine(b *testing.B, f *fabric, addr string, conns []*sa.Connection, c
 			b.Errorf("Run: %v", err)
 		}
 	})
-	for e.started.Load() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	<-e.Begun()
 	return e
 }
 

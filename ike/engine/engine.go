@@ -45,7 +45,8 @@ type Engine struct {
 
 	config   atomic.Pointer[config]
 	started  atomic.Pointer[time.Time]
-	stopping atomic.Bool // no new sessions
+	begun    chan struct{} // closed when Run has begun
+	stopping atomic.Bool   // no new sessions
 	quiet    chan struct{}
 
 	applying sync.Mutex // orders Apply and SetPools
@@ -76,7 +77,7 @@ func New(o Options) (*Engine, error) {
 	e := &Engine{
 		opts: o, dp: o.DataPlane, bus: o.Bus, log: o.Log, now: o.Now, rand: o.Rand,
 		transport: o.Sockets, reg: newRegistry(), versions: newLimiter(10, 20), lacks: sa.LacksOf(o.DataPlane.Features()),
-		quiet: make(chan struct{}, 1),
+		begun: make(chan struct{}), quiet: make(chan struct{}, 1),
 	}
 	if e.bus == nil {
 		e.bus = new(event.Bus)
@@ -155,6 +156,10 @@ func (e *Engine) Close() error {
 // bucketShard is the shard that owns a bucket.
 func (e *Engine) bucketShard(bucket uint8) *shard { return e.shards[int(bucket)%len(e.shards)] }
 
+// Begun is closed when Run does what it is asked to; before that a call fails with
+// ErrStopping.
+func (e *Engine) Begun() <-chan struct{} { return e.begun }
+
 // Run works until ctx ends and then stops in order: the peers are told, their
 // answers are waited for as long as Settings.StopTimeout, nothing stays in the
 // kernel, the sockets are closed and every goroutine has ended. It returns what
@@ -188,6 +193,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	for _, c := range e.config.Load().set.All() {
 		e.startChildren(c, nil)
 	}
+	close(e.begun)
 
 	var err error
 	select {

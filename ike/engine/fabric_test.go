@@ -162,9 +162,7 @@ func newBox(t *testing.T, f *fabric, addr string, conns []*sa.Connection, change
 	b.cancel = cancel
 	go func() { b.done <- e.Run(ctx) }()
 	t.Cleanup(b.end)
-	for e.started.Load() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	<-e.Begun()
 	return b
 }
 
