@@ -328,14 +328,20 @@ func (l *lab) event(t *testing.T, message string, fields ...string) map[string]a
 // eventually waits until the condition holds.
 func (l *lab) eventually(t *testing.T, what string, condition func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	l.within(t, patience, what, condition)
+}
+
+// within is the same for what takes longer by its nature.
+func (l *lab) within(t *testing.T, limit time.Duration, what string, condition func() error) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		err := condition()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("expected %s within %s: %v", what, patience, err)
+			t.Fatalf("expected %s within %s: %v", what, limit, err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

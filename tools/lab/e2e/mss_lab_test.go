@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,13 @@ func (l *lab) blackHole(t *testing.T) {
 	ours.more = "espalier { path_mtu = yes }\n" + fastPath("yes")
 	l.start(t, ours, theirs)
 	l.mustInitiate(t, true)
+	// Nearly each probe of the search is swallowed, which takes its time to be seen: half a minute in all.
+	l.within(t, 4*patience, "a path MTU", func() error {
+		if !strings.Contains(l.log(), `"path MTU"`) {
+			return errors.New("not found")
+		}
+		return nil
+	})
 	mtu := l.event(t, "path MTU")["mtu"]
 	a, b := l.client(l.ours), l.client(l.theirs)
 	const size = 1_000_000
