@@ -207,6 +207,7 @@ const (
 	layoutTotalTOTAL_MALFORMED         layoutTotal = 17
 	layoutTotalTOTAL_ESP_BEHIND        layoutTotal = 18
 	layoutTotalTOTAL_SHED              layoutTotal = 19
+	layoutTotalTOTAL_FLOW_UNFINISHED   layoutTotal = 20
 	layoutTotalTOTAL_SAMPLING          layoutTotal = 31
 	layoutTotalTOTALS                  layoutTotal = 32
 )

@@ -47,6 +47,7 @@ const (
 	TotalMalformed       = layoutTotalTOTAL_MALFORMED
 	TotalESPBehind       = layoutTotalTOTAL_ESP_BEHIND
 	TotalShed            = layoutTotalTOTAL_SHED
+	TotalFlowUnfinished  = layoutTotalTOTAL_FLOW_UNFINISHED
 	TotalSampling        = layoutTotalTOTAL_SAMPLING // no total
 	Totals               = layoutTotalTOTALS
 )

@@ -23,6 +23,50 @@ static __always_inline int conntrack_translates(CONTEXT *ctx, const struct packe
 	return conntrack_is_nat(ct);
 }
 
+#define MAX_L4_OFFSET 512 /* what stands further back is not looked at */
+
+/* unfinished: the checksum of TCP or UDP is but the sum of its pseudo header, as a
+ * sender leaves it that lets the device do the rest (CHECKSUM_PARTIAL): another
+ * namespace behind a veth, a guest behind a tap. XDP gets the bare frame, and after a
+ * redirect nobody knows what is left to do. One in 65536 of other packets looks the same,
+ * and stays as well. */
+static __always_inline int unfinished(struct xdp_md *ctx, const struct packet *p, void *start, void *end)
+{
+	__u64 at = p->l4_offset, sum;
+	__be16 check;
+	__u32 length;
+	void *l4;
+
+	asm volatile("" : "+r"(at)); /* the compiler checks a copy otherwise, and the verifier does not see it */
+	if (at > MAX_L4_OFFSET)
+		return 1;
+	l4 = start + at;
+	if (p->proto == IPPROTO_UDP) {
+		struct udp *udp = l4;
+
+		if ((void *)(udp + 1) > end)
+			return 0;
+		length = bpf_ntohs(udp->length);
+		check = udp->check;
+	} else if (p->proto == IPPROTO_TCP) {
+		__be16 *words = l4;
+
+		if ((void *)(words + 10) > end)
+			return 0;
+		length = bpf_xdp_get_buff_len(ctx) - at; /* of a short frame that the wire has padded, too much: then it is finished */
+		check = words[8];
+	} else {
+		return p->proto == IPPROTO_SCTP; /* a CRC, which may be left to the device, too */
+	}
+	sum = (__u64)bpf_htons(p->proto) + bpf_htons(length);
+	sum += (__u32)p->word[1] + (p->word[1] >> 32) + (__u32)p->word[2] + (p->word[2] >> 32);
+	sum += (__u32)p->src[0] + (p->src[0] >> 32) + (__u32)p->src[1] + (p->src[1] >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	for (int i = 0; i < 3; i++)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return check == (__be16)sum;
+}
+
 /* esp_in runs on outside interfaces. steering is a constant. */
 static __always_inline int esp_from_outside(struct xdp_md *ctx, int steering)
 {
@@ -54,7 +98,9 @@ int esp_in(struct xdp_md *ctx)
 }
 
 /* esp_in_stay never redirects: for devices that keep the VLAN tag beside the packet,
- * where a redirect would lose it. */
+ * where a redirect would lose it, and for generic XDP. That gives a program that wants
+ * more headroom a copy of the packet, without the length of its MAC header, and from
+ * Linux 6.9 on what the CPUMAP gets of it begins with that header and not with IP's. */
 SEC("xdp.frags")
 int esp_in_stay(struct xdp_md *ctx)
 {
@@ -93,6 +139,10 @@ int flow_in(struct xdp_md *ctx)
 	n = c->steer_list[n];
 	if (n == cpu || n == CPU_NONE)
 		return XDP_PASS;
+	if (unfinished(ctx, &p, start, end)) {
+		total_add(cpu, TOTAL_FLOW_UNFINISHED);
+		return XDP_PASS;
+	}
 	if (bpf_redirect_map(&cpus, n, XDP_PASS) != XDP_REDIRECT) {
 		total_add(cpu, TOTAL_REDIRECT_FAILED);
 		return XDP_PASS;

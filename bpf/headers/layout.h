@@ -157,6 +157,7 @@ enum total {
 	TOTAL_MALFORMED,          /* cut off or impossible before what it carries was known: passed */
 	TOTAL_ESP_BEHIND,         /* ESP to our addresses for a host behind us (masqueraded), passed by */
 	TOTAL_SHED,               /* ESP dropped because its SA was leaving a CPU that did not get through */
+	TOTAL_FLOW_UNFINISHED,    /* clear packets that stay because their checksum is yet to be computed */
 	TOTAL_SAMPLING = 31,      /* not a total: how many samples this CPU gave in which jiffy */
 	TOTALS = 32
 };

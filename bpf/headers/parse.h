@@ -119,6 +119,7 @@ struct ike {
 #define IPPROTO_FRAGMENT 44
 #define IPPROTO_ESP 50
 #define IPPROTO_DSTOPTS 60
+#define IPPROTO_SCTP 132
 
 #define MAX_IP6_EXT 5 /* extension headers; a packet with more is malformed to us */
 #define MIN_SPI 256   /* below are reserved (RFC 4303 2.1) */

@@ -80,17 +80,18 @@ func (a *attached) remove() error {
 }
 
 // attach puts a program at its place: into the pinned link of a former run, in one
-// step, or by a link of its own. dev is what is known of the interface.
-func (f *Flow) attach(h hook, p *ebpf.Program, dev *netlink.LinkAttrs) (*attached, error) {
+// step, or by a link of its own. dev is what is known of the interface, other gives
+// the program for generic XDP.
+func (f *Flow) attach(h hook, p *ebpf.Program, dev *netlink.LinkAttrs, other func() *ebpf.Program) (*attached, error) {
 	pin := filepath.Join(f.linkPins(), h.pinName())
-	if a, err := takeOver(h, p, pin, dev); a != nil || err != nil {
+	if a, err := takeOver(h, p, pin, dev, other); a != nil || err != nil {
 		return a, err
 	}
 	a := &attached{hook: h}
 	var err error
 	switch h.at {
 	case atXDP:
-		err = a.attachXDP(p)
+		err = a.attachXDP(p, other)
 	case atTrace:
 		a.how = "fentry"
 		a.link, err = link.AttachTracing(link.TracingOptions{Program: p})
@@ -109,9 +110,15 @@ func (f *Flow) attach(h hook, p *ebpf.Program, dev *netlink.LinkAttrs) (*attache
 	return a, nil
 }
 
+// How XDP is attached.
+const (
+	native  = "native" // in the driver
+	generic = "generic"
+)
+
 // takeOver replaces the program of a former run's link; nil when there is none
 // that fits.
-func takeOver(h hook, p *ebpf.Program, pin string, dev *netlink.LinkAttrs) (*attached, error) {
+func takeOver(h hook, p *ebpf.Program, pin string, dev *netlink.LinkAttrs, other func() *ebpf.Program) (*attached, error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -121,8 +128,13 @@ func takeOver(h hook, p *ebpf.Program, pin string, dev *netlink.LinkAttrs) (*att
 	}
 	a := &attached{hook: h, link: l}
 	// The program of a tracing link cannot be replaced.
-	if h.at != atTrace && a.fits(dev) == nil && l.Update(p) == nil {
-		return a, nil
+	if h.at != atTrace && a.fits(dev) == nil {
+		if a.how == generic {
+			p = other()
+		}
+		if p != nil && l.Update(p) == nil {
+			return a, nil
+		}
 	}
 	// The interface is another one by now, or the program does not fit the link.
 	return nil, errors.Join(os.Remove(pin), l.Close())
@@ -140,9 +152,9 @@ func (a *attached) fits(dev *netlink.LinkAttrs) error {
 		if x := info.XDP(); x != nil {
 			got = int(x.Ifindex)
 		}
-		a.how = "generic"
+		a.how = generic
 		if dev != nil && dev.Xdp != nil && dev.Xdp.AttachMode == nlXDPDriver {
-			a.how = "native"
+			a.how = native
 		}
 	default:
 		if x := info.TCX(); x != nil {
@@ -160,19 +172,22 @@ func (a *attached) fits(dev *netlink.LinkAttrs) error {
 const nlXDPDriver = 1
 
 // attachXDP tries the driver first.
-func (a *attached) attachXDP(p *ebpf.Program) error {
+func (a *attached) attachXDP(p *ebpf.Program, other func() *ebpf.Program) error {
 	o := link.XDPOptions{Program: p, Interface: a.ifIndex, Flags: link.XDPDriverMode}
 	l, driver := link.AttachXDP(o)
 	if driver == nil {
-		a.link, a.how = l, "native"
+		a.link, a.how = l, native
 		return nil
 	}
-	o.Flags = link.XDPGenericMode
+	o.Flags, o.Program = link.XDPGenericMode, other()
+	if o.Program == nil {
+		return fmt.Errorf("native: %w; generic: a redirect from there loses packets", driver)
+	}
 	l, err := link.AttachXDP(o)
 	if err != nil {
 		return fmt.Errorf("native: %w; generic: %w", driver, err)
 	}
-	a.link, a.how, a.reason = l, "generic", "not native: "+reason(driver)
+	a.link, a.how, a.reason = l, generic, "not native: "+reason(driver)
 	return nil
 }
 

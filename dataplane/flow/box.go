@@ -159,11 +159,14 @@ func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]
 	return hooks, not
 }
 
-// variant is the program that a hook has on this box: a redirect would lose the
-// VLAN tag that the device keeps beside the packet.
-func (b *box) variant(h hook) string {
-	if h.program == progESPIn && b.vlans[h.ifIndex] {
+// variant is the program that a hook has on this box, attached like this: a redirect would lose the
+// VLAN tag that the device keeps beside the packet, and, from generic XDP, the packet. Empty: none.
+func (b *box) variant(h hook, how string) string {
+	switch {
+	case h.program == progESPIn && (b.vlans[h.ifIndex] || how == generic):
 		return progESPInStay
+	case h.program == progFlowIn && how == generic:
+		return ""
 	}
 	return h.program
 }
@@ -309,7 +312,7 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 	}
 	names := map[string]bool{}
 	for h := range want {
-		names[b.variant(h)] = true
+		names[b.variant(h, "")] = true
 	}
 	f.need(func(name string, spec *ebpf.ProgramSpec) bool { return names[name] || spec.Type == ebpf.Tracing })
 	if f.stopped() {
@@ -322,14 +325,11 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 	}
 	f.removeOthers(want)
 	for h, dev := range want {
-		name := b.variant(h)
-		p := f.progs.loaded[name]
-		if a := f.hooks[h]; a != nil {
-			if p != nil && a.variant != name && a.link != nil && a.link.Update(p) == nil {
-				a.variant = name
-			}
+		if a := f.hooks[h]; a != nil && f.leave(b, a) {
 			continue
 		}
+		name := b.variant(h, "")
+		p := f.progs.loaded[name]
 		part := Part{Program: h.program, IfIndex: h.ifIndex}
 		if dev != nil {
 			part.Interface = dev.Name
@@ -337,15 +337,15 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 		if p == nil {
 			continue // said once, without interface
 		}
-		a, err := f.attach(h, p, dev)
+		a, err := f.attach(h, p, dev, func() *ebpf.Program { return f.program(b.variant(h, generic)) })
 		if err != nil {
 			part.Reason = reason(err)
 			failed[part] = true
 			continue
 		}
-		a.variant = name
+		a.variant = b.variant(h, a.how)
 		f.hooks[h] = a
-		f.log.Info().Str("program", name).Str("interface", part.Interface).Str("how", a.how).Msg("BPF program attached")
+		f.log.Info().Str("program", a.variant).Str("interface", part.Interface).Str("how", a.how).Msg("BPF program attached")
 	}
 	for p := range failed {
 		if !f.failed[p] {
@@ -353,6 +353,29 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 		}
 	}
 	f.failed = failed
+}
+
+// leave leaves what is attached at its place, with the program that belongs there by
+// now; false: none does, and it is gone.
+func (f *Flow) leave(b *box, a *attached) bool {
+	name := b.variant(a.hook, a.how)
+	if name == "" { // of a former version
+		f.removeHook(a)
+		return false
+	}
+	if a.variant == name || a.link == nil {
+		return true
+	}
+	if p := f.program(name); p != nil && a.link.Update(p) == nil {
+		a.variant = name
+	}
+	return true
+}
+
+// program is one of the programs, loaded; nil: it cannot be, or there is no such.
+func (f *Flow) program(name string) *ebpf.Program {
+	f.need(func(n string, _ *ebpf.ProgramSpec) bool { return n == name })
+	return f.progs.loaded[name]
 }
 
 // need loads programs and says which are refused.
@@ -373,10 +396,7 @@ func (f *Flow) removeOthers(want map[hook]*netlink.LinkAttrs) {
 		if _, ok := want[h]; ok {
 			continue
 		}
-		if err := a.remove(); err != nil {
-			f.log.Warn().Err(err).Str("program", h.program).Int("ifindex", h.ifIndex).Msg("BPF program not taken away")
-		}
-		delete(f.hooks, h)
+		f.removeHook(a)
 	}
 	pins, _ := os.ReadDir(f.linkPins()) // not there: nothing is pinned
 	for _, e := range pins {
@@ -385,6 +405,13 @@ func (f *Flow) removeOthers(want map[hook]*netlink.LinkAttrs) {
 			_ = os.Remove(filepath.Join(f.linkPins(), e.Name()))
 		}
 	}
+}
+
+func (f *Flow) removeHook(a *attached) {
+	if err := a.remove(); err != nil {
+		f.log.Warn().Err(err).Str("program", a.program).Int("ifindex", a.ifIndex).Msg("BPF program not taken away")
+	}
+	delete(f.hooks, a.hook)
 }
 
 // replaceAll puts the new programs in the place of a former run's.
@@ -413,7 +440,7 @@ func (f *Flow) replaceAll() {
 				dev = l.Attrs()
 			}
 		}
-		if a, err := takeOver(h, p, filepath.Join(f.linkPins(), e.Name()), dev); a != nil && err == nil {
+		if a, err := takeOver(h, p, filepath.Join(f.linkPins(), e.Name()), dev, func() *ebpf.Program { return f.program(new(box).variant(h, generic)) }); a != nil && err == nil {
 			f.hooks[h] = a
 		}
 	}

@@ -71,9 +71,15 @@ func TestRoles(t *testing.T) {
 
 func TestVariants(t *testing.T) {
 	b := &box{vlans: map[int]bool{2: true}}
-	for h, want := range map[hook]string{{progESPIn, atXDP, 2}: progESPInStay, {progESPIn, atXDP, 3}: progESPIn, {progESPOut, atEgress, 2}: progESPOut} {
-		if got := b.variant(h); got != want {
-			t.Errorf("%+v: %s, expected %s", h, got, want)
+	for _, c := range []struct {
+		hook
+		how, want string
+	}{
+		{hook{progESPIn, atXDP, 2}, native, progESPInStay}, {hook{progESPIn, atXDP, 3}, native, progESPIn}, {hook{progESPOut, atEgress, 2}, "tcx", progESPOut},
+		{hook{progESPIn, atXDP, 3}, generic, progESPInStay}, {hook{progFlowIn, atXDP, 3}, native, progFlowIn}, {hook{progFlowIn, atXDP, 3}, generic, ""},
+	} {
+		if got := b.variant(c.hook, c.how); got != c.want {
+			t.Errorf("%+v: %q, expected %q", c, got, c.want)
 		}
 	}
 }

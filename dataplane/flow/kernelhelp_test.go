@@ -190,6 +190,7 @@ func testObject(broken bool) []object {
 		const next = -1
 		spec.Programs = map[string]*ebpf.ProgramSpec{
 			progESPIn:        counting(ebpf.XDP, countXDP, 2),
+			progESPInStay:    counting(ebpf.XDP, countXDP, 2),
 			progESPOut:       counting(ebpf.SchedCLS, countOut, next),
 			progMSSIn:        counting(ebpf.SchedCLS, countIn, next),
 			progMSSOut:       counting(ebpf.SchedCLS, countIn, next),

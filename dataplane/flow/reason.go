@@ -25,7 +25,7 @@ type Total uint32
 var totals = [...]string{
 	"esp-unknown", "esp-transit", "ike", "keepalive", "fragment", "redirected", "redirect-failed", "flow-redirected",
 	"mss-rewritten", "mss-malformed", "guard-unknown-spi", "guard-not-peer", "guard-rate", "guard-ike-spi", "guard-malformed",
-	"cpu-taken", "esp-out-unknown", "malformed", "esp-behind", "shed",
+	"cpu-taken", "esp-out-unknown", "malformed", "esp-behind", "shed", "flow-unfinished",
 }
 
 func (t Total) String() string {

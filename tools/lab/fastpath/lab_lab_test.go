@@ -204,9 +204,15 @@ const sinkPort = 9009
 // kernel counts a datagram when it is read, or when there is no room for it.
 func sink(t testing.TB, n *topo.Net, read bool) {
 	t.Helper()
-	must(t, n.Client1.Do(func() error {
+	sinkOf(t, n.GW1, n.Client1, read)
+}
+
+// sinkOf is sink of another client.
+func sinkOf(t testing.TB, gateway, client *topo.Host, read bool) {
+	t.Helper()
+	must(t, client.Do(func() error {
 		for _, f := range []topo.Family{topo.IPv4, topo.IPv6} {
-			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.Client1.Inner(f), sinkPort)))
+			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(client.Inner(f), sinkPort)))
 			if err != nil {
 				return err
 			}
@@ -226,14 +232,19 @@ func sink(t testing.TB, n *topo.Net, read bool) {
 		return nil
 	}))
 	for _, f := range []topo.Family{topo.IPv4, topo.IPv6} {
-		must(t, n.GW1.Ping(t.Context(), n.Client1.Inner(f), 1))
+		must(t, gateway.Ping(t.Context(), client.Inner(f), 1))
 	}
 }
 
 // datagrams counts what the sink got, read or not, whose checksum was right.
 func datagrams(t testing.TB, n *topo.Net) uint64 {
 	t.Helper()
-	out := need[string](t)(n.Client1.Run(t.Context(), "cat", "/proc/net/snmp", "/proc/net/snmp6"))
+	return datagramsOf(t, n.Client1)
+}
+
+func datagramsOf(t testing.TB, client *topo.Host) uint64 {
+	t.Helper()
+	out := need[string](t)(client.Run(t.Context(), "cat", "/proc/net/snmp", "/proc/net/snmp6"))
 	var sum uint64
 	lines := strings.Split(out, "\n")
 	for i, line := range lines {
