@@ -12,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: run build test check generate generated unit lab-test kernels figures soak clean
+.PHONY: run build test check generate generated unit lab-test fast-test kernels figures soak clean
 
 LAB_FLAGS ?=
 LAB_TIME ?= 30m
@@ -37,7 +37,7 @@ build:
 	@mkdir -p bin
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS)
 
-test: check generated unit lab-test kernels
+test: check generated unit lab-test fast-test kernels
 
 check: build
 	@echo "== gofmt"
@@ -64,6 +64,16 @@ unit: build
 lab-test: build
 	@echo "== tests in the virtual machine"
 	@$(LAB) test $(LAB_FLAGS) --time-limit $(LAB_TIME) --tagged ./...
+
+# An emulated processor is too slow to show what a flood or a full CPU does. Where a User-Mode Linux kernel is at hand, these tests run in it as well.
+UML ?= $(or $(ESPALIER_LAB_UML),$(lastword $(sort $(wildcard ../shared/lab/linux-*-um.xz))))
+fast-test: build
+	@if [ -n "$(UML)" ]; then \
+		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
+		$(LAB) test --uml "$(UML)" --run 'TestGuardFlood$$|TestFlowSteering$$' ./tools/lab/fastpath; \
+	else \
+		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, nor how clear packets are spread"; \
+	fi
 
 # The BPF programs load, attach and stay within their budgets on these kernels, too; lab-test does all of it on the newest.
 KERNELS ?= bookworm trixie

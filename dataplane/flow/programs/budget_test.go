@@ -24,7 +24,7 @@ import (
 type budget struct{ instructions, stack int }
 
 var budgets = map[string]budget{
-	"esp_in": {300_000, 512}, "esp_in_stay": {300_000, 512}, "flow_in": {30_000, 160}, "cpu_in": {100, 16},
+	"esp_in": {300_000, 512}, "esp_in_stay": {300_000, 512}, "flow_in": {60_000, 200}, "cpu_in": {100, 16},
 	"esp_in_raw": {150_000, 512}, "esp_out": {120_000, 160}, "esp_out_raw": {50_000, 160},
 	"mss_xfrm": {60_000, 400}, "mss_in": {120_000, 400}, "mss_in_raw": {60_000, 400}, "mss_out": {120_000, 400}, "mss_out_raw": {60_000, 400},
 	"audit_notfound": {10_000, 400}, "audit_replay": {10_000, 400}, "audit_icvfail": {10_000, 400}, "audit_overflow": {10_000, 400},

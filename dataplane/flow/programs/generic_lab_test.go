@@ -16,7 +16,7 @@ import (
 )
 
 // genericBox is near, which gets ESP from far through esp_in_stay in generic mode.
-func genericBox(t *testing.T) (b *box, send func([]byte), got func() int) {
+func genericBox(t *testing.T) (b *box, send func([]byte), got func(int) int) {
 	t.Helper()
 	b = newBox(t)
 	sh(t, `ip netns add near; ip netns add far
@@ -45,13 +45,15 @@ func genericBox(t *testing.T) (b *box, send func([]byte), got func() int) {
 	})
 	fd := rawSocket(t, "far", unix.AF_INET, unix.IPPROTO_ESP)
 	send = func(p []byte) { sendRaw(t, fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr("192.0.2.1").As4()}, p) }
-	got = func() (n int) {
+	got = func(want int) (n int) {
 		buf := make([]byte, 100)
-		for arrived.SetReadDeadline(time.Now().Add(2*time.Second)) == nil {
+		if err := arrived.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		for ; n < want; n++ {
 			if _, err := arrived.Read(buf); err != nil {
 				break
 			}
-			n++
 		}
 		return n
 	}
@@ -73,14 +75,14 @@ func TestGenericSeesTwice(t *testing.T) {
 	want := b.snapshot()
 	seq := uint32(0)
 	for range count {
-		for _, inner := range [][]byte{innerUDP(), inside} {
+		for _, inner := range [][]byte{inside, innerUDP()} {
 			seq++
 			p := nullESP(0x1001, seq, inner)
 			send(p)
 			want.add("sa", 20+len(p))
 		}
 	}
-	if n := got(); n != count {
+	if n := got(count); n != count {
 		t.Errorf("%d datagrams arrived, expected %d", n, count)
 	}
 	g := b.snapshot()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -107,7 +106,7 @@ func (c *lossCase) source(t testing.TB, n *topo.Net, peer dataplane.SA) esp.Sour
 // TestDrops provokes each reason why an SA loses packets, and finds as many as were lost under that SA and that reason, and no others. Those that take
 // a look at the kernel itself are in dataplane/flow/programs.
 func TestDrops(t *testing.T) {
-	if info, _ := os.ReadFile("/proc/cpuinfo"); strings.Contains(string(info), "User Mode Linux") {
+	if userModeLinux() {
 		t.Skip("User-Mode Linux has no fentry")
 	}
 	g := newGateway(t, " guard = off")

@@ -41,6 +41,9 @@ func (g *gateway) given(r *flow.Reader) (given, taken uint64) {
 // TestFlowSteering: what comes from inside is given to CPUs by connection, all of one or none, to each of both CPUs some; every packet that is given is taken
 // there, goes into the tunnel and arrives whole. What another namespace sends with a checksum that its device is to compute stays, and arrives as well.
 func TestFlowSteering(t *testing.T) {
+	if !userModeLinux() {
+		t.Skip("takes minutes on an emulated processor; 'make fast-test' runs it")
+	}
 	g := newGateway(t, " steering = hash\n guard = on")
 	g.attached("flow_in", "cpu_in")
 	n := g.n

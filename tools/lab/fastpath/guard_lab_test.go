@@ -61,7 +61,7 @@ func (g *gateway) loss(s *esp.LiveFrames, pace esp.Pace) float64 {
 	}()
 	var sum, answered int
 	for done := false; !done; {
-		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "1", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
+		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "5", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
 		m := received.FindStringSubmatch(out)
 		if m == nil {
 			g.Fatalf("ping printed %q", out)
@@ -111,7 +111,7 @@ func TestGuardFlood(t *testing.T) {
 	s := g.flood()
 	// Half of what the sender can, so that whatever is lost is lost by the gateway.
 	g.guard("on")
-	pace := esp.Pace{Rate: send(t, g.n, s, esp.Pace{Count: 50_000, CPU: 0}).Rate() / 2, CPU: 0}
+	pace := esp.Pace{Rate: send(t, g.n, s, esp.Pace{Count: 10_000, CPU: 0}).Rate() / 2, CPU: 0}
 	pace.Count = min(1_000_000, uint64(20*pace.Rate)) // an emulated processor is not given minutes for a million
 	g.guard("off")
 	less := pace
@@ -122,14 +122,22 @@ func TestGuardFlood(t *testing.T) {
 	case off < 0.2:
 		t.Errorf("guard off: expected at least 20 %% of the pings to be lost, got %.0f %%: the flood is too weak to show anything", 100*off)
 	}
-	before := g.totals()
 	g.guard("on")
-	if on := g.loss(s, pace); on != 0 {
-		t.Errorf("guard on: %.1f %% of the pings were lost", 100*on)
-	}
-	after := g.totals()
-	if got := after.of("guard-unknown-spi") - before.of("guard-unknown-spi"); got > pace.Count || got < pace.Count*99/100 {
-		t.Errorf("expected the guard to count %d packets but for the few that a busy machine loses before, got %d", pace.Count, got)
+	// The machine itself may not get to a ping in time, now and then; a guard that costs something loses some each time.
+	for left := 2; ; left-- {
+		before := g.totals()
+		on := g.loss(s, pace)
+		after := g.totals()
+		if got := after.of("guard-unknown-spi") - before.of("guard-unknown-spi"); got > pace.Count || got < pace.Count*99/100 {
+			t.Errorf("expected the guard to count %d packets but for the few that a busy machine loses before, got %d", pace.Count, got)
+		}
+		if on == 0 {
+			return
+		}
+		if left == 0 {
+			t.Fatalf("guard on: %.1f %% of the pings were lost, and some in two runs before", 100*on)
+		}
+		t.Logf("guard on: %.1f %% of the pings were lost: once more", 100*on)
 	}
 }
 

@@ -314,5 +314,11 @@ func encapSockets(t testing.TB, h *topo.Host) {
 	}))
 }
 
+// userModeLinux: the kernel is a program of this machine, and as fast.
+func userModeLinux() bool {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	return strings.Contains(string(info), "User Mode Linux")
+}
+
 // spiOf numbers SAs.
 func spiOf(i int) uint32 { return 0x1000_0000 + uint32(i) }
