@@ -19,6 +19,7 @@ import (
 type steering struct {
 	table *table.Table
 	slots []uint32
+	cpus  *ebpf.Map
 }
 
 // steering takes over the table that a daemon has left which steers by slot: only one process may write it.
@@ -33,7 +34,7 @@ func (g *gateway) steering(sas []dataplane.SA) steering {
 		g.Cleanup(func() { m.Close() })
 		return m
 	}
-	s := steering{table: need[*table.Table](g)(table.Open(table.Maps{Config: pinned("config"), Index: pinned("index"), SAs: pinned("sas"),
+	s := steering{cpus: pinned("cpus"), table: need[*table.Table](g)(table.Open(table.Maps{Config: pinned("config"), Index: pinned("index"), SAs: pinned("sas"),
 		DropCounts: pinned("drop_counts"), Totals: pinned("totals")}))}
 	g.Cleanup(func() { s.table.Close() })
 	for i := range sas {

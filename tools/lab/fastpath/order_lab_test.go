@@ -1,0 +1,225 @@
+//go:build lab
+
+package fastpath
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"espalier/bpf"
+	"espalier/dataplane"
+	"espalier/dataplane/flow"
+	"espalier/tools/bench/esp"
+	"espalier/tools/lab/topo"
+)
+
+// numbers is how many inner packets a stream has: each bears its number.
+const numbers = 1 << 12
+
+// numbered are the inner packets of a stream, by their turn. Their UDP has no checksum (RFC 768).
+func numbered(t testing.TB, n *topo.Net, stream uint16, size int) [][]byte {
+	t.Helper()
+	const ip, udp = 20, 8
+	first := innerPacket(t, n, topo.IPv4, stream, size)
+	binary.BigEndian.PutUint16(first[ip+6:], 0)
+	out := make([][]byte, numbers)
+	for i := range out {
+		out[i] = append([]byte(nil), first...)
+		binary.BigEndian.PutUint32(out[i][ip+udp:], uint32(i))
+	}
+	return out
+}
+
+// order is what the client got of a stream.
+type order struct {
+	got, late int
+	missing   int // numbers that were skipped, late ones among them
+	last      uint32
+}
+
+// orderSink reads numbered packets at the first client.
+type orderSink struct {
+	mu      sync.Mutex
+	streams map[uint16]*order
+}
+
+func newOrderSink(t testing.TB, n *topo.Net) *orderSink {
+	t.Helper()
+	// What the client has no time for waits; else it would look as if the gateway had lost it.
+	must(t, os.WriteFile("/proc/sys/net/core/netdev_max_backlog", []byte("100000"), 0o644))
+	s := &orderSink{streams: map[uint16]*order{}}
+	must(t, n.Client1.Do(func() error {
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.Client1.Inner(topo.IPv4), sinkPort)))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		raw := need[interface {
+			Control(func(uintptr)) error
+		}](t)(c.SyscallConn())
+		var bufErr error
+		if err := raw.Control(func(fd uintptr) { bufErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 128<<20) }); err != nil {
+			return err
+		}
+		go s.read(c)
+		return bufErr
+	}))
+	must(t, n.GW1.Ping(t.Context(), n.Client1.Inner(topo.IPv4), 1))
+	return s
+}
+
+func (s *orderSink) read(c *net.UDPConn) {
+	buf := make([]byte, 2048)
+	for {
+		size, from, err := c.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		if size < 4 {
+			continue
+		}
+		s.take(from.Port(), binary.BigEndian.Uint32(buf))
+	}
+}
+
+func (s *orderSink) take(stream uint16, number uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.streams[stream]
+	if o == nil {
+		o = &order{last: numbers - 1}
+		s.streams[stream] = o
+	}
+	o.got++
+	if step := (number - o.last) % numbers; step == 0 || step > numbers/2 {
+		o.late++
+	} else {
+		o.missing += int(step) - 1
+		o.last = number
+	}
+}
+
+// sum is that of all streams.
+func (s *orderSink) sum() (o order) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.streams {
+		o.got, o.late, o.missing = o.got+x.got, o.late+x.late, o.missing+x.missing
+	}
+	return o
+}
+
+// numberedSAs installs SAs, and returns the generator of their packets. Their replay window is wider than a CPU's queue.
+func numberedSAs(g *gateway, count, size int) ([]dataplane.SA, *esp.Generator) {
+	g.Helper()
+	must(g, g.x.Apply(allowInbound(g.n.GW1, g.n.GW2, topo.IPv4)))
+	var sas []dataplane.SA
+	var streams []esp.Stream
+	for i := range count {
+		sa := inbound(g.n, gcm, topo.IPv4, spiOf(i), 4096)
+		must(g, g.x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
+		sas = append(sas, sa)
+		streams = append(streams, esp.Stream{SA: sa, Inner: numbered(g, g.n, uint16(i), size)})
+	}
+	return sas, need[*esp.Generator](g)(esp.NewGenerator(fromWire(g, g.n), esp.Mix{}, streams...))
+}
+
+// delivered waits until the client has all that the programs counted, and says what it got.
+func (s *orderSink) delivered(t testing.TB, counted func() uint64) order {
+	t.Helper()
+	until(t, "packets at the client", func() (bool, string) {
+		o, want := s.sum(), counted()
+		return uint64(o.got) == want, fmt.Sprintf("%d packets counted, the client got %d; %d skipped, %d late", want, o.got, o.missing, o.late)
+	})
+	return s.sum()
+}
+
+// settled waits until nothing comes any more.
+func (s *orderSink) settled(t testing.TB) order {
+	t.Helper()
+	last := -1
+	until(t, "the last packets at the client", func() (bool, string) {
+		was := last
+		last = s.sum().got
+		time.Sleep(300 * time.Millisecond)
+		return s.sum().got == last && was == last, fmt.Sprintf("%d, then %d packets", was, last)
+	})
+	return s.sum()
+}
+
+// TestMovesKeepOrder moves SAs to and fro every few milliseconds while their packets come: each arrives, none after a later one of its SA.
+func TestMovesKeepOrder(t *testing.T) {
+	if *tunerLoad == 0 {
+		t.Skip("runs where -tuner-load is given, as make soak does; on emulated CPUs it has run once")
+	}
+	const count, packets, rate = 8, 12_000, 3_000
+	g := networkOnly(t)
+	sink := newOrderSink(t, g.n)
+	sas, gen := numberedSAs(g, count, 200)
+	g.start(" steering = auto\n tune = off")
+	g.known(sas...)
+	g.esp.Kill()
+	table := g.steering(sas)
+	shifter := flow.NewShifter(table.table, table.cpus)
+	t.Cleanup(shifter.Close)
+	s := packetSocket(t, g.n, 4096)
+	ctx, cancel := context.WithCancel(t.Context())
+	var fill sync.WaitGroup
+	fill.Go(func() { _ = s.Ring().Keep(ctx, gen) })
+	sent := make(chan esp.Report, 1)
+	go func() { sent <- send(t, g.n, s, esp.Pace{Count: packets, Rate: rate, Batch: 16, CPU: 0}) }()
+	moved, failed := moveAbout(t, table, shifter, sent)
+	cancel()
+	fill.Wait()
+	o := sink.delivered(t, func() (sum uint64) {
+		for _, slot := range table.slots {
+			sum += table.table.Counters(slot).Packets
+		}
+		return sum
+	})
+	t.Logf("%d moves, %d without a moment; %d packets at the client", moved, failed, o.got)
+	if o.late > 0 || o.missing > 0 {
+		t.Errorf("%d packets late, %d skipped of %d: expected each in its turn", o.late, o.missing, o.got)
+	}
+	if shed := table.table.Total(bpf.TotalShed); shed > 0 || moved < 50 {
+		t.Errorf("%d moves, %d packets dropped for them; expected at least 50, and none", moved, shed)
+	}
+}
+
+// moveAbout moves SAs at random until the sender has sent.
+func moveAbout(t *testing.T, table steering, shifter *flow.Shifter, sent <-chan esp.Report) (moved, failed int) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 2))
+	for {
+		select {
+		case r := <-sent:
+			t.Log(r)
+			return moved, failed
+		case <-time.After(time.Duration(2+rng.IntN(6)) * time.Millisecond):
+		}
+		var shifts []flow.Shift
+		for i := range 1 + rng.IntN(3) {
+			slot := table.slots[(rng.IntN(4)+4*i)%len(table.slots)]
+			sa, _ := table.table.Slot(slot)
+			shifts = append(shifts, flow.Shift{Slot: slot, Generation: sa.Generation, To: rng.IntN(3) - 1})
+		}
+		for _, r := range shifter.Shift(t.Context(), shifts) {
+			switch {
+			case r.Err != nil:
+				failed++
+			case r.Waited > 0:
+				moved++
+			}
+		}
+	}
+}
