@@ -71,10 +71,33 @@ func (Local) StopFirewall() error {
 
 // AdmitTunnel implements Verbs.
 func (Local) AdmitTunnel(p Pass) (skipped []string, err error) {
-	chains, err := filterChains()
+	err = again(func() (err error) {
+		skipped, err = admit(p)
+		return err
+	})
+	return skipped, err
+}
+
+// attempts is how often a change is begun anew: between the listing and the change,
+// which is made as a whole or not at all, another program may have removed a chain.
+const attempts = 20
+
+func again(f func() error) (err error) {
+	for i := range attempts {
+		if err = f(); err == nil {
+			return nil
+		}
+		time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+	}
+	return err
+}
+
+func admit(p Pass) (skipped []string, err error) {
+	list, err := runList("list", "chains")
 	if err != nil {
 		return nil, err
 	}
+	chains := filterChains(list)
 	in, out := fmt.Sprintf("ipsec in reqid %d", p.ReqID), fmt.Sprintf("ipsec out reqid %d", p.ReqID)
 	var script strings.Builder
 	for _, c := range chains {
@@ -106,11 +129,7 @@ func (Local) AdmitTunnel(p Pass) (skipped []string, err error) {
 func (Local) RevokeTunnel(reqid uint32) error { return revoke(fmt.Sprint(ruleComment, reqid)) }
 
 // filterChains are the chains through which packets have to pass.
-func filterChains() ([]nftChain, error) {
-	all, err := runList("list", "chains")
-	if err != nil {
-		return nil, err
-	}
+func filterChains(all nftList) []nftChain {
 	var out []nftChain
 	for _, it := range all.Nftables {
 		c := it.Chain
@@ -121,7 +140,7 @@ func filterChains() ([]nftChain, error) {
 			out = append(out, *c)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // plainName reports whether a name can stand in a command as it is.
@@ -133,21 +152,22 @@ func plainName(s string) bool {
 
 // revoke deletes our rules with this comment; one that ends in a colon stands for
 // all that begin so.
-func revoke(comment string) error {
-	chains, err := filterChains()
+func revoke(comment string) error { return again(func() error { return revokeOnce(comment) }) }
+
+func revokeOnce(comment string) error {
+	list, err := runList("-a", "list", "ruleset")
 	if err != nil {
 		return err
 	}
 	var script strings.Builder
-	for _, c := range chains {
-		rules, err := runList("-a", "list", "chain", c.Family, c.Table, c.Name)
-		if err != nil {
-			return err
+	for _, it := range list.Nftables {
+		r := it.Rule
+		if r == nil || r.Comment != comment && !(strings.HasSuffix(comment, ":") && strings.HasPrefix(r.Comment, comment)) {
+			continue
 		}
-		for _, it := range rules.Nftables {
-			if r := it.Rule; r != nil && (r.Comment == comment || strings.HasSuffix(comment, ":") && strings.HasPrefix(r.Comment, comment)) {
-				fmt.Fprintf(&script, "delete rule %s handle %d\n", c.path(), r.Handle)
-			}
+		c := nftChain{Family: r.Family, Table: r.Table, Name: r.Chain}
+		if plainName(c.Table) && plainName(c.Name) {
+			fmt.Fprintf(&script, "delete rule %s handle %d\n", c.path(), r.Handle)
 		}
 	}
 	if script.Len() == 0 {
