@@ -251,7 +251,7 @@ func tc(t testing.TB) string {
 	return "clsact"
 }
 
-// tunnelConf is one side of a tunnel with a shared secret.
+// tunnelConf is one side of a tunnel with a shared secret, of one CHILD SA: TestPerCPU of tools/lab/e2e is about those of single CPUs.
 func tunnelConf(own, peer *topo.Host, f topo.Family, more string) string {
 	return fmt.Sprintf(`
 connections {
@@ -265,6 +265,7 @@ connections {
         children { net {
             local_ts = %s
             remote_ts = %s
+            per_cpu_sas = no
         } }
     }
 }

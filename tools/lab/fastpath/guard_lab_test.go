@@ -61,7 +61,7 @@ func (g *gateway) loss(s *esp.LiveFrames, pace esp.Pace) float64 {
 	}()
 	var sum, answered int
 	for done := false; !done; {
-		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "5", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
+		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "1", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
 		m := received.FindStringSubmatch(out)
 		if m == nil {
 			g.Fatalf("ping printed %q", out)
