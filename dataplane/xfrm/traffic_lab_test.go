@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -54,6 +56,9 @@ func TestTraffic(t *testing.T) {
 				outer, _ := w.addrs(s)
 				s.openESPinUDP(outer)
 			}
+			if w.comp && w.outer6 {
+				t.Cleanup(func() { flushIPComp6(t, a, b) })
+			}
 			w.up(t, a, b)
 			tap := a.capture()
 			if err := w.echo(a, b, 3); err != nil {
@@ -78,6 +83,17 @@ func TestTraffic(t *testing.T) {
 			}
 		})
 	}
+}
+
+// flushIPComp6 takes the SAs away before their namespaces go. Kernel 7.3.4 crashes now and then when a namespace ends
+// with an IPComp SA over IPv6: its xfrm6_tunnel SA is destroyed after what the module keeps of the namespace.
+func flushIPComp6(t *testing.T, sides ...*side) {
+	t.Helper()
+	for _, s := range sides {
+		s.enter()
+		must(t, netlink.XfrmStateFlush(0))
+	}
+	time.Sleep(time.Second) // the kernel's collector of SAs runs by itself and cannot be asked
 }
 
 // TestAlgorithms: every algorithm that IKE negotiates carries traffic.
