@@ -352,6 +352,9 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, from trapSource) error 
 		if err := e.removeTrap(old); err != nil {
 			return err
 		}
+	} else {
+		// What a former run's policies reported while nobody knew of the trap would keep its packets waiting.
+		e.dropLarval(x)
 	}
 	e.log.Info().Str("conn", n.Conn).Str("child", n.Child).Uint32("reqid", x.grant.ids.ReqID).
 		Stringer("local", made.Local).Stringer("remote", made.Remote).Stringer("selectors", made).Msg("trap installed")

@@ -398,3 +398,32 @@ func TestBothTrap(t *testing.T) {
 		}
 	}
 }
+
+// reservations is a data plane that tells what SPIs were asked for.
+type reservations struct {
+	*dataplane.Fake
+	asked []dataplane.SPIRequest
+}
+
+func (r *reservations) ReserveSPI(q dataplane.SPIRequest) (uint32, error) {
+	r.asked = append(r.asked, q)
+	return r.Fake.ReserveSPI(q)
+}
+
+// TestTrapBeginsAfresh: a packet may have asked for the trap's SA before the trap was there, of what a run that was killed has left; the kernel's record of that
+// would keep all others waiting. It goes when the trap comes.
+func TestTrapBeginsAfresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dp *reservations
+		moon := newBox(t, newFabric(), moonAddr, []*sa.Connection{moonConn(trapped)}, func(o *Options) {
+			dp = &reservations{Fake: o.DataPlane.(*dataplane.Fake)}
+			o.DataPlane = dp
+		})
+		synctest.Wait()
+		tmpl := moon.outPolicy().Templates[0]
+		if len(dp.asked) != 1 || dp.asked[0].ReqID != tmpl.ReqID || dp.asked[0].Src != tmpl.Src || dp.asked[0].Dst != tmpl.Dst {
+			t.Errorf("expected the record of template %+v to be taken over once, got %+v", tmpl, dp.asked)
+		}
+		moon.holds(0, 3) // and given back
+	})
+}
