@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"runtime"
@@ -104,11 +105,18 @@ func (l *lab) onDemand(t *testing.T, to netip.Addr) map[int]sender {
 	l.rest(t)
 	const count = 20
 	for cpu := range 2 {
-		was := look()
-		if err := pingOn(t.Context(), l.ours, cpu, to, count); err != nil {
-			t.Errorf("CPU %d: %v", cpu, err)
+		var was, now map[int]sender
+		for tries := 5; ; tries-- {
+			was = look()
+			if err := pingOn(t.Context(), l.ours, cpu, to, count); err != nil {
+				t.Errorf("CPU %d: %v", cpu, err)
+			}
+			now = look()
+			if sameSPIs(was, now) || tries == 1 {
+				break
+			}
+			l.rest(t) // a rekeying of the peer's that had been put off: what its SAs sent cannot be told
 		}
-		now := look()
 		for of, s := range now {
 			want := uint64(0)
 			if of == cpu {
@@ -120,6 +128,11 @@ func (l *lab) onDemand(t *testing.T, to netip.Addr) map[int]sender {
 		}
 	}
 	return look()
+}
+
+// sameSPIs tells whether no SA has come or gone.
+func sameSPIs(was, now map[int]sender) bool {
+	return maps.EqualFunc(was, now, func(a, b sender) bool { return slices.Equal(a.spis, b.spis) })
 }
 
 // rest waits until no CHILD SA is on its way in or out; the inbound SA of one that has gone may linger.
