@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .PHONY: run build test check generate generated unit lab-test fast-test kernels figures soak clean
 
 LAB_FLAGS ?=
-LAB_TIME ?= 30m
+LAB_TIME ?= 45m
 SOAK_TIME ?= 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
