@@ -146,7 +146,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		// After IKE: the kernel verifies programs for up to half a minute.
 		go loadFastPath(fast, runDir, log)
 	}
-	tuner.run()
+	tuner.run(eng)
 	for {
 		select {
 		case <-hup:

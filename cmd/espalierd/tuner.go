@@ -16,6 +16,7 @@ import (
 	"espalier/dataplane/host"
 	"espalier/dataplane/tune"
 	"espalier/ike/config"
+	"espalier/ike/engine"
 	"espalier/ike/vici"
 	"espalier/internal/event"
 )
@@ -23,10 +24,10 @@ import (
 // tuner is the tuner with what the daemon does for it.
 type tuner struct {
 	*tune.Runner
-	names *childNames
-	stop  context.CancelFunc
-	done  sync.WaitGroup
-	err   error
+	sas  *childSAs
+	stop context.CancelFunc
+	done sync.WaitGroup
+	err  error
 }
 
 // newTuner makes it; run starts it. What a former run changed of the box is given
@@ -41,11 +42,11 @@ func newTuner(fast *flow.Flow, cfg *config.Config, runDir string, bus *event.Bus
 	if fast != nil {
 		paths = fast
 	}
-	t := &tuner{names: followNames(bus)}
+	t := &tuner{sas: followChildren(bus)}
 	t.Runner, err = tune.NewRunner(tune.Config{Box: tune.NewBox(paths), Settings: settings, Mode: tune.Mode(cfg.Settings.Tuner.Mode),
-		Limits: tunerLimits(cfg), Log: log, Name: t.names.of})
+		Limits: tunerLimits(cfg), Log: log, IKE: t.sas, Name: t.sas.name})
 	if t.Runner == nil {
-		t.names.close()
+		t.sas.close()
 		log.Error().Err(err).Msg("no tuner")
 		return nil
 	}
@@ -55,11 +56,12 @@ func newTuner(fast *flow.Flow, cfg *config.Config, runDir string, bus *event.Bus
 	return t
 }
 
-// run starts it.
-func (t *tuner) run() {
+// run starts it; e is asked for what it wants of the peers.
+func (t *tuner) run(e *engine.Engine) {
 	if t == nil {
 		return
 	}
+	t.sas.engine.Store(e)
 	var ctx context.Context
 	ctx, t.stop = context.WithCancel(context.Background())
 	t.done.Go(func() { t.err = t.Run(ctx) })
@@ -74,7 +76,7 @@ func (t *tuner) close() error {
 		t.stop()
 		t.done.Wait()
 	}
-	t.names.close()
+	t.sas.close()
 	return t.err
 }
 
@@ -180,59 +182,6 @@ func jsonList(parts ...any) (m vici.Message, err error) {
 	}
 	m.PutList("json", list)
 	return m, err
-}
-
-// childNames knows which CHILD SA an inbound SPI is.
-type childNames struct {
-	stop  chan struct{}
-	done  sync.WaitGroup
-	mu    sync.Mutex
-	names map[uint32]string
-}
-
-// namesRoom is how many events may wait for childNames.
-const namesRoom = 4096
-
-func followNames(bus *event.Bus) *childNames {
-	n := &childNames{stop: make(chan struct{}), names: map[uint32]string{}}
-	sub := bus.Subscribe(namesRoom)
-	n.done.Go(func() {
-		defer sub.Close()
-		for {
-			select {
-			case <-n.stop:
-				return
-			case <-sub.Wait():
-			}
-			for r, ok := sub.Next(); ok; r, ok = sub.Next() {
-				n.take(r.Event)
-			}
-		}
-	})
-	return n
-}
-
-func (n *childNames) take(e event.Event) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch ev := e.(type) {
-	case event.ChildUp:
-		n.names[ev.Child.SPIIn] = ev.Conn + "/" + ev.Child.Name
-	case event.ChildDown:
-		delete(n.names, ev.Child.SPIIn)
-	}
-}
-
-// of is the name of an inbound SPI's CHILD SA, connection and child; empty: not known.
-func (n *childNames) of(spi uint32) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.names[spi]
-}
-
-func (n *childNames) close() {
-	close(n.stop)
-	n.done.Wait()
 }
 
 // noPaths is where no fast path is: there are no SAs to move.

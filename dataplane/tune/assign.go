@@ -8,6 +8,7 @@ import (
 // item is an SA to be assigned.
 type item struct {
 	sa    *SA
+	mem   *memory
 	load  float64 // share of a CPU
 	at    int     // index of its CPU in the plan
 	start int     // where it was when the plan began

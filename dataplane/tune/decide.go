@@ -30,9 +30,12 @@ type memory struct {
 	moved    int     // round of its last move; 0: never
 	rest     int     // rounds it stays after that
 	hot      int     // rounds in a row that it filled a CPU by itself
-	spare    int     // rounds in a row that its parts were not needed
-	asked    int     // round in which a part was asked for
-	declined int     // how often no part came
+	spare    int     // rounds in a row that an SA of one CPU had no packets
+	asked    int     // round in which one was asked for, or it was said that none can be; 0: never
+	parts    int     // how many there were
+	pending  *Split  // that was asked for, until what came of it is known
+	came     int     // round in which the pending one was there; 0: not yet
+	declined int     // how often that was of no use
 }
 
 // New makes a tuner that knows nothing yet.
@@ -54,13 +57,20 @@ func (t *Tuner) Decide(o Observation) Decision {
 	} else {
 		d.Actions = t.moves(v)
 	}
-	d.Actions = append(d.Actions, t.splits(v)...)
+	split, verdicts := t.splits(v)
+	d.Actions, d.Verdicts = append(d.Actions, split...), append(d.Verdicts, verdicts...)
 	if set := t.settings(o); t.limits.Settings > 0 {
 		d.Actions = append(d.Actions, set[:min(len(set), t.limits.Settings)]...)
 	}
 	d.Loads = v.loads()
-	d.Next = t.next(v, len(d.Actions) > 0)
+	d.Next = t.next(v, slices.ContainsFunc(d.Actions, changes))
 	return d
+}
+
+// changes tells whether an action does anything.
+func changes(p Planned) bool {
+	_, leaves := p.Action.(Leave)
+	return !leaves
 }
 
 // view is an observation understood: CPUs by index, loads as shares.
@@ -104,9 +114,9 @@ func (t *Tuner) understand(o Observation) *view {
 		if !known {
 			continue // arrives on a CPU that is not observed
 		}
-		load := t.remember(s, unit)
-		v.total[at] += load
-		v.items = append(v.items, item{sa: s, at: at, start: at, load: load, fixed: s.Fixed})
+		m := t.remember(s, unit)
+		v.total[at] += m.load
+		v.items = append(v.items, item{sa: s, mem: m, at: at, start: at, load: m.load, fixed: s.Fixed})
 	}
 	for id, m := range t.sas {
 		if m.seen != t.round {
@@ -136,9 +146,9 @@ func (t *Tuner) foreign(c CPU, explained float64) float64 {
 // from being moved at each turn.
 const fall = 0.75
 
-// remember takes an SA's load of this round into its memory, and returns what the
-// decision shall take it for.
-func (t *Tuner) remember(s *SA, unit float64) float64 {
+// remember takes an SA's load of this round into its memory, which then has what
+// the decision shall take it for.
+func (t *Tuner) remember(s *SA, unit float64) *memory {
 	now := s.work(t.limits.PacketPrice) * unit
 	m := t.sas[s.ID]
 	if m == nil {
@@ -154,7 +164,7 @@ func (t *Tuner) remember(s *SA, unit float64) float64 {
 	} else {
 		m.load = max(now, fall*m.load)
 	}
-	return m.load
+	return m
 }
 
 // resting tells whether an SA was moved too short a time ago. While a CPU stands
@@ -187,7 +197,7 @@ func (t *Tuner) moves(v *view) []Planned {
 	for i := range p.items {
 		it := &p.items[i]
 		// Moving what is idle would change nothing.
-		if v.open[it.at] && (it.load == 0 || t.resting(t.sas[it.sa.ID], urgent)) {
+		if v.open[it.at] && (it.load == 0 || t.resting(it.mem, urgent)) {
 			it.fixed = true
 		}
 	}
@@ -270,7 +280,7 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 	var out []Planned
 	var made []Move
 	for _, it := range steps {
-		m := t.sas[it.sa.ID]
+		m := it.mem
 		if m.moved != 0 && t.round-m.moved < 8*m.rest {
 			m.rest = min(2*m.rest, 64) // moved again so soon: let it rest longer
 		} else {

@@ -88,6 +88,9 @@ func withName(a Action, name string) Action {
 	case Join:
 		a.Name = name
 		return a
+	case Leave:
+		a.Name = name
+		return a
 	}
 	return a
 }
@@ -100,6 +103,8 @@ func spiOf(a Action) uint32 {
 	case Split:
 		return a.SPI
 	case Join:
+		return a.SPI
+	case Leave:
 		return a.SPI
 	}
 	return 0

@@ -3,6 +3,7 @@ package tune
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -27,14 +28,18 @@ type modelCPU struct {
 }
 
 type modelSA struct {
-	id       uint32
-	cpu      int
-	rate     float64 // packets per second
-	size     float64 // bytes
-	weight   float64
-	canSplit bool
-	parts    int
-	off      bool
+	id     uint32
+	cpu    int
+	rate   float64 // packets per second
+	size   float64 // bytes
+	weight float64
+	off    bool
+	// canSplit: SAs of single CPUs may stand beside it. senders are the shares of the
+	// peer's CPUs in what it sends; each part takes the next one's. group and bound as
+	// in SA.
+	canSplit, bound bool
+	senders         []float64
+	group           uint32
 }
 
 const packetPrice = 500
@@ -153,7 +158,7 @@ func (m *model) observe(interval time.Duration) Observation {
 	}
 	for i := range m.sas {
 		s := &m.sas[i]
-		obs := SA{ID: SAID{Slot: s.id, Generation: 1}, SPI: 0x1000 + s.id, CPU: s.cpu, Weight: s.weight, CanSplit: s.canSplit, Parts: s.parts}
+		obs := SA{ID: SAID{Slot: s.id, Generation: 1}, SPI: 0x1000 + s.id, CPU: s.cpu, Weight: s.weight, CanSplit: s.canSplit, Group: s.group, Fixed: s.bound}
 		if !s.off {
 			obs.Packets = uint64(s.rate * interval.Seconds())
 			obs.Bytes = uint64(jitter(float64(obs.Packets) * s.size))
@@ -167,15 +172,40 @@ func (m *model) observe(interval time.Duration) Observation {
 // perform carries a decision out.
 func (m *model) perform(d Decision) {
 	for _, p := range d.Actions {
-		if mv, ok := p.Action.(Move); ok {
+		switch a := p.Action.(type) {
+		case Move:
 			for i := range m.sas {
-				if m.sas[i].id == mv.SA.Slot {
-					m.sas[i].cpu = mv.To
+				if m.sas[i].id == a.SA.Slot {
+					m.sas[i].cpu = a.To
 					m.moved++
 				}
 			}
+		case Split:
+			m.split(a)
+		case Join:
+			m.sas = slices.DeleteFunc(m.sas, func(s modelSA) bool { return s.id == a.SA.Slot })
 		}
 	}
+}
+
+// split makes a part, if the peer does, with what the next of the peer's CPUs sends.
+func (m *model) split(a Split) {
+	i := slices.IndexFunc(m.sas, func(s modelSA) bool { return s.id == a.SA.Slot })
+	s := &m.sas[i]
+	if s.senders == nil {
+		return
+	}
+	part := *s
+	part.id, part.cpu, part.bound, part.canSplit, part.rate = uint32(len(m.sas)+1), a.CPU, true, false, 0
+	if len(s.senders) > 0 {
+		rest := 0.0
+		for _, share := range s.senders {
+			rest += share
+		}
+		part.rate = s.rate * s.senders[0] / rest
+		s.rate, s.senders = s.rate-part.rate, s.senders[1:]
+	}
+	m.sas = append(m.sas, part)
 }
 
 // randomModel draws a gateway whose load can be carried, or nearly.

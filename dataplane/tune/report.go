@@ -40,7 +40,7 @@ type EntryReport struct {
 	Time    time.Time   `json:"time"`
 	Times   int         `json:"times"` // how often the same was decided in a row; time is the last one's
 	Seen    []CPUReport `json:"seen"`
-	Kind    string      `json:"kind"` // move, split, join, set
+	Kind    string      `json:"kind"` // move, split, join, leave, set
 	Action  string      `json:"action"`
 	Reason  string      `json:"reason"`
 	Before  *float64    `json:"busiest_before"` // load of the busiest CPU that has SAs to give, in percent, and
@@ -95,6 +95,8 @@ func kind(a Action) string {
 		return "split"
 	case Join:
 		return "join"
+	case Leave:
+		return "leave"
 	}
 	return "set"
 }

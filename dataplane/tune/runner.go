@@ -32,11 +32,19 @@ type Settings interface {
 	Restore() error
 }
 
-// IKE negotiates what the tuner wants of the peers. Both return as soon as the
-// wish is noted; what comes of it shows in later observations.
+// IKE knows the CHILD SAs, by their inbound SPIs, and negotiates what the tuner
+// wants of the peers. It returns as soon as a wish is noted; what comes of that
+// shows in later observations.
 type IKE interface {
-	Split(SAID) error
-	Join(SAID) error
+	// Know fills in what the fast path does not know of SAs: Group, CanSplit.
+	Know([]SA)
+	// Whole says why there can be no SAs of single CPUs beside one.
+	Whole(spi uint32) string
+	// Split asks the peer for an SA of a CPU. Errors: there cannot be one, or it has
+	// just gone.
+	Split(ctx context.Context, spi uint32, cpu int) error
+	// Join ends an SA of one CPU. Errors: it is still sent on, or has just gone.
+	Join(ctx context.Context, spi uint32) error
 }
 
 // Config is what a Runner needs.
@@ -137,6 +145,7 @@ func (r *Runner) round(ctx context.Context) time.Duration {
 		return r.tuner.limits.MinRound // nothing to compare with yet
 	}
 	o.System.Settings = r.settings()
+	r.know(&o)
 	r.last = o
 	d := r.tuner.Decide(o)
 	r.mu.Lock()
@@ -169,7 +178,7 @@ func (r *Runner) act(ctx context.Context, mode Mode, d *Decision) {
 	var moves []Move
 	var which []int
 	for i, p := range d.Actions {
-		p.Action = r.named(p.Action)
+		p = r.worded(p)
 		entries[i] = Entry{At: r.cfg.Now(), Loads: d.Loads, Planned: p, Advised: mode == Advise}
 		if m, ok := p.Action.(Move); ok {
 			moves, which = append(moves, m), append(which, i)
@@ -183,7 +192,7 @@ func (r *Runner) act(ctx context.Context, mode Mode, d *Decision) {
 		}
 		for i := range entries {
 			if e := &entries[i]; !slices.Contains(which, i) {
-				e.Error = text(r.perform(e.Planned.Action))
+				e.Error = text(r.perform(ctx, e.Planned.Action))
 			}
 		}
 	}
@@ -216,7 +225,7 @@ var (
 )
 
 // perform carries out what is no move.
-func (r *Runner) perform(a Action) error {
+func (r *Runner) perform(ctx context.Context, a Action) error {
 	switch a := a.(type) {
 	case Set:
 		if r.cfg.Settings == nil {
@@ -227,12 +236,14 @@ func (r *Runner) perform(a Action) error {
 		if r.cfg.IKE == nil {
 			return errNoIKE
 		}
-		return r.cfg.IKE.Split(a.SA)
+		return r.cfg.IKE.Split(ctx, a.SPI, a.CPU)
 	case Join:
 		if r.cfg.IKE == nil {
 			return errNoIKE
 		}
-		return r.cfg.IKE.Join(a.SA)
+		return r.cfg.IKE.Join(ctx, a.SPI)
+	case Leave:
+		return nil
 	}
 	return fmt.Errorf("action %T: not known", a)
 }
@@ -334,6 +345,7 @@ func (r *Runner) Advice(ctx context.Context) ([]Entry, error) {
 			}
 		}
 		o.System.Settings = r.settings()
+		r.know(&o)
 	}
 	return r.advice(o), nil
 }
@@ -347,20 +359,32 @@ func (r *Runner) advice(o Observation) (out []Entry) {
 			if slices.ContainsFunc(out, func(e Entry) bool { return same(e.Planned.Action, p.Action) }) {
 				continue
 			}
-			p.Action = r.named(p.Action)
+			p = r.worded(p)
 			out = append(out, Entry{At: r.cfg.Now(), Times: 1, Loads: d.Loads, Planned: p, Advised: true})
 		}
 	}
 	return out
 }
 
-// named is an action with its SA's name.
-func (r *Runner) named(a Action) Action {
-	spi := spiOf(a)
-	if spi == 0 || r.cfg.Name == nil {
-		return a
+// know has IKE say what it knows of the observed SAs.
+func (r *Runner) know(o *Observation) {
+	if r.cfg.IKE != nil {
+		r.cfg.IKE.Know(o.SAs)
 	}
-	return withName(a, r.cfg.Name(spi))
+}
+
+// worded is an action with its SA's name, and with the reason that IKE has for it.
+func (r *Runner) worded(p Planned) Planned {
+	spi := spiOf(p.Action)
+	if spi != 0 && r.cfg.Name != nil {
+		p.Action = withName(p.Action, r.cfg.Name(spi))
+	}
+	if _, leave := p.Action.(Leave); leave && r.cfg.IKE != nil {
+		if why := r.cfg.IKE.Whole(spi); why != "" {
+			p.Reason.Text += "; there can be none of single CPUs beside it (RFC 9611): " + why
+		}
+	}
+	return p
 }
 
 // History is the journal, the oldest entry first.

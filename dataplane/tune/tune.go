@@ -59,12 +59,14 @@ type SA struct {
 	Lost    uint64  // of Packets: did not get to their CPU
 	Weight  float64 // price of its algorithm, as a multiple of AES-GCM's; 0 means 1
 	Fixed   bool    // tied to its CPU by negotiation (RFC 9611): never moved
-	// CanSplit: the peer takes per-CPU SAs. Parts is how many stand beside this one.
+	// CanSplit: both ends take SAs of single CPUs beside this one. Group is what it
+	// has in common with those; 0: nothing.
 	CanSplit bool
-	Parts    int
+	Group    uint32
 }
 
-// Action is one change the tuner asks for: Move, Split, Join, Set.
+// Action is one change the tuner asks for: Move, Split, Join, Set. Leave is none,
+// and says why.
 type Action interface {
 	isAction()
 	String() string
@@ -78,15 +80,22 @@ type (
 		Name     string
 		From, To int
 	}
-	// Split asks IKE for one more per-CPU SA beside this one (RFC 9611), since it
+	// Split asks IKE for one more SA beside this one, of a CPU (RFC 9611), since it
 	// fills a CPU by itself and moving cannot help it.
 	Split struct {
 		SA   SAID
 		SPI  uint32
 		Name string
+		CPU  int
 	}
-	// Join lets the per-CPU SAs beside this one go: one is enough.
+	// Join lets an SA of a single CPU go: the one beside which it stands does its work.
 	Join struct {
+		SA   SAID
+		SPI  uint32
+		Name string
+	}
+	// Leave changes nothing: the SA fills its CPU, and nothing can be done about it.
+	Leave struct {
 		SA   SAID
 		SPI  uint32
 		Name string
@@ -96,16 +105,19 @@ type (
 func (Move) isAction()  {}
 func (Split) isAction() {}
 func (Join) isAction()  {}
+func (Leave) isAction() {}
 
 func (m Move) String() string {
 	return fmt.Sprintf("move %s from %s to %s", saName(m.Name, m.SPI), cpuName(m.From), cpuName(m.To))
 }
 
 func (s Split) String() string {
-	return "ask for one more per-CPU SA beside " + saName(s.Name, s.SPI)
+	return fmt.Sprintf("ask for an SA of %s beside %s", cpuName(s.CPU), saName(s.Name, s.SPI))
 }
 
-func (j Join) String() string { return "let the per-CPU SAs beside " + saName(j.Name, j.SPI) + " go" }
+func (j Join) String() string { return "let " + saName(j.Name, j.SPI) + ", an SA of one CPU, go" }
+
+func (l Leave) String() string { return "leave " + saName(l.Name, l.SPI) + " on a CPU that it fills" }
 
 func saName(name string, spi uint32) string {
 	if name == "" {

@@ -243,46 +243,6 @@ func TestTakesBackWhatMadeThingsWorse(t *testing.T) {
 	}
 }
 
-func TestElephantAsksForParts(t *testing.T) {
-	t.Parallel()
-	m := randomModel(1)
-	m.cpus = m.cpus[:2]
-	s := m.add(1.3)
-	s.canSplit = true
-	tuner := New(Limits{})
-	asked := map[string]int{}
-	for round := range 200 {
-		d := tuner.Decide(m.observe(time.Second))
-		m.perform(d)
-		for _, p := range d.Actions {
-			switch p.Action.(type) {
-			case Split:
-				asked["split"]++
-				if round > 20 && asked["split"] == 1 {
-					t.Errorf("first asked in round %d", round)
-				}
-			case Join:
-				t.Error("asked to let go what is not there")
-			}
-		}
-	}
-	if n := asked["split"]; n < 2 || n > 5 {
-		t.Errorf("asked %d times in 200 rounds without getting one; want again, but ever less often", n)
-	}
-	m.sas[0].parts = 1
-	m.sas[0].rate /= 8
-	for range spareRounds + 20 {
-		for _, p := range tuner.Decide(m.observe(time.Second)).Actions {
-			if _, ok := p.Action.(Join); ok {
-				asked["join"]++
-			}
-		}
-	}
-	if asked["join"] != 1 {
-		t.Errorf("let the spare part go %d times; want once", asked["join"])
-	}
-}
-
 func TestFixedStays(t *testing.T) {
 	t.Parallel()
 	m := randomModel(3)

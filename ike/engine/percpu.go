@@ -5,14 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
 	"espalier/internal/event"
 )
 
-// ErrNotPerCPU: the peer, or the configuration, has one CHILD SA for all CPUs.
-var ErrNotPerCPU = errors.New("no CHILD SAs of single CPUs")
+// Errors about CHILD SAs of single CPUs.
+var (
+	// ErrNotPerCPU: the peer, or the configuration, has one CHILD SA for all CPUs, or
+	// this one is bound already.
+	ErrNotPerCPU = errors.New("no CHILD SAs of single CPUs")
+	// ErrMaxQueue: the peer has answered TS_MAX_QUEUE, and none has gone since.
+	ErrMaxQueue = errors.New("the peer takes no further CHILD SA of a single CPU")
+	// ErrSending: packets of ours still go through the CHILD SA.
+	ErrSending = errors.New("packets are still sent through it")
+)
+
+// joinIdle is for how long nothing must have been sent through a CHILD SA of a
+// single CPU before JoinChild ends it.
+const joinIdle = time.Minute
 
 // perCPU finds the CHILD SAs beside which ones of single CPUs may stand (RFC 9611)
 // by their request ids, which is how the kernel reports a packet without SA.
@@ -66,11 +79,11 @@ func (e *Engine) acquiredCPU(ev *dataplane.Acquire) {
 
 // SplitChild asks the peer for a CHILD SA of a CPU beside the one that the target
 // names, ahead of any packet. It returns when that has begun, or waits for its turn
-// in the session; nothing is asked for when the CPU has one, or the peer takes no
-// more. Errors: ErrNotFound, ErrNotPerCPU, ErrStopping.
+// in the session; nothing is asked for when the CPU has one. Errors: ErrNotFound,
+// ErrNotPerCPU, ErrMaxQueue, ErrStopping.
 func (e *Engine) SplitChild(ctx context.Context, t Target, cpu uint32) error {
 	for _, s := range e.shards {
-		found, can := false, false
+		found, can, most := false, false, false
 		err := s.ask(ctx, func(s *shard) {
 			x := s.byID[t.IKE]
 			if x == nil {
@@ -78,10 +91,10 @@ func (e *Engine) SplitChild(ctx context.Context, t Target, cpu uint32) error {
 			}
 			for _, c := range x.m.Info().Children {
 				if c.UniqueID == t.Child {
-					found, can = true, c.PerCPU
+					found, can, most = true, c.PerCPU, c.MaxQueue
 				}
 			}
-			if can {
+			if can && !most {
 				s.step(x, sa.SplitChild{ChildID: t.Child, CPU: cpu})
 			}
 		})
@@ -90,9 +103,53 @@ func (e *Engine) SplitChild(ctx context.Context, t Target, cpu uint32) error {
 			return err
 		case found && !can:
 			return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrNotPerCPU)
+		case most:
+			return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrMaxQueue)
 		case found:
 			return nil
 		}
 	}
 	return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, ErrNotFound)
+}
+
+// JoinChild ends the CHILD SA of a single CPU that the target names, unless that
+// CPU sends: the fallback takes over. It returns as soon as that has begun. Errors:
+// ErrNotFound, ErrNotPerCPU, ErrSending, ErrStopping.
+func (e *Engine) JoinChild(ctx context.Context, t Target) error {
+	err := ErrNotFound
+	for info := range func(yield func(sa.Info) bool) { e.SessionsOf("", t.IKE, yield) } {
+		for _, c := range info.Children {
+			switch {
+			case c.UniqueID != t.Child:
+			case c.CPU == nil:
+				err = ErrNotPerCPU
+			case time.Since(c.Out.LastUse) < joinIdle:
+				err = ErrSending
+			default:
+				return e.Terminate(ctx, t, true)
+			}
+		}
+	}
+	return fmt.Errorf("SA %d/%d: %w", t.IKE, t.Child, err)
+}
+
+// WhyWhole says why no CHILD SAs of single CPUs may stand beside one of this name,
+// as the configuration is now.
+func (e *Engine) WhyWhole(conn, child string) string {
+	var ch *sa.ChildConfig
+	cfg := e.config.Load()
+	if c := cfg.set.ByName(conn); c != nil {
+		ch = c.Child(child)
+	}
+	switch {
+	case ch == nil:
+		return "its configuration has gone"
+	case ch.PerCPU == sa.PerCPUNo:
+		return "its configuration has per_cpu_sas = no"
+	case ch.IPComp:
+		return "its configuration has ipcomp = yes"
+	case e.lacks.PerCPU:
+		return "this kernel has none (6.13 and newer do)"
+	}
+	return "the peer has not announced that it takes them"
 }

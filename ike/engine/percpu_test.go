@@ -10,6 +10,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
+	"espalier/ike/sa/satest"
 )
 
 func perCPUs(c *sa.Connection) { c.Children[0].PerCPU = sa.PerCPUYes }
@@ -119,4 +120,92 @@ func TestAcquireCPUAfterRekey(t *testing.T) {
 		moon.stop()
 		sun.stop()
 	})
+}
+
+// TestSplitAndJoin: SAs of single CPUs come and go by request. The peer's limit, and
+// that a CPU still sends, are errors, as is why there can be none.
+func TestSplitAndJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric()
+		moon := newBox(t, f, moonAddr, []*sa.Connection{moonConn(perCPUs, started)}, fourCPUs)
+		sun := newBox(t, f, sunAddr, []*sa.Connection{sunConn(perCPUs)}, func(o *Options) {
+			fourCPUs(o)
+			o.Settings.MaxPerCPU = 1
+		})
+		time.Sleep(10 * time.Second)
+		// child is the CHILD SA of a CPU, -1: the fallback.
+		child := func(cpu int) (sa.ChildInfo, Target) {
+			t.Helper()
+			info := moon.infos()[0]
+			for _, c := range info.Children {
+				if c.CPU == nil && cpu < 0 || c.CPU != nil && int(*c.CPU) == cpu {
+					return c, Target{IKE: info.UniqueID, Child: c.UniqueID}
+				}
+			}
+			t.Fatalf("no CHILD SA of CPU %d", cpu)
+			return sa.ChildInfo{}, Target{}
+		}
+		_, fallback := child(-1)
+		for cpu, want := range []error{nil, nil, ErrMaxQueue} {
+			if err := moon.SplitChild(t.Context(), fallback, uint32(cpu)); !errors.Is(err, want) {
+				t.Errorf("CPU %d: %v, expected %v", cpu, err, want)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if got := moon.cpus(); !slices.Equal(got, []int{-1, 0}) {
+			t.Errorf("CPUs %v, expected -1 and 0: the peer takes one", got)
+		}
+		bound, part := child(0)
+		if err := moon.dp.Count(dataplane.SAKey{Dst: bound.Remote.Addr(), Proto: dataplane.ESP, SPI: bound.SPIOut}, 1, 100); err != nil {
+			t.Error(err)
+		}
+		for target, want := range map[Target]error{part: ErrSending, fallback: ErrNotPerCPU, {IKE: 99, Child: 1}: ErrNotFound} {
+			if err := moon.JoinChild(t.Context(), target); !errors.Is(err, want) {
+				t.Errorf("%v: %v, expected %v", target, err, want)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if err := moon.JoinChild(t.Context(), part); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Second)
+		if got, theirs := moon.cpus(), sun.cpus(); !slices.Equal(got, []int{-1}) || !slices.Equal(theirs, got) {
+			t.Errorf("CPUs %v and the peer's %v, expected the fallback alone", got, theirs)
+		}
+		if err := moon.SplitChild(t.Context(), fallback, 3); err != nil {
+			t.Errorf("after one has gone: %v", err)
+		}
+		moon.stop()
+		sun.stop()
+	})
+}
+
+// TestWhyWhole says in words what keeps a CHILD SA from having others beside it.
+func TestWhyWhole(t *testing.T) {
+	why := func(change func(*Options), opts ...satest.Option) (text string) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			moon := newBox(t, newFabric(), moonAddr, []*sa.Connection{moonConn(opts...)}, change)
+			text = moon.WhyWhole("sun", "net")
+			if gone := moon.WhyWhole("sun", "other"); gone != "its configuration has gone" {
+				t.Error(gone)
+			}
+			moon.stop()
+		})
+		return text
+	}
+	compressed := func(c *sa.Connection) { c.Children[0].IPComp = true }
+	old := func(o *Options) {
+		o.DataPlane = dataplane.NewFake(dataplane.FakeOptions{Features: &dataplane.Features{}})
+	}
+	for got, want := range map[string]string{
+		why(nil):                      "its configuration has per_cpu_sas = no",
+		why(nil, perCPUs, compressed): "its configuration has ipcomp = yes",
+		why(old, perCPUs):             "this kernel has none (6.13 and newer do)",
+		why(nil, perCPUs):             "the peer has not announced that it takes them",
+	} {
+		if got != want {
+			t.Errorf("%q, expected %q", got, want)
+		}
+	}
 }

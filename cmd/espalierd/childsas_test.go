@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"espalier/dataplane/tune"
+	"espalier/internal/event"
+)
+
+// TestChildSAs: what the tuner is told of inbound SPIs follows the CHILD SAs.
+func TestChildSAs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := new(event.Bus)
+		c := followChildren(bus)
+		defer c.close()
+		cpu := uint32(1)
+		ike := event.IKE{Conn: "gw", UniqueID: 3}
+		for _, child := range []event.Child{
+			{Name: "net", UniqueID: 10, ReqID: 5, PerCPU: true, SPIIn: 100}, {Name: "net", UniqueID: 11, ReqID: 5, CPU: &cpu, SPIIn: 101},
+			{Name: "old", UniqueID: 12, ReqID: 6, SPIIn: 102}, {Name: "gone", UniqueID: 13, ReqID: 7, SPIIn: 103},
+		} {
+			bus.Publish(time.Now(), event.ChildUp{IKE: ike, Child: child})
+		}
+		bus.Publish(time.Now(), event.ChildDown{IKE: ike, Child: event.Child{UniqueID: 13, SPIIn: 103}})
+		synctest.Wait()
+		sas := []tune.SA{{SPI: 100}, {SPI: 101}, {SPI: 102}, {SPI: 103}, {SPI: 104, CPU: 1}}
+		c.Know(sas)
+		want := []tune.SA{{SPI: 100, Group: 5, CanSplit: true}, {SPI: 101, Group: 5}, {SPI: 102, Group: 6}, {SPI: 103}, {SPI: 104, CPU: 1}}
+		if !reflect.DeepEqual(sas, want) {
+			t.Errorf("told of\n%+v, expected\n%+v", sas, want)
+		}
+		if a, b := c.name(101), c.name(103); a != "gw/net" || b != "" {
+			t.Errorf("names %q and %q", a, b)
+		}
+		if s := c.Whole(104); s != "it is not one of this daemon's" {
+			t.Error(s)
+		}
+		if err := c.Split(t.Context(), 104, 1); !errors.Is(err, errNoChild) {
+			t.Errorf("split of another's: %v", err)
+		}
+		if err := c.Join(t.Context(), 101); !errors.Is(err, errNoChild) {
+			t.Errorf("before the engine has begun: %v", err)
+		}
+	})
+}
