@@ -71,7 +71,7 @@ func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, routes.Close()) }()
-	if fast != nil && cfg.Settings.FastPath.MSS {
+	if fast != nil {
 		fast.Routes(routes.Fit)
 	}
 	settings, err := settingsOf(cfg)

@@ -340,6 +340,7 @@ func (f *Flow) configure() {
 	c.InitRate, c.InitBurst = uint32(s.InitRate), uint32(s.InitBurst)
 	c.Prefix4, c.Prefix6 = uint8(s.Prefix4), uint8(s.Prefix6)
 	c.Mss = boolByte(s.MSS)
+	f.mss.fits(s.MSS)
 	c.Guard = uint32(s.Guard)
 }
 

@@ -145,7 +145,7 @@ func (t *mssTable) SetInterface(ifIndex int, m MSS) error {
 func (t *mssTable) RemoveInterface(ifIndex int) { t.remove("mss_ifs", uint32(ifIndex)) }
 
 // Routes names who gives the box's own routes into tunnels the size of a TCP
-// segment that fits, 0: none. It is called with operations under way, and for
+// segment that fits, 0: none; all of them get 0 while Settings.MSS is off. It is called with operations under way, and for
 // networks without such a route, too.
 func (f *Flow) Routes(fit func(to netip.Prefix, mss int) error) { f.mss.routes(fit) }
 

@@ -51,6 +51,7 @@ type mssKeeper struct {
 	fit func(to netip.Prefix, mss int) error
 
 	mu       sync.Mutex
+	fitting  bool // the box's own routes get their size
 	sas      map[dataplane.SAKey]*mssSA
 	policies map[policyOwner]*mssPolicy
 	groups   map[uint32]*mssGroup         // by request id
@@ -351,6 +352,9 @@ func (m *mssKeeper) fitLocked(to netip.Prefix, limit MSS) {
 	if m.fit == nil {
 		return
 	}
+	if !m.fitting {
+		limit = MSS{}
+	}
 	mss := limit.IPv4
 	if to.Addr().Is6() {
 		mss = limit.IPv6
@@ -365,6 +369,19 @@ func (m *mssKeeper) routes(fit func(to netip.Prefix, mss int) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fit = fit
+	for to, limit := range m.set {
+		m.fitLocked(to, limit)
+	}
+}
+
+// fits says whether the box's own routes get their size.
+func (m *mssKeeper) fits(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fitting == on {
+		return
+	}
+	m.fitting = on
 	for to, limit := range m.set {
 		m.fitLocked(to, limit)
 	}

@@ -157,6 +157,7 @@ func TestMSSOfOwnRoutes(t *testing.T) {
 	six.Selector.Src = netip.MustParsePrefix("2001:db8:1::/64")
 	m.applied([]dataplane.Op{dataplane.InstallSA{SA: out}, dataplane.InstallPolicy{Policy: outPolicy(1, "10.2.0.0/24", 7)}})
 	got := map[string]int{}
+	m.fits(true)
 	m.routes(func(to netip.Prefix, mss int) error { got[to.String()] = mss; return nil })
 	want := map[string]int{"10.2.0.0/24": 1406}
 	check := func(what string) {
@@ -172,6 +173,14 @@ func TestMSSOfOwnRoutes(t *testing.T) {
 	m.pathMTU(here, there, 1280)
 	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 1186, 1166
 	check("path MTU")
+	m.fits(false)
+	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 0, 0
+	check("switched off")
+	m.pathMTU(here, there, 1300)
+	check("another path MTU meanwhile")
+	m.fits(true)
+	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 1206, 1186
+	check("switched on")
 	m.applied([]dataplane.Op{dataplane.DeleteSA{Key: out.SAKey}})
 	want["10.2.0.0/24"], want["2001:db8:2::/64"] = 0, 0
 	check("gone")
