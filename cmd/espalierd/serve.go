@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,157 +10,230 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"espalier/dataplane"
+	"espalier/dataplane/flow"
 	"espalier/dataplane/host"
 	"espalier/dataplane/route"
+	"espalier/dataplane/xfrm"
 	"espalier/ike/config"
 	"espalier/ike/engine"
 	"espalier/ike/engine/sockets"
+	"espalier/ike/updown"
 	"espalier/ike/vici"
 	"espalier/internal/event"
 	"espalier/internal/secret"
 )
+
+// gateway is the running program: its parts in the order in which they are made.
+// close ends them the other way round.
+type gateway struct {
+	flags
+	log       zerolog.Logger
+	levels    levels
+	cfg       *config.Config // as it was at the start
+	runDir    string
+	stateDir  string
+	notify    notifier
+	inherited []*os.File
+
+	kernel         *xfrm.XFRM
+	fast           *flow.Flow          // nil: none
+	plane          dataplane.DataPlane // the kernel, kept in step with the fast path
+	routes         *route.Keeper
+	network        *sockets.Network
+	bus, sightings *event.Bus
+	tuner          *tuner
+	scripts        *updown.Scripts
+	engine         *engine.Engine
+	force          *inForce
+	tasks          chan func() // for the main loop
+	control        *vici.Server
+	listeners      []net.Listener
+
+	closers []func() error
+}
 
 // serve runs the daemon until ctx ends.
 func serve(ctx context.Context, f flags, log zerolog.Logger) (err error) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP) // from now on: a SIGHUP during the start must not kill
 	defer signal.Stop(hup)
-	inherited, err := sockets.FromSystemd(os.Getenv, os.Getpid())
-	if err != nil {
+	g := &gateway{flags: f, log: log, bus: new(event.Bus), sightings: new(event.Bus), tasks: make(chan func())}
+	defer func() { err = errors.Join(err, g.close()) }()
+	for _, step := range []func() error{g.begin, g.openKernel, g.openNetwork, g.openObservers, g.openEngine, g.openControl} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return g.run(ctx, hup)
+}
+
+// atEnd adds what close has to do.
+func (g *gateway) atEnd(f func() error) { g.closers = append(g.closers, f) }
+
+func (g *gateway) close() (err error) {
+	for _, f := range slices.Backward(g.closers) {
+		err = errors.Join(err, f())
+	}
+	return err
+}
+
+// begin takes what systemd gives and reads the configuration.
+func (g *gateway) begin() (err error) {
+	if g.inherited, err = sockets.FromSystemd(os.Getenv, os.Getpid()); err != nil {
 		return err
 	}
-	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
+	g.notify = newNotifier(os.Getenv("NOTIFY_SOCKET"), g.log)
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"} {
 		os.Unsetenv(v) // not for children
 	}
-	cfg, err := load(f, f.whenRunning(nil), log)
-	if err != nil {
+	if g.cfg, err = load(g.flags, g.whenRunning(nil), g.log); err != nil {
 		return err
 	}
-	levels := levelsOf(f, cfg)
-	log = levels.log(log, "default")
-	tellStrongSwan(cfg, log)
-	runDir := f.RunDir
-	if runDir == "" {
-		runDir = cfg.Settings.RunDir
-	}
+	g.levels = levelsOf(g.flags, g.cfg)
+	g.log = g.levels.log(g.log, "default")
+	tellStrongSwan(g.cfg, g.log)
+	g.runDir, g.stateDir = cmp.Or(g.RunDir, g.cfg.Settings.RunDir), cmp.Or(g.StateDir, g.cfg.Settings.StateDir)
+	return nil
+}
+
+// openKernel opens XFRM, with nothing let out in clear from now on, and beside it the
+// maps of the fast path, whose programs come later.
+func (g *gateway) openKernel() (err error) {
 	if err := (host.Local{}).LoadModules(); err != nil {
-		log.Warn().Err(err).Msg("not every kernel module of a gateway could be loaded (espctl host show)")
+		g.log.Warn().Err(err).Msg("not every kernel module of a gateway could be loaded (espctl host show)")
 	}
-	dp, err := openKernel(f, cfg, levels.log(log, "knl"))
+	if g.kernel, err = openKernel(g.flags, g.cfg, g.levels.log(g.log, "knl")); err != nil {
+		return err
+	}
+	g.atEnd(g.kernel.Close)
+	if _, err := engine.Guard(g.kernel, g.cfg.Connections, g.cfg.Pools, guardSettings(g.cfg), g.log); err != nil {
+		g.log.Error().Err(err).Msg("leak = block: not everything could be blocked")
+	}
+	if g.fast, g.plane, err = withFastPath(g.kernel, g.cfg, g.runDir, g.log); err != nil {
+		return err
+	}
+	g.atEnd(func() error { return closeFastPath(g.fast, g.plane) })
+	return nil
+}
+
+// openNetwork opens the box's routes and addresses.
+func (g *gateway) openNetwork() (err error) {
+	s := &g.cfg.Settings
+	g.routes, err = route.Open(route.Options{JournalDir: g.runDir, VirtualIP: s.VirtualIP, On: s.VirtualIPOn,
+		Table: s.RoutingTable, Priority: s.RoutingPrio, Log: g.levels.log(g.log, "knl")})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dp.Close()) }()
-	if _, err := engine.Guard(dp, cfg.Connections, cfg.Pools, guardSettings(cfg), log); err != nil {
-		log.Error().Err(err).Msg("leak = block: not everything could be blocked")
+	g.atEnd(g.routes.Close)
+	if g.fast != nil {
+		g.fast.Routes(g.routes.Fit)
 	}
-	fast, plane, err := withFastPath(dp, cfg, runDir, log)
+	if g.network, err = sockets.WatchNetwork(s.RoutingTable); err != nil {
+		return err
+	}
+	g.atEnd(func() error { g.network.Close(); return nil })
+	return nil
+}
+
+// openObservers makes what follows the engine's events, so that they miss none.
+func (g *gateway) openObservers() error {
+	if g.fast != nil {
+		g.fast.Follow(g.bus)
+	}
+	g.tuner = newTuner(g.fast, g.cfg, g.runDir, g.bus, g.log)
+	g.atEnd(g.tuner.close)
+	g.atEnd(startFirewall(g.cfg, g.log))
+	g.scripts = newScripts(g.cfg, g.bus, g.levels.log(g.log, "chd"))
+	g.atEnd(func() error { g.scripts.Close(); return nil }) // after the engine, whose CHILD SAs go at the end
+	return nil
+}
+
+// openEngine makes the engine, which takes over what must not have a gap, and
+// removes what else a former run left.
+func (g *gateway) openEngine() error {
+	settings, err := settingsOf(g.cfg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeFastPath(fast, plane)) }()
-	routes, err := route.Open(route.Options{JournalDir: runDir, VirtualIP: cfg.Settings.VirtualIP, On: cfg.Settings.VirtualIPOn,
-		Table: cfg.Settings.RoutingTable, Priority: cfg.Settings.RoutingPrio, Log: levels.log(log, "knl")})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, routes.Close()) }()
-	if fast != nil {
-		fast.Routes(routes.Fit)
-	}
-	settings, err := settingsOf(cfg)
-	if err != nil {
-		return err
-	}
-	network, err := sockets.WatchNetwork(cfg.Settings.RoutingTable)
-	if err != nil {
-		return err
-	}
-	defer network.Close()
-	stateDir := f.StateDir
-	if stateDir == "" {
-		stateDir = cfg.Settings.StateDir
-	}
-	bus, sightings := new(event.Bus), new(event.Bus)
-	if fast != nil {
-		fast.Follow(bus)
-	}
-	tuner := newTuner(fast, cfg, runDir, bus, log)
-	defer func() { err = errors.Join(err, tuner.close()) }()
-	stopFirewall := startFirewall(cfg, log)
-	defer func() { err = errors.Join(err, stopFirewall()) }()
-	scripts := newScripts(cfg, bus, levels.log(log, "chd"))
-	defer scripts.Close() // after the engine, whose CHILD SAs go at the end
-	eng, err := engine.New(engine.Options{
-		DataPlane: plane, Network: routes, Conns: cfg.Connections, Creds: cfg.Credentials, Settings: settings, Bus: bus, Sightings: sightings,
-		Log: levels.log(log, engineGroups...), Quiet: levels.quiet,
-		SocketOptions: sockets.Options{Inherited: inherited, Keeper: notify}, NetworkChanges: network.Changes(), LinkMTU: linkMTU,
-		CrashSecret: crashSecret(stateDir, log), Updown: scripts, PacketGuard: packetGuard(fast),
+	g.engine, err = engine.New(engine.Options{
+		DataPlane: g.plane, Network: g.routes, Conns: g.cfg.Connections, Creds: g.cfg.Credentials, Settings: settings, Bus: g.bus, Sightings: g.sightings,
+		Log: g.levels.log(g.log, engineGroups...), Quiet: g.levels.quiet,
+		SocketOptions: sockets.Options{Inherited: g.inherited, Keeper: g.notify}, NetworkChanges: g.network.Changes(), LinkMTU: linkMTU,
+		CrashSecret: crashSecret(g.stateDir, g.log), Updown: g.scripts, PacketGuard: packetGuard(g.fast),
 	})
 	if err != nil {
 		return err
 	}
-	// The engine has taken over what must not have a gap; no session outlives the
-	// daemon yet, so the rest of a former run goes.
-	if err := dp.RemoveLeftovers(); err != nil {
-		log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
+	// No session outlives the daemon yet, so the rest of a former run goes.
+	if err := g.kernel.RemoveLeftovers(); err != nil {
+		g.log.Warn().Err(err).Msg("what a former run left in the kernel could not all be removed")
 	}
-	eng.SetPools(cfg.Pools)
-	force := newInForce(f, cfg, eng, levels.log(log, "cfg"))
-	again := func() error {
-		notify.reloading()
-		old := force.file
-		err := force.reload()
-		reloadFastPath(fast, old, force.file)
-		tuner.reload(old, force.file)
-		notify.send("READY=1")
-		return err
-	}
-	tasks := make(chan func())
-	control := facade{eng, force, again, tasks}
-	more := tuner.commands()
+	g.engine.SetPools(g.cfg.Pools)
+	g.force = newInForce(g.flags, g.cfg, g.engine, g.levels.log(g.log, "cfg"))
+	return nil
+}
+
+// openControl makes the control socket; nobody is served yet.
+func (g *gateway) openControl() (err error) {
+	facade := facade{g.engine, g.force, g.reload, g.tasks}
+	more := g.tuner.commands()
 	if more == nil {
 		more = map[string]vici.Command{}
 	}
-	more["plan"] = control.planCommand
-	server := vici.NewServer(vici.Config{Engine: control, Events: bus, Sightings: sightings, Version: daemonVersion(), Log: log, More: more})
-	listeners, err := listen(runDir, cfg.Settings.SwanctlOn, log)
-	if err != nil {
-		return errors.Join(err, eng.Close())
+	more["plan"] = facade.planCommand
+	g.control = vici.NewServer(vici.Config{Engine: facade, Events: g.bus, Sightings: g.sightings, Version: daemonVersion(), Log: g.log, More: more})
+	if g.listeners, err = listen(g.runDir, g.cfg.Settings.SwanctlOn, g.log); err != nil {
+		return errors.Join(err, g.engine.Close())
 	}
-	defer server.Close()
+	g.atEnd(func() error { g.control.Close(); return nil })
+	return nil
+}
 
+// reload reads the configuration again and makes all parts follow.
+func (g *gateway) reload() error {
+	g.notify.reloading()
+	old := g.force.file
+	err := g.force.reload()
+	reloadFastPath(g.fast, old, g.force.file)
+	g.tuner.reload(old, g.force.file)
+	g.notify.send("READY=1")
+	return err
+}
+
+// run is the main loop.
+func (g *gateway) run(ctx context.Context, hup <-chan os.Signal) error {
 	ended := make(chan error, 1)
-	go func() { ended <- eng.Run(ctx) }()
-	<-eng.Begun()
-	serveControl(server, listeners, log)
-	log.Info().Str("version", version()).Str("config", cfg.Path).Int("connections", len(cfg.Connections)).Msg("espalierd started")
-	notify.send("READY=1")
-	if fast != nil {
+	go func() { ended <- g.engine.Run(ctx) }()
+	<-g.engine.Begun()
+	serveControl(g.control, g.listeners, g.log)
+	g.log.Info().Str("version", version()).Str("config", g.cfg.Path).Int("connections", len(g.cfg.Connections)).Msg("espalierd started")
+	g.notify.send("READY=1")
+	if g.fast != nil {
 		// After IKE: the kernel verifies programs for up to half a minute.
-		go loadFastPath(fast, runDir, log)
+		go loadFastPath(g.fast, g.runDir, g.log)
 	}
-	tuner.run(eng)
+	g.tuner.run(g.engine)
 	for {
 		select {
 		case <-hup:
-			_ = again() // it has logged what went wrong
-		case task := <-tasks:
+			_ = g.reload() // it has logged what went wrong
+		case task := <-g.tasks:
 			task()
 		case <-ctx.Done():
-			notify.send("STOPPING=1")
+			g.notify.send("STOPPING=1")
 			err := <-ended
-			log.Info().Msg("espalierd stopped")
+			g.log.Info().Msg("espalierd stopped")
 			return err
 		case err := <-ended:
-			notify.send("STOPPING=1")
+			g.notify.send("STOPPING=1")
 			return err
 		}
 	}
