@@ -43,6 +43,9 @@ func (c *compiler) connection(n *node, set *Settings) *sa.Connection {
 				fmt.Sprint(conn.LocalPort), "see port in section espalier")
 		}
 	}
+	if conn.DPDTimeout = get[time.Duration](n, "dpd_timeout"); conn.DPDTimeout != 0 {
+		c.warn.add(n.at("dpd_timeout"), "no dpd_timeout, since it is for IKEv1", quote(n.keys["dpd_timeout"].Value)+", which has no effect", "retransmit_tries decides")
+	}
 	c.rounds(n, conn)
 	if children := n.sub("children"); children != nil {
 		for _, ch := range children.subs {
@@ -75,7 +78,7 @@ func ikeTimes(n *node, conn *sa.Connection) {
 	conn.OverTime = max(conn.RekeyTime/10, minOverTime)
 	if n.has("over_time") {
 		conn.OverTime = get[time.Duration](n, "over_time")
-		conn.RandTime = conn.OverTime
+		conn.RandTime = min(conn.OverTime, conn.RekeyTime/2)
 	}
 	if n.has("rand_time") {
 		conn.RandTime = get[time.Duration](n, "rand_time")
@@ -125,7 +128,7 @@ func (c *compiler) rounds(n *node, conn *sa.Connection) {
 		c.rep.add(n.pos, "a section local in "+n.path+", which says how we authenticate", "none", "")
 	}
 	if len(conn.Remote) == 0 {
-		c.rep.add(n.pos, "a section remote in "+n.path+", which says how the peer authenticates", "none", "")
+		conn.Remote = []auth.Remote{{}} // whoever has a key or a certificate that we trust
 	}
 }
 

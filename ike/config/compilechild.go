@@ -74,8 +74,11 @@ func lifetimes(n *node, ch *sa.ChildConfig) {
 
 func limit[T time.Duration | uint64](n *node, what string, rekey, life, margin *T) {
 	*rekey, *life = get[T](n, "rekey_"+what), get[T](n, "life_"+what)
-	if !n.has("life_" + what) {
+	switch {
+	case !n.has("life_" + what):
 		*life = *rekey + *rekey/10
+	case !n.has("rekey_" + what):
+		*rekey = *life - (*life+10)/11 // of which 110 % are the life, at most
 	}
 	if *margin = 0; *life > *rekey {
 		*margin = *life - *rekey

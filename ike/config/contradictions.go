@@ -18,16 +18,7 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 		c.shuntContradictions(n, ch)
 		return
 	}
-	if ch.LifeTime != 0 && ch.RekeyTime >= ch.LifeTime {
-		key := "rekey_time"
-		if !n.has(key) {
-			key = "life_time"
-		}
-		c.rep.add(n.at(key), fmt.Sprintf("a rekey_time below life_time (%s)", ch.LifeTime), ch.RekeyTime.String(), "")
-	}
-	if (ch.Start || ch.Trap) && !slices.ContainsFunc(conn.RemoteAddrs, isTarget) {
-		c.rep.add(n.at("start_action"), "a single address or host name in remote_addrs, since start_action is "+get[string](n, "start_action"), "none", "")
-	}
+	c.targets(n, ch, conn)
 	if ch.Trap && !ch.Policies {
 		c.rep.add(n.at("start_action"), "policies = yes, since start_action is "+get[string](n, "start_action"), "no", "")
 	}
@@ -50,7 +41,7 @@ func (c *compiler) contradictions(n *node, ch *sa.ChildConfig, conn *sa.Connecti
 	if max(ch.RekeyPackets, ch.RekeyBytes) > math.MaxInt64 || ch.LifePackets > math.MaxInt64 || ch.LifeBytes > math.MaxInt64 {
 		c.rep.add(n.pos, "numbers of bytes and packets below 2^63", "more", "")
 	}
-	c.volumes(n, ch)
+	c.limits(n, ch)
 }
 
 // guardable refuses what leak = block can't guard: its policies stand before a
@@ -122,16 +113,33 @@ func (c *compiler) families(n *node, ch *sa.ChildConfig) {
 	}
 }
 
-// volumes refuses a hard limit that the soft one could not come before.
-func (c *compiler) volumes(n *node, ch *sa.ChildConfig) {
+// limits warns of hard limits that come before the soft ones: such a CHILD SA ends
+// without being replaced.
+func (c *compiler) limits(n *node, ch *sa.ChildConfig) {
 	for _, v := range []struct {
 		what        string
 		rekey, life uint64
-	}{{"bytes", ch.RekeyBytes, ch.LifeBytes}, {"packets", ch.RekeyPackets, ch.LifePackets}} {
+		text        string
+	}{
+		{"time", uint64(ch.RekeyTime), uint64(ch.LifeTime), ch.LifeTime.String()},
+		{"bytes", ch.RekeyBytes, ch.LifeBytes, fmt.Sprint(ch.LifeBytes)},
+		{"packets", ch.RekeyPackets, ch.LifePackets, fmt.Sprint(ch.LifePackets)},
+	} {
 		if v.rekey != 0 && v.life != 0 && v.rekey >= v.life {
-			c.rep.add(n.at("rekey_"+v.what), fmt.Sprintf("a rekey_%s below life_%s (%d)", v.what, v.what, v.life), fmt.Sprint(v.rekey), "")
+			c.warn.add(n.at("rekey_"+v.what), fmt.Sprintf("a rekey_%s below life_%s (%s)", v.what, v.what, v.text), "one that is not, so the CHILD SA ends without being replaced", "")
 		}
 	}
+}
+
+// targets drops start actions that lack an address to go to, with a warning: the
+// connection is good for a responder.
+func (c *compiler) targets(n *node, ch *sa.ChildConfig, conn *sa.Connection) {
+	if !ch.Start && !ch.Trap || slices.ContainsFunc(conn.RemoteAddrs, isTarget) {
+		return
+	}
+	ch.Start, ch.Trap = false, false
+	c.warn.add(n.at("start_action"), "a single address or host name in remote_addrs, since start_action is "+get[string](n, "start_action"),
+		"none, so it is taken as none", "")
 }
 
 // isTarget reports whether an initiator can go there.

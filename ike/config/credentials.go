@@ -249,12 +249,10 @@ func (c *compiler) passphrases(secrets *node, folder string) map[string]passphra
 		if n.spec == nil || n.spec.name != folder+"*" {
 			continue
 		}
-		for _, key := range []string{"file", "secret"} {
-			if !n.has(key) && (n.keys[key] == nil || n.keys[key].Value == "") {
-				c.rep.add(n.pos, "a "+key+" in "+n.path, "none", "")
-			}
+		if !n.has("file") && (n.keys["file"] == nil || n.keys["file"].Value == "") {
+			c.rep.add(n.pos, "a file in "+n.path, "none", "")
 		}
-		if n.has("secret") && n.has("file") {
+		if n.has("file") { // without a secret the file is named, and must be there
 			out[c.in(folder, get[string](n, "file"))] = passphrase{get[secret.Bytes](n, "secret"), n.keys["file"].ValuePos}
 		}
 	}

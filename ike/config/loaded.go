@@ -65,6 +65,9 @@ var ErrNotLoaded = errors.New("not loaded")
 type Tree struct {
 	Section *Section
 	Content map[string][]byte
+	// Odd, unless it is nil, is told of what does not keep the section from working as
+	// written, as Config.Warnings.
+	Odd func(*Error)
 }
 
 // TakesContent reports whether clients send the content of files as values of the
@@ -161,6 +164,11 @@ func (l *Loaded) WithConnection(t Tree, s *Settings) (*Loaded, error) {
 	conn := c.connection(n.sub(t.Section.Name), s)
 	if err := c.rep.err(); err != nil {
 		return nil, err
+	}
+	for _, w := range c.warn.list() {
+		if t.Odd != nil {
+			t.Odd(w)
+		}
 	}
 	next := l.clone()
 	x := loadedConn{conn, c.creds.certs.all(), c.creds.cas.all()}
@@ -291,10 +299,10 @@ func (l *Loaded) WithShared(id, typ string, key []byte, owners []string) (*Loade
 	x := loadedShared{id, c.creds.shared[0]}
 	next := l.clone()
 	i := slices.IndexFunc(next.shared, func(s loadedShared) bool {
-		return s.id == id && (id != "" || s.same(&x))
+		return s.id == id && (id != "" || s.same(&x.sharedKey))
 	})
 	switch {
-	case i >= 0 && next.shared[i].same(&x):
+	case i >= 0 && next.shared[i].same(&x.sharedKey):
 		return l, nil
 	case i < 0:
 		if err := room(len(next.shared), maxLoadedCredentials, "shared keys"); err != nil {
@@ -306,7 +314,7 @@ func (l *Loaded) WithShared(id, typ string, key []byte, owners []string) (*Loade
 	return next, nil
 }
 
-func (s *loadedShared) same(o *loadedShared) bool { return s.key.Equal(o.key) && sameIDs(s.ids, o.ids) }
+func (s *sharedKey) same(o *sharedKey) bool { return s.key.Equal(o.key) && sameIDs(s.ids, o.ids) }
 
 // WithoutShared unloads a shared key by its id. Errors: ErrNotLoaded.
 func (l *Loaded) WithoutShared(id string) (*Loaded, error) {

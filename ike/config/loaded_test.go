@@ -79,7 +79,7 @@ func TestLoadedIsWhatAFileSays(t *testing.T) {
 // with the reason, at another value; wherever it stands.
 func TestLoadedHonoursOrRefuses(t *testing.T) {
 	others := map[string]string{
-		"aggressive": "yes", "pull": "no", "dpd_timeout": "30s", "ocsp": "both", "ppk_id": "x", "ppk_required": "yes", "mediation": "yes",
+		"aggressive": "yes", "pull": "no", "ppk_id": "x", "ppk_required": "yes", "mediation": "yes",
 		"mediated_by": "x", "mediation_peer": "x", "pubkeys": "x", "eap_id": "x", "aaa_id": "x", "xauth_id": "x", "ca_id": "x", "groups": "x",
 		"cert_policy": "1.2.3", "revocation": "strict", "ah_proposals": "sha256", "updown": "/bin/true", "hostaccess": "yes", "label": "x",
 		"label_mode": "simple", "per_cpu_sas": "yes", "hw_offload": "yes", "handle": "ff", "slot": "1", "module": "x",

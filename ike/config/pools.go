@@ -27,7 +27,9 @@ func poolSpec() *sectionSpec {
 	for _, a := range poolAttributes {
 		s.keys = append(s.keys, keySpec{name: a.key, typ: configAttributes(a), doc: a.doc})
 	}
-	s.keys = append(s.keys, keySpec{name: "<number>", typ: otherAttribute(), doc: "The attribute of this number: addresses, prefixes, 0x and hexadecimal digits, or text."})
+	s.keys = append(s.keys, keySpec{name: "address", typ: configAttributes(poolAttribute{v4: wire.CfgAttrInternalIP4Address, v6: wire.CfgAttrInternalIP6Address}), sup: later,
+		doc: "A further address, which no lease is for."},
+		keySpec{name: "<number>", typ: otherAttribute(), doc: "The attribute of this number: addresses, prefixes, 0x and hexadecimal digits, or text."})
 	return s
 }
 

@@ -235,11 +235,11 @@ func commas(s string) ([]string, bool) {
 	return list, true
 }
 
-// bits6 reads a DSCP, six binary digits, as uint8.
+// bits6 reads a DSCP, up to six binary digits, as uint8.
 func bits6() valueType {
 	return only("six binary digits", "six binary digits", func(s string) (uint8, bool) {
 		n, err := strconv.ParseUint(s, 2, 6)
-		return uint8(n), err == nil && len(s) == 6
+		return uint8(n), err == nil && len(s) <= 6
 	})
 }
 
@@ -440,6 +440,18 @@ func proposalProblem(text string, err error) *problem {
 	return problemOf(err, "a proposal")
 }
 
+// ocspMode reads what an IKE SA does with OCSP, and refuses what asks for it.
+func ocspMode() valueType {
+	words := oneOf("reply", "never", "request", "both")
+	return valueType{name: "reply or never", parse: func(s string) (any, *problem) {
+		v, wrong := words.parse(s)
+		if v == "request" || v == "both" {
+			wrong = &problem{expected: "reply or never", reason: ", since asking for OCSP responses is not supported yet"}
+		}
+		return v, wrong
+	}}
+}
+
 // identity reads an IKE identity and keeps its text.
 func identity() valueType {
 	return valueType{name: "identity", parse: func(s string) (any, *problem) {
@@ -458,6 +470,9 @@ func authMethod() valueType {
 		}
 		if strings.HasPrefix(strings.ToLower(s), "eap") {
 			return nil, &problem{expected: "pubkey or psk", reason: ", since EAP is not supported yet"}
+		}
+		if strings.EqualFold(s, "psk") {
+			return "psk", nil
 		}
 		if _, _, err := auth.ParseAuth(s); err != nil {
 			return nil, problemOf(err, "an authentication method")

@@ -38,7 +38,7 @@ func TestValues(t *testing.T) {
 		{setMark(), "%same/0xf", markValue{mark: dataplane.Mark{Mask: 0xf}, same: true}}, {setMark(), "%unique", nil},
 		{mark(), "1/", nil}, {mark(), "4294967296", nil},
 		{ifID(), "0x2a", ifIDValue{id: 42}}, {ifID(), "%unique-dir", ifIDValue{unique: sa.UniqueChildDir}}, {ifID(), "%same", nil},
-		{bits6(), "101110", uint8(46)}, {bits6(), "10", nil}, {bits6(), "102110", nil},
+		{bits6(), "101110", uint8(46)}, {bits6(), "10", uint8(2)}, {bits6(), "102110", nil},
 		{padding(), "mtu", int64(-1)}, {padding(), "100", int64(100)},
 		{words("names"), "a, b,c", []string{"a", "b", "c"}}, {words("names"), "a,,b", nil},
 		{secretText("x"), "plain", secret.Bytes("plain")}, {secretText("x"), "0x706c", secret.Bytes("pl")},

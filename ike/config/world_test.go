@@ -88,6 +88,7 @@ const confPath = "/etc/espalier/espalier.conf"
 type testPKI struct {
 	ca, gw, peer             string // PEM
 	gwKey, peerKey, strayKey string
+	gwPub, peerPub           string
 }
 
 var makePKI = sync.OnceValue(func() testPKI {
@@ -95,7 +96,7 @@ var makePKI = sync.OnceValue(func() testPKI {
 	gwKey, gw := issue("gw.example.com", ca, caKey)
 	peerKey, peer := issue("peer.example.com", ca, caKey)
 	stray, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	return testPKI{certPEM(ca), certPEM(gw), certPEM(peer), keyPEM(gwKey), keyPEM(peerKey), keyPEM(stray)}
+	return testPKI{certPEM(ca), certPEM(gw), certPEM(peer), keyPEM(gwKey), keyPEM(peerKey), keyPEM(stray), pubPEM(gwKey), pubPEM(peerKey)}
 })
 
 func issue(cn string, ca *x509.Certificate, caKey crypto.Signer) (crypto.Signer, *x509.Certificate) {
@@ -156,4 +157,12 @@ func mustLoad(t *testing.T, conf string) *Config {
 		t.Fatalf("load: %v\n%s", err, conf)
 	}
 	return cfg
+}
+
+func pubPEM(k crypto.Signer) string {
+	der, err := x509.MarshalPKIXPublicKey(k.Public())
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }

@@ -52,6 +52,8 @@ type Connection struct {
 	// DPDDelay is the silence after which the peer is asked whether it lives; 0:
 	// never.
 	DPDDelay time.Duration
+	// DPDTimeout is listed, and has no effect in IKEv2.
+	DPDTimeout time.Duration
 
 	MOBIKE      bool  // RFC 4555
 	Encap       bool  // force UDP encapsulation by faking a NAT

@@ -52,6 +52,9 @@ func listConn(conn *sa.Connection, creds *auth.Credentials) Message {
 	if conn.DPDDelay != 0 {
 		m.PutInt("dpd_delay", seconds(conn.DPDDelay))
 	}
+	if conn.DPDTimeout != 0 {
+		m.PutInt("dpd_timeout", seconds(conn.DPDTimeout))
+	}
 	for i, l := range rounds(conn, conn.Local) {
 		m.PutSection("local-"+strconv.Itoa(i+1), authSection(l.Method, l.ID, l.Certs, nil, creds))
 	}
@@ -86,7 +89,9 @@ func authSection(method auth.Method, id auth.ID, certs, cas []pki.Fingerprint, c
 	if !id.IsAny() {
 		m.Put("id", id.String())
 	}
-	m.Put("class", classText(method))
+	if method != auth.MethodAny {
+		m.Put("class", classText(method))
+	}
 	return append(m, authLists(certs, cas, creds)...)
 }
 

@@ -71,6 +71,7 @@ func (c *client) loadTrees(req Message, container, what string, load func(*confi
 		if err != nil {
 			return failure("%s", err), nil
 		}
+		t.Odd = c.odd
 		trees = append(trees, t)
 	}
 	if len(trees) == 0 {
@@ -85,6 +86,11 @@ func (c *client) loadTrees(req Message, container, what string, load func(*confi
 		}
 		return l, nil
 	}), nil
+}
+
+// odd logs what works, if not as it was perhaps meant.
+func (c *client) odd(w *config.Error) {
+	c.srv.cfg.Log.Warn().Str("option", w.File).Str("expected", w.Expected).Str("found", w.Found).Msg("odd in what a client loads")
 }
 
 // loadConn loads a connection, or replaces the one that was loaded under its name:

@@ -67,7 +67,7 @@ func (c *client) getKeys(Message) (Message, error) {
 }
 
 func (c *client) loadToken(Message) (Message, error) {
-	return failure("keys on tokens (PKCS#11, TPM) are not supported yet; load-key takes keys from files"), nil
+	return failure("expected a key from a file (load-key), since keys on tokens (PKCS#11, TPM) are not supported yet"), nil
 }
 
 // certKind reads type and flag of a certificate: charon's names, or swanctl's of
