@@ -191,6 +191,11 @@ func (f *Flow) refresh() {
 	}
 	set := f.settings()
 	f.attachAll(b, &set)
+	redirects := false
+	for _, a := range f.hooks {
+		redirects = redirects || a.variant == progESPIn
+	}
+	f.redirects.Store(redirects)
 	f.writeStateLocked(os.Getpid())
 }
 

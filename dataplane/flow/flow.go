@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -77,6 +78,8 @@ type Flow struct {
 	moving *moving // a table of another size that is being left; nil: none is
 	hooks  map[hook]*attached
 	failed map[Part]bool // what could not be attached, to say it once
+	// redirects: a program that gives packets to other CPUs is at an outside interface.
+	redirects atomic.Bool
 
 	ownAddrs ownAddrs
 	watch    *boxWatch

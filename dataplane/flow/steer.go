@@ -2,6 +2,7 @@ package flow
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -22,6 +23,10 @@ func (f *Flow) steer(mode Steering) {
 		return
 	}
 	cpus, err := host.OnlineCPUs()
+	if mode == SteerAuto && len(cpus) == 1 {
+		f.steer(SteerOff) // there is nowhere else to go
+		return
+	}
 	if err == nil {
 		cpus, err = f.wakeCPUs(cpus)
 	}
@@ -51,7 +56,8 @@ func (f *Flow) steer(mode Steering) {
 }
 
 // wakeCPUs gives each CPU a queue and the program that runs there, and returns
-// those that have one.
+// those that have one. A queue that is right stays: a new one would be worked off
+// beside the old one, and packets that wait there be overtaken.
 func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
 	m := f.maps.byID["cpus"]
 	if m == nil {
@@ -59,19 +65,57 @@ func (f *Flow) wakeCPUs(cpus []uint32) ([]uint32, error) {
 	}
 	e := bpf.CPUMapValue{Queue: cpuQueue}
 	f.need(func(name string, _ *ebpf.ProgramSpec) bool { return name == progCPUIn })
-	if p := f.progs.loaded[progCPUIn]; p != nil {
+	p := f.progs.loaded[progCPUIn]
+	if p != nil {
 		e.Program = uint32(p.FD())
 	}
 	var out []uint32
 	var last error
 	for _, cpu := range cpus {
-		if err := m.Update(cpu, e, ebpf.UpdateAny); err != nil {
-			last = fmt.Errorf("queue of CPU %d: %w", cpu, err)
-			continue
+		if !awake(m, cpu, p) {
+			if err := m.Update(cpu, e, ebpf.UpdateAny); err != nil {
+				last = fmt.Errorf("queue of CPU %d: %w", cpu, err)
+				continue
+			}
 		}
 		out = append(out, cpu)
 	}
 	return out, last
+}
+
+// awake tells whether a CPU has such a queue, with that program, or one of a former
+// run that does the same; p is nil: with none.
+func awake(m *ebpf.Map, cpu uint32, p *ebpf.Program) bool {
+	var now bpf.CPUMapValue // with the program's id in place of a descriptor
+	if m.Lookup(cpu, &now) != nil || now.Queue != cpuQueue || (now.Program == 0) != (p == nil) {
+		return false
+	}
+	return p == nil || sameProgram(ebpf.ProgramID(now.Program), p)
+}
+
+// sameProgram tells whether a loaded program is p, or has its instructions and maps.
+func sameProgram(id ebpf.ProgramID, p *ebpf.Program) bool {
+	own, err := p.Info()
+	if err != nil {
+		return false
+	}
+	if ownID, ok := own.ID(); ok && ownID == id {
+		return true
+	}
+	other, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return false // it may not be looked at
+	}
+	defer other.Close()
+	info, err := other.Info()
+	if err != nil || info.Tag != own.Tag {
+		return false
+	}
+	maps, ok := info.MapIDs()
+	ownMaps, ownOK := own.MapIDs()
+	slices.Sort(maps)
+	slices.Sort(ownMaps)
+	return ok && ownOK && slices.Equal(maps, ownMaps)
 }
 
 func (f *Flow) dropCPUs() {

@@ -47,10 +47,11 @@ func TrafficOf(tab *table.Reader, fixed func(slot uint32) bool) iter.Seq[*Traffi
 	}
 }
 
-// SteerCPUs are the CPUs that SAs can be shifted to; none unless each SA has its
-// own (Shift).
+// SteerCPUs are the CPUs that SAs can be shifted to (Shift); none unless each SA has
+// its own, and a program that redirects is at an outside interface: where XDP is not
+// in the driver, packets stay.
 func (f *Flow) SteerCPUs() []int {
-	if f.tab.Config().Steer != uint32(bpf.SteerSlot) {
+	if !f.redirects.Load() || f.tab.Config().Steer != uint32(bpf.SteerSlot) {
 		return nil
 	}
 	var out []int

@@ -161,7 +161,7 @@ func settingsSpec() *sectionSpec {
 		{name: "outside", typ: words("names"), derived: "those with a default route", doc: "Network interfaces that ESP comes and goes by."},
 		{name: "inside", typ: words("names"), derived: "all but those outside", doc: "Network interfaces of the networks that tunnels connect. xfrm interfaces are not named."},
 		{name: "guard", typ: oneOf("off", "log", "on"), def: "log", doc: "What becomes of ESP that no SA is for, and of IKE that is nobody's: it goes on to the kernel, the same but counted, or is dropped where it arrives."},
-		{name: "steering", typ: oneOf("off", "hash", "pinned", "auto"), def: "off", doc: "Which CPU decrypts: the one that the network card chose, one by hash of SPI and addresses, one that each SA is given in turn, or the one that the network card chose until the tuner chooses another."},
+		{name: "steering", typ: oneOf("off", "hash", "pinned", "auto"), def: "auto", doc: "Which CPU decrypts: the one that the network card chose, one by hash of SPI and addresses, one that each SA is given in turn, or the one that the network card chose until the tuner chooses another (off on a box with one CPU)."},
 		{name: "tune", typ: oneOf("off", "advise", "on"), def: "on", doc: "What the tuner may do: nothing, only say what it would do, or move SAs between CPUs and change settings of the box, which it gives back at the end (see tuner.md)."},
 		{name: "tune_moves", typ: number(0, 1<<16), def: "64", doc: "SAs that it moves to other CPUs in a round; 0: none."},
 		{name: "tune_splits", typ: number(0, 1<<10), def: "1", doc: "Per-CPU SAs (RFC 9611) that it asks for in a round; 0: none."},
