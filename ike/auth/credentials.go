@@ -23,12 +23,16 @@ type Credentials struct {
 	intermediates []*x509.Certificate // those of certs that are CAs
 	roots         *pki.Roots
 	caKeyIDs      map[pki.Fingerprint][]byte
+	crls          *pki.CRLs
+	raw           map[pki.Fingerprint]*pki.RawKey
+	rawList       []StoredKey
+	rawHolders    []*holder // raw public keys with their private keys, in the order added
 	met           *met
 }
 
-// holder is an end-entity certificate that we can sign for.
+// holder is an end-entity certificate, or a raw public key, that we can sign for.
 type holder struct {
-	cert    *x509.Certificate
+	cert    *x509.Certificate // nil: a raw key
 	fp      pki.Fingerprint
 	key     crypto.Signer
 	send    []*x509.Certificate // the certificate and its intermediates
@@ -71,6 +75,9 @@ type Builder struct {
 	shared     []*sharedKey
 	keys       map[pki.KeyID]crypto.Signer
 	certs, cas []*x509.Certificate
+	crls       []*pki.CRL
+	raw        []*pki.RawKey
+	rawIDs     []ID                     // whose they are
 	seen       map[pki.Fingerprint]bool // in certs
 	seenCA     map[pki.Fingerprint]bool
 }
@@ -143,6 +150,18 @@ func (b *Builder) AddCA(c *x509.Certificate, origin string) error {
 	return nil
 }
 
+// AddCRL adds a CRL. Of several of one issuer the newest counts.
+func (b *Builder) AddCRL(c *pki.CRL) { b.crls = append(b.crls, c) }
+
+// AddRawKey adds a public key without certificate, ours or a peer's. It is of use
+// where Local.Keys or Remote.Keys name it; the identity is for lists.
+func (b *Builder) AddRawKey(k *pki.RawKey, id ID) {
+	b.raw, b.rawIDs = append(b.raw, k), append(b.rawIDs, id)
+}
+
+// CRLs are the revocation lists of the set, in the order added.
+func (c *Credentials) CRLs() []*pki.CRL { return c.crls.All() }
+
 // Build makes the snapshot; the builder may go on and build another. Keys without certificate and certificates without
 // key are no error: files come in any order.
 func (b *Builder) Build() *Credentials {
@@ -152,6 +171,8 @@ func (b *Builder) Build() *Credentials {
 		certs:         slices.Clone(b.certs),
 		roots:         pki.NewRoots(b.cas),
 		caKeyIDs:      map[pki.Fingerprint][]byte{},
+		crls:          pki.NewCRLs(b.crls),
+		raw:           map[pki.Fingerprint]*pki.RawKey{},
 		met:           &met{},
 	}
 	for _, ca := range b.cas {
@@ -169,6 +190,17 @@ func (b *Builder) Build() *Credentials {
 		if key, ok := b.keys[pki.KeyIDOf(cert)]; ok {
 			c.holders = append(c.holders, newHolder(cert, key, append(slices.Clone(c.intermediates), b.cas...)))
 		}
+	}
+	for i, k := range b.raw {
+		fp := k.Fingerprint()
+		if c.raw[fp] != nil {
+			continue
+		}
+		key, has := b.keys[sha1.Sum(k.DER)] //nolint:gosec
+		if has {
+			c.rawHolders = append(c.rawHolders, &holder{fp: fp, key: key})
+		}
+		c.raw[fp], c.rawList = k, append(c.rawList, StoredKey{Key: k, ID: b.rawIDs[i], HasKey: has})
 	}
 	return c
 }

@@ -7,7 +7,7 @@ type Check = string
 
 // Values of Error.Check. Verify tests in this order: identity, method; for shared keys: missing, mismatch; for
 // signatures: certificate missing, certificate readable (chain), pinned (constraint), identity held, scheme
-// allowed (constraint), signature, then chain, validity, and CAs and schemes in the chain (constraint).
+// allowed (constraint), signature, then chain, validity, CAs, policies and schemes in the chain (constraint), revocation.
 const (
 	CheckIdentity     Check = "identity"            // the peer's ID does not match the configured one, or none is known
 	CheckMethod       Check = "method"              // the AUTH method is not the configured one, or is unknown
@@ -18,6 +18,7 @@ const (
 	CheckChain        Check = "chain"      // no path to a trusted CA, or a malformed certificate
 	CheckValidity     Check = "validity"   // a certificate is expired or not yet valid
 	CheckSignature    Check = "signature"  // wrong, or malformed
+	CheckRevocation   Check = "revocation" // a certificate is revoked, or whether it is must be known and is not
 	CheckConstraint   Check = "constraint" // right, but not what the configuration allows: CA, pinned certificate, scheme
 )
 

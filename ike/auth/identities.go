@@ -1,11 +1,11 @@
 package auth
 
 import (
+	"crypto/sha1" //nolint:gosec // strongSwan names keys so
 	"crypto/x509"
 	"fmt"
 	"iter"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"espalier/ike/pki"
@@ -76,8 +76,8 @@ func Identity(c *Credentials, l Local, fallback netip.Addr) (ID, error) {
 		return l.ID, nil
 	}
 	if method := l.method(); method == MethodPubkey {
-		for _, h := range c.holders {
-			if len(l.Certs) > 0 && !slices.Contains(l.Certs, h.fp) {
+		for _, h := range c.candidates(&l) {
+			if h.cert == nil {
 				continue
 			}
 			for id := range identities(h.cert) {
@@ -87,6 +87,11 @@ func Identity(c *Credentials, l Local, fallback netip.Addr) (ID, error) {
 			}
 			return ID{}, errNoIdentity
 		}
+		for _, fp := range l.Keys {
+			if k := c.raw[fp]; k != nil {
+				return RawKeyID(k), nil
+			}
+		}
 	}
 	if id := AddrID(fallback); !id.IsAny() {
 		return id, nil
@@ -94,12 +99,19 @@ func Identity(c *Credentials, l Local, fallback netip.Addr) (ID, error) {
 	return ID{}, fmt.Errorf("expected an own identity, a certificate with a private key or an address to take it from, found none")
 }
 
+// RawKeyID is the identity of a raw public key that has no other: the SHA-1 of its
+// SubjectPublicKeyInfo, as charon has it.
+func RawKeyID(k *pki.RawKey) ID {
+	sum := sha1.Sum(k.DER) //nolint:gosec
+	return ID{wire.IDKeyID, string(sum[:])}
+}
+
 // method resolves MethodAny, which for our own side means what we have.
 func (l *Local) method() Method {
 	switch {
 	case l.Method != MethodAny:
 		return l.Method
-	case len(l.Certs) > 0:
+	case len(l.Certs)+len(l.Keys) > 0:
 		return MethodPubkey
 	}
 	return MethodPSK

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"espalier/ike/pki"
 	"espalier/ike/wire"
 )
 
@@ -51,9 +52,11 @@ func Sign(c *Credentials, job SignJob, random io.Reader) (SignResult, error) {
 		}
 		a, err := plan.sign(h.key, job.Octets, random)
 		if err != nil {
-			return fail(CheckSignature, "the private key of "+DNID(h.cert.RawSubject).String()+" does not sign: "+err.Error(), err)
+			return fail(CheckSignature, "the private key of "+h.String()+" does not sign: "+err.Error(), err)
 		}
-		c.met.note(h.cert)
+		if h.cert != nil {
+			c.met.note(h.cert)
+		}
 		r := SignResult{Auth: a, Describe: plan.String()}
 		if job.Local.SendCert == SendAlways || job.Local.SendCert == SendIfAsked && (job.CertReq || len(job.CertReqs) > 0) {
 			for _, cert := range h.send {
@@ -77,22 +80,14 @@ func (c *Credentials) choose(job *SignJob) (*holder, plan, error) {
 	fail := func(check Check, detail string) (*holder, plan, error) {
 		return nil, plan{}, &Error{Check: check, Local: job.LocalID, Peer: job.RemoteID, Detail: detail}
 	}
-	var candidates []*holder
-	if len(job.Local.Certs) == 0 {
-		candidates = c.holders
-	}
-	for _, fp := range job.Local.Certs {
-		if i := slices.IndexFunc(c.holders, func(h *holder) bool { return h.fp == fp }); i >= 0 {
-			candidates = append(candidates, c.holders[i])
-		}
-	}
+	candidates := c.candidates(&job.Local)
 	if len(candidates) == 0 {
 		return fail(CheckCertMissing, fmt.Sprintf("expected a certificate with its private key, found none (%d configured for this connection, %d loaded with private key)",
-			len(job.Local.Certs), len(c.holders)))
+			len(job.Local.Certs)+len(job.Local.Keys), len(c.holders)+len(c.rawHolders)))
 	}
 	var held []*holder
 	for _, h := range candidates {
-		if HoldsIdentity(h.cert, job.LocalID) {
+		if h.cert == nil || HoldsIdentity(h.cert, job.LocalID) {
 			held = append(held, h)
 		}
 	}
@@ -112,6 +107,31 @@ func (c *Credentials) choose(job *SignJob) (*holder, plan, error) {
 	}
 	return fail(CheckConstraint, fmt.Sprintf("expected a signature scheme that our key, the configuration (%s) and the peer's hashes %v allow, found none for a key of %s-%d",
 		orAny(listSchemes(job.Local.Schemes)), job.PeerHashes, keyOf(held[0].key.Public()).key, keyOf(held[0].key.Public()).bits))
+}
+
+// candidates are what we may sign with.
+func (c *Credentials) candidates(l *Local) (out []*holder) {
+	if len(l.Certs)+len(l.Keys) == 0 {
+		return c.holders
+	}
+	find := func(list []*holder, fps []pki.Fingerprint) {
+		for _, fp := range fps {
+			if i := slices.IndexFunc(list, func(h *holder) bool { return h.fp == fp }); i >= 0 {
+				out = append(out, list[i])
+			}
+		}
+	}
+	find(c.holders, l.Certs)
+	find(c.rawHolders, l.Keys)
+	return out
+}
+
+// String names the certificate or the key.
+func (h *holder) String() string {
+	if h.cert == nil {
+		return "the raw public key " + h.fp.String()
+	}
+	return DNID(h.cert.RawSubject).String()
 }
 
 func orAny(s string) string {

@@ -40,3 +40,13 @@ func (c *Credentials) Certificates() []Stored {
 	}
 	return out
 }
+
+// StoredKey is a raw public key of a set.
+type StoredKey struct {
+	Key    *pki.RawKey
+	ID     ID   // whose it is; zero: nobody's in particular
+	HasKey bool // we can sign for it
+}
+
+// RawKeys lists the raw public keys of the set, in the order added; not to be changed.
+func (c *Credentials) RawKeys() []StoredKey { return c.rawList }

@@ -18,7 +18,8 @@ const (
 type Local struct {
 	Method   Method            // MethodPSK or MethodPubkey; MethodAny: MethodPubkey with Certs, else MethodPSK
 	ID       ID                // zero: see Identity
-	Certs    []pki.Fingerprint // candidates, the first with a usable private key wins; empty: any that holds ID
+	Certs    []pki.Fingerprint // candidates, the first with a usable private key wins; empty, and no Keys: any that holds ID
+	Keys     []pki.Fingerprint // raw public keys (RFC 7670), candidates after Certs; no certificate is sent for them
 	Schemes  []Scheme          // signature schemes allowed, empty: any
 	SendCert SendCert
 }
@@ -29,7 +30,12 @@ type Remote struct {
 	ID      ID                // a pattern; zero: any
 	CACerts []pki.Fingerprint // the chain must hold one of them; empty: any trusted CA
 	Certs   []pki.Fingerprint // pinned: the peer's certificate is one of them, and needs no chain then; empty: any with a chain
+	Keys    []pki.Fingerprint // raw public keys, pinned: the peer's is one of them, or it has one of Certs; certificates that it sends are not looked at
 	Schemes []Scheme          // signatures allowed, in AUTH and (unless IKEOnly) in the chain; empty: any
+
+	CAID       ID             // the chain must hold a CA with this identity, a pattern; zero: any
+	Policies   []string       // OIDs of policies that the peer's certificate must all have
+	Revocation pki.Revocation // what it means that no CRL tells of a certificate
 }
 
 // SendCert says when Sign returns certificates to send.

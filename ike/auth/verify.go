@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -66,6 +67,12 @@ func (v verifier) shared() (VerifyResult, error) {
 }
 
 func (v verifier) signed() (VerifyResult, error) {
+	if remote := &v.job.Remote; len(remote.Keys) > 0 {
+		r, err := v.raw()
+		if err == nil || len(remote.Certs)+len(remote.CACerts) == 0 && remote.CAID.IsAny() {
+			return r, err
+		}
+	}
 	leaves, intermediates, unread, err := v.certificates()
 	if err != nil {
 		return VerifyResult{}, err
@@ -79,6 +86,29 @@ func (v verifier) signed() (VerifyResult, error) {
 		if first == nil {
 			first = err
 		}
+	}
+	return VerifyResult{}, first
+}
+
+// raw tries the raw public keys of the peer. Whoever has the private key is who the
+// configuration says; its identity was tested before.
+func (v verifier) raw() (VerifyResult, error) {
+	var first error
+	for _, fp := range v.job.Remote.Keys {
+		k := v.c.raw[fp]
+		if k == nil {
+			continue
+		}
+		sig, err := v.signature(k.Key)
+		if err == nil {
+			return VerifyResult{ID: v.job.PeerID, Method: MethodPubkey, Describe: sig.String() + ", raw public key"}, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = v.fail(CheckCertMissing, fmt.Sprintf("expected one of the %d raw public keys configured for the peer, found none loaded", len(v.job.Remote.Keys)), nil)
 	}
 	return VerifyResult{}, first
 }
@@ -145,7 +175,12 @@ func (v verifier) leaf(cert *x509.Certificate) (signature, error) {
 		return signature{}, v.fail(CheckCertIdentity, fmt.Sprintf("expected %q as subject or subjectAltName of the peer's certificate, found %s",
 			v.job.PeerID, describeIdentities(cert)), nil)
 	}
-	p, err := parseSignature(v.job.Auth, cert.PublicKey)
+	return v.signature(cert.PublicKey)
+}
+
+// signature tests the peer's signature with a public key.
+func (v verifier) signature(pub crypto.PublicKey) (signature, error) {
+	p, err := parseSignature(v.job.Auth, pub)
 	if err != nil {
 		return signature{}, v.fail(CheckSignature, err.Error(), err)
 	}
@@ -171,8 +206,8 @@ func (v verifier) trust(leaf *x509.Certificate, sig signature, intermediates []*
 	if v.job.Now.IsZero() {
 		return VerifyResult{}, v.fail(CheckValidity, "expected a time to check the certificate at, found none", nil)
 	}
-	if len(v.job.Remote.Certs) > 0 && len(v.job.Remote.CACerts) == 0 {
-		err = pki.CheckValidity(leaf, v.job.Now)
+	if len(v.job.Remote.Certs) > 0 && len(v.job.Remote.CACerts) == 0 && v.job.Remote.CAID.IsAny() {
+		err = v.pinned(leaf, intermediates)
 	} else {
 		chain, err = pki.VerifyChain(leaf, intermediates, v.c.roots, v.job.Now, pki.Options{Accept: v.accept})
 	}
@@ -184,6 +219,28 @@ func (v verifier) trust(leaf *x509.Certificate, sig signature, intermediates []*
 		r.Chain = append(r.Chain, pki.FormatDN(cert.RawSubject))
 	}
 	return r, nil
+}
+
+// pinned tests a certificate that is trusted for itself.
+func (v verifier) pinned(leaf *x509.Certificate, intermediates []*x509.Certificate) error {
+	if err := pki.CheckValidity(leaf, v.job.Now); err != nil {
+		return err
+	}
+	if err := v.policies(leaf); err != nil {
+		return err
+	}
+	return v.c.crls.CheckPinned(leaf, slices.Concat(v.c.roots.Certificates(), intermediates), v.job.Now, v.job.Remote.Revocation)
+}
+
+// policies tests for the certificate policies that are configured.
+func (v verifier) policies(leaf *x509.Certificate) error {
+	for _, want := range v.job.Remote.Policies {
+		if !slices.ContainsFunc(leaf.Policies, func(o x509.OID) bool { return o.String() == want }) {
+			return &pki.ChainError{Reason: pki.ChainRefused, Subject: pki.FormatDN(leaf.RawSubject), Issuer: pki.FormatDN(leaf.RawIssuer),
+				Detail: fmt.Sprintf("expected the certificate policy %s in the peer's certificate, found %v", want, leaf.Policies)}
+		}
+	}
+	return nil
 }
 
 // accept tests a chain that is right in itself against the configuration.
@@ -201,7 +258,19 @@ func (v verifier) accept(chain []*x509.Certificate) error {
 		}
 		return fmt.Errorf("expected a chain that holds one of the CAs %q, found one that ends at %q", want, DNID(chain[len(chain)-1].RawSubject))
 	}
-	return checkChain(v.job.Remote.Schemes, chain)
+	if want := v.job.Remote.CAID; !want.IsAny() && !slices.ContainsFunc(above, func(c *x509.Certificate) bool {
+		_, matches := DNID(c.RawSubject).Matches(want)
+		return matches || HoldsIdentity(c, want)
+	}) {
+		return fmt.Errorf("expected a chain that holds a CA with the identity %q, found one that ends at %q", want, DNID(chain[len(chain)-1].RawSubject))
+	}
+	if err := v.policies(chain[0]); err != nil {
+		return err
+	}
+	if err := checkChain(v.job.Remote.Schemes, chain); err != nil {
+		return err
+	}
+	return v.c.crls.Check(chain, v.job.Now, v.job.Remote.Revocation)
 }
 
 func (v verifier) chainFailure(err, unread error) error {
@@ -211,6 +280,8 @@ func (v verifier) chainFailure(err, unread error) error {
 		switch ce.Reason {
 		case pki.ChainExpired, pki.ChainNotYetValid:
 			check = CheckValidity
+		case pki.ChainRevoked, pki.ChainUnchecked:
+			check = CheckRevocation
 		case pki.ChainRefused:
 			return v.fail(CheckConstraint, ce.Detail, err)
 		}

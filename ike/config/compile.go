@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"espalier/ike/auth"
+	"espalier/ike/pki"
 	"espalier/ike/sa"
 	"espalier/ike/suite"
 )
@@ -173,9 +174,15 @@ func (c *compiler) local(n *node, sendCert string) auth.Local {
 			c.ownCertificate(f, cert, l.ID)
 		}
 	}
+	for _, k := range c.rawKeys(n, l.ID) {
+		l.Keys = append(l.Keys, k.Fingerprint())
+		if id, _ := keyIDOf(k.Key); c.origin == OriginFile && c.creds.keys[id] == nil && !c.creds.brokenKeys {
+			c.rep.add(n.at("pubkeys"), "private keys for the pubkeys", "one without", "")
+		}
+	}
 	if l.Method == auth.MethodPSK {
-		c.pskOnly(n, "certs", "cert*")
-	} else if !n.bad && len(files) == 0 && l.ID.IsAny() {
+		c.pskOnly(n, "certs", "cert*", "pubkeys")
+	} else if !n.bad && len(files) == 0 && len(l.Keys) == 0 && l.ID.IsAny() {
 		c.rep.add(n.pos, "certs or id in "+n.path+", since auth is pubkey", "neither", "auth = psk is for shared keys")
 	}
 	return l
@@ -206,10 +213,49 @@ func (c *compiler) remote(n *node) auth.Remote {
 			r.CACerts = append(r.CACerts, c.creds.addCA(cert))
 		}
 	}
+	for i, k := range c.rawKeys(n, r.ID) {
+		r.Keys = append(r.Keys, k.Fingerprint())
+		if i == 0 && !n.has("id") {
+			r.ID = auth.RawKeyID(&k.RawKey)
+		}
+	}
+	if n.has("ca_id") {
+		r.CAID, _ = auth.ParseID(get[string](n, "ca_id"))
+	}
+	r.Policies, r.Revocation = get[[]string](n, "cert_policy"), revocations[get[string](n, "revocation")]
 	if r.Method == auth.MethodPSK {
-		c.pskOnly(n, "certs", "cert*", "cacerts", "cacert*")
+		c.pskOnly(n, "certs", "cert*", "cacerts", "cacert*", "pubkeys", "ca_id", "cert_policy")
+		if r.Revocation != pki.RevocationRelaxed {
+			c.pskOnly(n, "revocation")
+		}
 	}
 	return r
+}
+
+// revocations are the values of the key revocation.
+var revocations = map[string]pki.Revocation{"relaxed": pki.RevocationRelaxed, "ifuri": pki.RevocationIfURI, "strict": pki.RevocationStrict}
+
+// rawKeys reads the raw public keys of a round, which are the identity's.
+func (c *compiler) rawKeys(n *node, id auth.ID) (out []rawKey) {
+	if !n.has("pubkeys") {
+		return nil
+	}
+	for _, name := range get[[]string](n, "pubkeys") {
+		path := c.in("pubkey", name)
+		b, _, err := c.fs.read(path, maxCredential)
+		if err != nil {
+			c.rep.add(n.keys["pubkeys"].ValuePos, "a readable public key file "+quote(path), cause(err), "")
+			continue
+		}
+		k, err := pki.ParseRawKey(b, path)
+		if err != nil {
+			expected, found := parseError(err, "a public key")
+			c.rep.add(n.keys["pubkeys"].ValuePos, expected+" in "+quote(path), found, "")
+			continue
+		}
+		out = append(out, c.creds.addRaw(rawKey{*k, id}))
+	}
+	return out
 }
 
 // pskOnly refuses certificates beside auth = psk.

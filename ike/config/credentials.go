@@ -33,11 +33,42 @@ type sharedKey struct {
 type credentialStore struct {
 	certs      certList // end entities and intermediates
 	cas        certList // trusted
+	raw        []rawKey
+	crls       []*pki.CRL
 	keys       map[keyID]crypto.Signer
 	keyFiles   map[keyID]string
 	shared     []sharedKey
 	files      map[string]*x509.Certificate // certificate files read so far; nil: unusable
 	brokenKeys bool                         // a private key could not be read; what misses one is not reported
+}
+
+// rawKey is a public key without certificate and the identity that it was first
+// configured for; none: its own.
+type rawKey struct {
+	pki.RawKey
+	id auth.ID
+}
+
+// addRaw adds a key, once.
+func (s *credentialStore) addRaw(k rawKey) rawKey {
+	i := slices.IndexFunc(s.raw, func(o rawKey) bool { return o.Fingerprint() == k.Fingerprint() })
+	switch {
+	case i < 0:
+		s.raw = append(s.raw, k)
+	case s.raw[i].id.IsAny():
+		s.raw[i].id = k.id
+	}
+	return k
+}
+
+// addCRL adds a CRL in the place of those of its issuer that are no newer; false: there
+// is a newer one.
+func addCRL(list []*pki.CRL, c *pki.CRL) ([]*pki.CRL, bool) {
+	if slices.ContainsFunc(list, func(o *pki.CRL) bool { return o.Replaces(c) }) {
+		return list, false
+	}
+	list = slices.DeleteFunc(slices.Clone(list), c.Replaces)
+	return append(list, c), true
 }
 
 func newCredentialStore() *credentialStore {
@@ -173,11 +204,41 @@ func (c *compiler) folders() {
 			c.creds.addCA(cert)
 		}
 	}
-	for _, folder := range []string{"x509aa", "x509ocsp", "x509crl", "pubkey", "pkcs12"} {
+	c.otherFolders()
+	for _, folder := range []string{"x509aa", "x509ocsp", "x509ac"} {
 		if files := c.files(folder); len(files) > 0 {
 			c.warn.add(Pos{File: files[0]}, "nothing in "+folder+", since its content is not used yet", fmt.Sprintf("%d files", len(files)), "")
 		}
 	}
+}
+
+// otherFolders reads all CRLs in x509crl and all public keys in pubkey.
+func (c *compiler) otherFolders() {
+	read := func(folder, what string, parse func([]byte, string) error) {
+		for _, path := range c.files(folder) {
+			b, _, err := c.fs.read(path, maxCredential)
+			if err != nil {
+				c.rep.add(Pos{File: path}, "a readable "+what, cause(err), "")
+			} else if err := parse(b, path); err != nil {
+				expected, found := parseError(err, "a "+what)
+				c.rep.add(Pos{File: path}, expected, found, "")
+			}
+		}
+	}
+	read("x509crl", "CRL", func(b []byte, path string) error {
+		crl, err := pki.ParseCRL(b, path)
+		if err == nil {
+			c.creds.crls, _ = addCRL(c.creds.crls, crl)
+		}
+		return err
+	})
+	read("pubkey", "public key", func(b []byte, path string) error {
+		k, err := pki.ParseRawKey(b, path)
+		if err == nil {
+			c.creds.addRaw(rawKey{RawKey: *k})
+		}
+		return err
+	})
 }
 
 // files lists a credential folder in alphabetic order.
@@ -327,6 +388,11 @@ func (c *compiler) usable(conns []*sa.Connection) {
 			certified[id] = true
 		}
 	}
+	for _, k := range c.creds.raw {
+		if id, ok := keyIDOf(k.Key); ok {
+			certified[id] = true
+		}
+	}
 	for id, path := range c.creds.keyFiles {
 		if !certified[id] {
 			c.warn.add(Pos{File: path}, "a certificate in x509 that holds this key's public key", "none", "")
@@ -334,7 +400,7 @@ func (c *compiler) usable(conns []*sa.Connection) {
 	}
 	for _, conn := range conns {
 		for _, r := range conn.Remote {
-			if r.Method == auth.MethodPubkey && len(r.Certs) == 0 && len(c.creds.cas.order) == 0 {
+			if r.Method == auth.MethodPubkey && len(r.Certs)+len(r.Keys) == 0 && len(c.creds.cas.order) == 0 {
 				c.warn.add(Pos{File: filepath.Join(c.dir, "x509ca")}, "a CA certificate, since connection "+conn.Name+" wants certificates of the peer", "none", "")
 			}
 		}
@@ -349,7 +415,7 @@ func (c *compiler) usable(conns []*sa.Connection) {
 // build makes the credentials, in the order added, keys aside. What is refused is reported at
 // the place, a shared key at its own.
 func (s *credentialStore) build(rep *report, at Pos) (*auth.Credentials, credentialSet) {
-	set := credentialSet{shared: s.shared, certs: s.certs.order, cas: s.cas.order, keys: sorted(s.keys)}
+	set := credentialSet{shared: s.shared, certs: s.certs.order, cas: s.cas.order, keys: sorted(s.keys), raw: s.raw, crls: s.crls}
 	b := auth.NewBuilder()
 	added := func(err error) {
 		if err != nil {
@@ -364,6 +430,12 @@ func (s *credentialStore) build(rep *report, at Pos) (*auth.Credentials, credent
 	}
 	for _, id := range set.keys {
 		added(b.AddKey(s.keys[id], "private key"))
+	}
+	for i := range s.raw {
+		b.AddRawKey(&s.raw[i].RawKey, s.raw[i].id)
+	}
+	for _, c := range s.crls {
+		b.AddCRL(c)
 	}
 	for _, k := range s.shared {
 		if err := b.AddShared(k.key, k.ids, "shared key"); err != nil {

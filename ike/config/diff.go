@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"reflect"
 	"slices"
 
@@ -183,10 +184,17 @@ type credentialSet struct {
 	shared     []sharedKey
 	certs, cas []pki.Fingerprint
 	keys       []keyID
+	raw        []rawKey
+	crls       []*pki.CRL
 }
 
 // equal compares by value; the order of shared keys does not matter.
 func (s credentialSet) equal(o credentialSet) bool {
+	sameRaw := func(a, b rawKey) bool { return a.Fingerprint() == b.Fingerprint() && a.id == b.id }
+	sameCRL := func(a, b *pki.CRL) bool { return bytes.Equal(a.List.Raw, b.List.Raw) }
+	if !slices.EqualFunc(s.raw, o.raw, sameRaw) || !slices.EqualFunc(s.crls, o.crls, sameCRL) {
+		return false
+	}
 	if !slices.Equal(s.certs, o.certs) || !slices.Equal(s.cas, o.cas) || !slices.Equal(s.keys, o.keys) || len(s.shared) != len(o.shared) {
 		return false
 	}

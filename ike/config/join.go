@@ -77,10 +77,20 @@ func (s *credentialStore) with(l *Loaded) *credentialStore {
 		add(s.certs.all(), s.cas.all())
 		maps.Copy(out.keys, s.keys)
 		out.shared = slices.Clip(s.shared)
+		out.raw, out.crls = slices.Clone(s.raw), s.crls
 	}
 	add(l.certs, l.cas)
+	for _, c := range l.crls {
+		out.crls, _ = addCRL(out.crls, c)
+	}
 	for i := range l.conns {
 		add(l.conns[i].certs, l.conns[i].cas)
+		for _, k := range l.conns[i].raw {
+			out.addRaw(k)
+		}
+	}
+	for _, k := range l.raw {
+		out.addRaw(k)
 	}
 	for _, a := range l.authorities {
 		out.addCA(a.CACert)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"espalier/ike/auth"
 )
 
 func replaceOnce(t *testing.T, s, from, to string) string {
@@ -117,5 +119,72 @@ func TestFileMayMiss(t *testing.T) {
 	world = memFS{}.with(map[string]memFile{"espalier.conf": {data: "connections { }\n"}})
 	if cfg, err := loadWith(world, confPath, Options{MayMiss: true}); err != nil || cfg.Missing || len(cfg.Warnings) != 0 {
 		t.Errorf("a file: %+v, %v", cfg, err)
+	}
+}
+
+// CRLs and raw public keys count, from folders and from clients.
+func TestCRLsAndRawKeys(t *testing.T) {
+	p := makePKI()
+	conf := "connections { gw {\nlocal { pubkeys = gw.pub\n }\nremote { pubkeys = peer.pub\n } } }\n"
+	keys := box(conf).with(map[string]memFile{"pubkey/gw.pub": {data: p.gwPub}, "pubkey/peer.pub": {data: p.peerPub}})
+	world := keys.with(map[string]memFile{"x509crl/ca.pem": {data: p.crl}})
+	cfg, err := load(world, confPath)
+	if err != nil || len(cfg.Warnings) != 0 {
+		t.Fatal(err, cfg.Warnings)
+	}
+	raw, conn := cfg.Credentials.RawKeys(), cfg.Connections[0]
+	if len(raw) != 2 || !raw[0].HasKey || raw[1].HasKey || len(cfg.Credentials.CRLs()) != 1 || conn.Local[0].Keys[0] != raw[0].Key.Fingerprint() ||
+		conn.Remote[0].Keys[0] != raw[1].Key.Fingerprint() || conn.Remote[0].ID != auth.RawKeyID(raw[1].Key) {
+		t.Errorf("from files: %d keys, %d CRLs, %+v", len(raw), len(cfg.Credentials.CRLs()), conn)
+	}
+	if without, err := load(keys, confPath); err != nil || !Diff(without, cfg).Credentials {
+		t.Errorf("a CRL makes no difference, %v", err)
+	}
+	for file, want := range map[string]string{"x509crl/bad.pem": "certificate revocation list", "pubkey/bad.pem": "public key"} {
+		if _, err := load(world.with(map[string]memFile{file: {data: p.gw}}), confPath); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: expected a word about %q, got %v", file, want, err)
+		}
+	}
+	for conf, want := range map[string]string{
+		"local { pubkeys = none.pub\n }\n":               "a readable public key file",
+		"local { pubkeys = ../x509/gw.pem\n }\n":         "a PEM block",
+		"local { pubkeys = peer.pub\n }\n":               "private keys for the pubkeys",
+		"local { auth = psk\n pubkeys = gw.pub\n }\n":    "no pubkeys",
+		"remote { auth = psk\nrevocation = strict\n }\n": "no revocation",
+		"remote { cert_policy = policy\n }\n":            "object identifiers",
+	} {
+		if _, err := load(world.with(map[string]memFile{"espalier.conf": {data: "connections { gw {\n" + conf + "} }\n"}}), confPath); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: expected a word about %q, got %v", conf, want, err)
+		}
+	}
+}
+
+// The same from clients, once each, until they are cleared.
+func TestLoadedCRLsAndRawKeys(t *testing.T) {
+	p := makePKI()
+	var none *Loaded
+	l, err := none.WithCRL([]byte(p.crl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := l.WithCRL([]byte(p.crl)); err != nil || again != l {
+		t.Errorf("the CRL again: %v", err)
+	}
+	if l, err = l.WithRawKey([]byte(p.gwPub)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := l.WithRawKey([]byte(p.gwPub)); err != nil || again != l {
+		t.Errorf("the key again: %v", err)
+	}
+	empty, err := load(memFS{}.with(map[string]memFile{"espalier.conf": {data: "connections { }\n"}}), confPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := Join(empty, l, nil)
+	if err != nil || len(joined.Credentials.CRLs()) != 1 || len(joined.Credentials.RawKeys()) != 1 {
+		t.Errorf("loaded: %v", err)
+	}
+	if cleared, err := Join(empty, l.WithoutCreds(), joined); err != nil || len(cleared.Credentials.CRLs())+len(cleared.Credentials.RawKeys()) != 0 {
+		t.Errorf("cleared: %v", err)
 	}
 }

@@ -28,14 +28,20 @@ type Loaded struct {
 	keys        []loadedKey
 	certs       []*x509.Certificate // to be sent or pinned
 	cas         []*x509.Certificate // trusted
-	creds       uint64              // counts changes to what credentials are made of
+	crls        []*pki.CRL
+	raw         []rawKey
+	creds       uint64 // counts changes to what credentials are made of
 }
 
 // loadedConn is a connection with the certificates that came in its message.
 type loadedConn struct {
 	*sa.Connection
 	certs, cas []*x509.Certificate
+	raw        []rawKey
 }
+
+// hasCreds reports whether the credentials hang on the connection.
+func (c *loadedConn) hasCreds() bool { return len(c.certs)+len(c.cas)+len(c.raw) > 0 }
 
 // loadedShared is a shared key by the id that its client gave it, which may be empty.
 type loadedShared struct {
@@ -171,7 +177,7 @@ func (l *Loaded) WithConnection(t Tree, s *Settings) (*Loaded, error) {
 		}
 	}
 	next := l.clone()
-	x := loadedConn{conn, c.creds.certs.all(), c.creds.cas.all()}
+	x := loadedConn{conn, c.creds.certs.all(), c.creds.cas.all(), c.creds.raw}
 	i := next.conn(conn.Name)
 	if i < 0 {
 		if err := room(len(next.conns), maxLoadedConns, "connections"); err != nil {
@@ -180,7 +186,7 @@ func (l *Loaded) WithConnection(t Tree, s *Settings) (*Loaded, error) {
 	} else if _, differs := diffConnection(next.conns[i].Connection, conn); !differs {
 		return l, nil
 	}
-	if len(x.certs)+len(x.cas) > 0 || i >= 0 && len(next.conns[i].certs)+len(next.conns[i].cas) > 0 {
+	if x.hasCreds() || i >= 0 && next.conns[i].hasCreds() {
 		next.creds++
 	}
 	next.conns = with(next.conns, i, x)
@@ -194,7 +200,7 @@ func (l *Loaded) WithoutConnection(name string) (*Loaded, error) {
 	if i < 0 {
 		return nil, ErrNotLoaded
 	}
-	if len(next.conns[i].certs)+len(next.conns[i].cas) > 0 {
+	if next.conns[i].hasCreds() {
 		next.creds++
 	}
 	next.conns = without(next.conns, i)
@@ -428,14 +434,52 @@ func (l *Loaded) WithCert(data []byte, ca bool) (*Loaded, error) {
 	return next, nil
 }
 
+// WithCRL loads a revocation list, PEM or DER, in the place of those of its issuer that
+// are no newer; one that is older than what there is changes nothing.
+func (l *Loaded) WithCRL(data []byte) (*Loaded, error) {
+	crl, err := pki.ParseCRL(data, "")
+	if err != nil {
+		return nil, err
+	}
+	next := l.clone()
+	list, newer := addCRL(next.crls, crl)
+	if !newer {
+		return l, nil
+	}
+	if err := room(len(list)-1, maxLoadedKeys, "CRLs"); err != nil {
+		return nil, err
+	}
+	next.crls = list
+	next.creds++
+	return next, nil
+}
+
+// WithRawKey loads a public key without certificate, PEM or DER.
+func (l *Loaded) WithRawKey(data []byte) (*Loaded, error) {
+	k, err := pki.ParseRawKey(data, "")
+	if err != nil {
+		return nil, err
+	}
+	next := l.clone()
+	if slices.ContainsFunc(next.raw, func(o rawKey) bool { return o.Fingerprint() == k.Fingerprint() }) {
+		return l, nil
+	}
+	if err := room(len(next.raw), maxLoadedCredentials, "public keys"); err != nil {
+		return nil, err
+	}
+	next.raw = with(next.raw, -1, rawKey{RawKey: *k})
+	next.creds++
+	return next, nil
+}
+
 // WithoutCreds unloads shared keys, private keys and certificates, but for those
 // that belong to connections and authorities.
 func (l *Loaded) WithoutCreds() *Loaded {
 	next := l.clone()
-	if len(next.shared)+len(next.keys)+len(next.certs)+len(next.cas) == 0 {
+	if len(next.shared)+len(next.keys)+len(next.certs)+len(next.cas)+len(next.crls)+len(next.raw) == 0 {
 		return l
 	}
-	next.shared, next.keys, next.certs, next.cas = nil, nil, nil, nil
+	next.shared, next.keys, next.certs, next.cas, next.crls, next.raw = nil, nil, nil, nil, nil, nil
 	next.creds++
 	return next
 }

@@ -388,14 +388,14 @@ func TestWarnings(t *testing.T) {
 	p := makePKI()
 	psk := "connections { gw {\nlocal { auth = psk\n }\nremote { auth = psk\n } } }\n"
 	cfg, err := load(box(psk).with(map[string]memFile{
-		"private/stray.pem": {p.strayKey, 0o600}, "x509crl/ca.crl": {"x", 0o644},
+		"private/stray.pem": {p.strayKey, 0o600}, "x509aa/aa.pem": {"x", 0o644},
 	}), confPath)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `/etc/espalier/espalier.conf: expected a section ike in secrets, since connection gw uses a shared key, found none
 /etc/espalier/private/stray.pem: expected a certificate in x509 that holds this key's public key, found none
-/etc/espalier/x509crl/ca.crl: expected nothing in x509crl, since its content is not used yet, found 1 files`
+/etc/espalier/x509aa/aa.pem: expected nothing in x509aa, since its content is not used yet, found 1 files`
 	if got := cfg.Warnings.Error(); got != want {
 		t.Errorf("it warns\n%s\nwant\n%s", got, want)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -438,6 +439,20 @@ func proposalProblem(text string, err error) *problem {
 		return &problem{expected: pe.Expected, found: pe.Got + " in " + quote(text)}
 	}
 	return problemOf(err, "a proposal")
+}
+
+// oids reads a list of object identifiers and keeps their text.
+func oids() valueType {
+	return only("OIDs", "object identifiers such as 1.3.6.1.4.1.36906.1 with commas between them", func(s string) ([]string, bool) {
+		list, ok := commas(s)
+		for i, one := range list {
+			o, err := x509.ParseOID(one)
+			if ok = ok && err == nil; ok {
+				list[i] = o.String()
+			}
+		}
+		return list, ok
+	})
 }
 
 // ocspMode reads what an IKE SA does with OCSP, and refuses what asks for it.

@@ -89,6 +89,7 @@ type testPKI struct {
 	ca, gw, peer             string // PEM
 	gwKey, peerKey, strayKey string
 	gwPub, peerPub           string
+	crl                      string // on which peer stands
 }
 
 var makePKI = sync.OnceValue(func() testPKI {
@@ -96,7 +97,7 @@ var makePKI = sync.OnceValue(func() testPKI {
 	gwKey, gw := issue("gw.example.com", ca, caKey)
 	peerKey, peer := issue("peer.example.com", ca, caKey)
 	stray, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	return testPKI{certPEM(ca), certPEM(gw), certPEM(peer), keyPEM(gwKey), keyPEM(peerKey), keyPEM(stray), pubPEM(gwKey), pubPEM(peerKey)}
+	return testPKI{certPEM(ca), certPEM(gw), certPEM(peer), keyPEM(gwKey), keyPEM(peerKey), keyPEM(stray), pubPEM(gwKey), pubPEM(peerKey), crlPEM(ca, caKey, peer)}
 })
 
 func issue(cn string, ca *x509.Certificate, caKey crypto.Signer) (crypto.Signer, *x509.Certificate) {
@@ -165,4 +166,19 @@ func pubPEM(k crypto.Signer) string {
 		panic(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// crlPEM is a CA's list with some certificates.
+func crlPEM(ca *x509.Certificate, key crypto.Signer, revoked ...*x509.Certificate) string {
+	issuer := *ca
+	issuer.KeyUsage |= x509.KeyUsageCRLSign
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Unix(1700000000, 0), NextUpdate: time.Unix(4000000000, 0)}
+	for _, c := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: list.ThisUpdate})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, &issuer, key)
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }

@@ -53,6 +53,8 @@ const (
 	ChainNotCA                            // the issuer may not sign certificates
 	ChainPathLength                       // more CAs below the issuer than it allows
 	ChainRefused                          // Options.Accept refused every chain
+	ChainRevoked                          // its issuer revoked it
+	ChainUnchecked                        // whether it is revoked is not known, and must be
 )
 
 // String is a short text.
@@ -76,6 +78,10 @@ func (r ChainReason) String() string {
 		return "path length exceeded"
 	case ChainRefused:
 		return "refused"
+	case ChainRevoked:
+		return "revoked"
+	case ChainUnchecked:
+		return "revocation unknown"
 	}
 	return fmt.Sprintf("ChainReason(%d)", uint8(r))
 }
@@ -109,7 +115,7 @@ type Options struct {
 
 // VerifyChain builds a path from leaf to one of roots (RFC 5280 6.1) and returns it, leaf first, the trusted
 // certificate last. Extended key usages and host names are not looked at; validity is that at now, for each
-// certificate of the chain. Revocation is not checked. Errors are a *ChainError.
+// certificate of the chain. Revocation is Options.Accept's to check. Errors are a *ChainError.
 func VerifyChain(leaf *x509.Certificate, intermediates []*x509.Certificate, roots *Roots, now time.Time, o Options) ([]*x509.Certificate, error) {
 	opts := x509.VerifyOptions{Roots: roots.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	if len(intermediates) > 0 {
@@ -145,6 +151,9 @@ func VerifyChain(leaf *x509.Certificate, intermediates []*x509.Certificate, root
 		if err == nil {
 			err = refusal
 		}
+	}
+	if ce, is := asChainError(err); is {
+		return nil, ce
 	}
 	return nil, chainError(leaf, ChainRefused, err.Error(), err)
 }

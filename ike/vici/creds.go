@@ -7,13 +7,14 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/config"
 	"espalier/ike/pki"
+	"espalier/ike/wire"
 )
 
 // certFilter is what list-certs selects by.
 type certFilter struct {
-	none    bool // a type that Espalier never has
-	flag    string
-	subject auth.ID // zero: any
+	x509, crls, keys bool // the types; none of them: one that Espalier never has
+	flag             string
+	subject          auth.ID // zero: any
 }
 
 // parseCertFilter reads type, flag and subject. Types go by charon's name (X509) or
@@ -22,16 +23,21 @@ func parseCertFilter(req Message) (f certFilter, err error) {
 	f.flag = "ANY"
 	switch typ := req.Text("type"); typ {
 	case "", "ANY":
+		f.x509, f.crls, f.keys = true, true, true
 	case "X509":
+		f.x509 = true
 		if v := req.Text("flag"); v != "" {
 			f.flag = v
 		}
 	case "x509":
-		f.flag = "NONE"
+		f.x509, f.flag = true, "NONE"
 	case "x509ca":
-		f.flag = "CA"
-	case "x509aa", "x509ocsp", "x509ac", "x509crl", "pubkey", "X509_AC", "X509_CRL", "OCSP_RESPONSE", "PUBKEY":
-		f.none = true
+		f.x509, f.flag = true, "CA"
+	case "x509crl", "X509_CRL":
+		f.crls = true
+	case "pubkey", "PUBKEY":
+		f.keys = true
+	case "x509aa", "x509ocsp", "x509ac", "X509_AC", "OCSP_RESPONSE":
 	default:
 		return f, fmt.Errorf("type %q: expected a type of certificates", typ)
 	}
@@ -43,7 +49,7 @@ func parseCertFilter(req Message) (f certFilter, err error) {
 
 func (f *certFilter) match(c *auth.Stored) bool {
 	switch {
-	case f.none, f.flag != "ANY" && f.flag != certFlag(c):
+	case f.flag != "ANY" && f.flag != certFlag(c):
 		return false
 	case f.subject.IsAny():
 		return true
@@ -59,13 +65,34 @@ func certFlag(c *auth.Stored) string {
 	return "NONE"
 }
 
-// listCerts streams one list-cert event a certificate, those of CAs last.
+// listCerts streams one list-cert event a certificate, those of CAs last, then one a
+// CRL, and one a raw public key.
 func (c *client) listCerts(req Message) (Message, error) {
 	f, err := parseCertFilter(req)
 	if err != nil {
 		return failure("%s", err), nil
 	}
-	certs := c.srv.cfg.Engine.Credentials().Certificates()
+	creds := c.srv.cfg.Engine.Credentials()
+	var list []Message
+	if f.x509 {
+		list = f.certificates(creds)
+	}
+	if f.crls {
+		list = append(list, f.revocationLists(creds)...)
+	}
+	if f.keys {
+		list = append(list, f.publicKeys(creds)...)
+	}
+	for _, m := range list {
+		if err := c.raise(eventListCert, m); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (f *certFilter) certificates(creds *auth.Credentials) (out []Message) {
+	certs := creds.Certificates()
 	for _, ca := range []bool{false, true} {
 		for i := range certs {
 			if certs[i].CA != ca || !f.match(&certs[i]) {
@@ -76,12 +103,45 @@ func (c *client) listCerts(req Message) (Message, error) {
 			m.Put("flag", certFlag(&certs[i]))
 			m.PutFlag("has_privkey", certs[i].HasKey)
 			m.Put("data", string(certs[i].Cert.Raw))
-			if err := c.raise(eventListCert, m); err != nil {
-				return nil, err
-			}
+			out = append(out, m)
 		}
 	}
-	return nil, nil
+	return out
+}
+
+// revocationLists tells of the CRLs, whose subject is their issuer.
+func (f *certFilter) revocationLists(creds *auth.Credentials) (out []Message) {
+	for _, crl := range creds.CRLs() {
+		if _, matches := auth.DNID(crl.List.RawIssuer).Matches(f.subject); !matches && !f.subject.IsAny() {
+			continue
+		}
+		var m Message
+		m.Put("type", "X509_CRL")
+		m.Put("data", string(crl.List.Raw))
+		out = append(out, m)
+	}
+	return out
+}
+
+func (f *certFilter) publicKeys(creds *auth.Credentials) (out []Message) {
+	for _, k := range creds.RawKeys() {
+		id := k.ID
+		if id.IsAny() {
+			id = auth.RawKeyID(k.Key)
+		}
+		if _, matches := id.Matches(f.subject); !matches && !f.subject.IsAny() {
+			continue
+		}
+		var m Message
+		m.Put("type", "PUBKEY")
+		m.PutFlag("has_privkey", k.HasKey)
+		m.Put("data", string(k.Key.DER))
+		if id.Type != wire.IDKeyID {
+			m.Put("subject", id.String())
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 // listAuthorities streams one list-authority event an authority.

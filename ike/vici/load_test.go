@@ -151,7 +151,9 @@ func TestLoadCredentials(t *testing.T) {
 		{"load-cert", request("type", "X509", "flag", "NONE", "data", string(cert)), "yes"},
 		{"load-cert", request("type", "X509", "flag", "CA", "data", string(der.Bytes)), "yes"},
 		{"load-cert", request("type", "x509ca", "data", string(cert)), "expected a CA certificate"},
-		{"load-cert", request("type", "X509_CRL", "data", "x"), "type X509_CRL"},
+		{"load-cert", request("type", "X509_CRL", "flag", "NONE", "data", "x"), "a certificate revocation list"},
+		{"load-cert", request("type", "PUBKEY", "data", "x"), "public key"},
+		{"load-cert", request("type", "X509_AC", "data", "x"), "type X509_AC"},
 		{"load-cert", request("type", "X509", "flag", "OCSP", "data", "x"), "flag OCSP"},
 		{"load-cert", request("type", "X509"), "missing data"},
 		{"load-cert", nil, "missing type"},
@@ -208,6 +210,56 @@ func TestLoadCredentials(t *testing.T) {
 	}
 	if got := e.Credentials().String(); got != "credentials(0 shared keys, 0 private keys with certificate, 0 certificates, 0 CAs)" {
 		t.Errorf("cleared: %s", got)
+	}
+}
+
+// CRLs and raw public keys are loaded, and listed by their types.
+func TestListOtherCredentials(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: vicitest.Now, NextUpdate: vicitest.Now.Add(time.Hour)}
+	crl, err := x509.CreateRevocationList(rand.Reader, list, issuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, _ := start(t, vicitest.New(), nil)
+	c := dial(t, path)
+	conn := vici.Message{section("raw", vici.Message{section("local", request("auth", "psk", "id", "moon")),
+		section("remote", vici.Message{vici.KeyValue{Name: "id", Value: "sun"}, vici.List{Name: "pubkeys", Items: []string{string(pub)}}})})}
+	for _, call := range []struct {
+		command string
+		req     vici.Message
+	}{
+		{"load-cert", request("type", "X509_CRL", "flag", "NONE", "data", string(crl))},
+		{"load-cert", request("type", "PUBKEY", "flag", "NONE", "data", string(pub))},
+		{"load-conn", conn},
+	} {
+		if _, said := ask(t, c, call.command, call.req); said != "yes" {
+			t.Errorf("%s: %s", call.command, said)
+		}
+	}
+	for filter, want := range map[string]string{"ANY": "X509_CRL PUBKEY:sun", "X509_CRL": "X509_CRL", "x509crl": "X509_CRL", "pubkey": "PUBKEY:sun", "X509": "", "X509_AC": ""} {
+		var got []string
+		if _, err := c.Stream(t.Context(), "list-certs", request("type", filter), "list-cert", func(m vici.Message) error {
+			line := m.Text("type")
+			if s := m.Text("subject"); s != "" {
+				line += ":" + s
+			}
+			if d := m.Text("data"); d != string(crl) && d != string(pub) {
+				t.Errorf("%s: other data", line)
+			}
+			got = append(got, line)
+			return nil
+		}); err != nil || strings.Join(got, " ") != want {
+			t.Errorf("list-certs of type %s: got %q, want %q, %v", filter, got, want, err)
+		}
 	}
 }
 

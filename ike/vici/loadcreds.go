@@ -70,28 +70,33 @@ func (c *client) loadToken(Message) (Message, error) {
 	return failure("expected a key from a file (load-key), since keys on tokens (PKCS#11, TPM) are not supported yet"), nil
 }
 
-// certKind reads type and flag of a certificate: charon's names, or swanctl's of
-// before version 5.3. ca: one of a trusted CA.
-func certKind(req Message) (ca bool, err error) {
+// certLoader reads type and flag of a certificate: charon's names, or swanctl's of
+// before version 5.3.
+func certLoader(req Message) (func(*config.Loaded, []byte) (*config.Loaded, error), error) {
+	cert := func(ca bool) func(*config.Loaded, []byte) (*config.Loaded, error) {
+		return func(l *config.Loaded, data []byte) (*config.Loaded, error) { return l.WithCert(data, ca) }
+	}
 	typ, flag := strings.ToLower(req.Text("type")), strings.ToUpper(req.Text("flag"))
 	switch {
 	case typ == "":
-		return false, fmt.Errorf("missing type of the certificate")
-	case typ == "x509ca":
-		return true, nil
-	case typ == "x509" && flag == "CA":
-		return true, nil
+		return nil, fmt.Errorf("missing type of the certificate")
+	case typ == "x509ca", typ == "x509" && flag == "CA":
+		return cert(true), nil
 	case typ == "x509" && (flag == "" || flag == "NONE"):
-		return false, nil
+		return cert(false), nil
 	case typ == "x509":
-		return false, fmt.Errorf("flag %s: expected NONE or CA, since certificates of other uses are not supported yet", flag)
+		return nil, fmt.Errorf("flag %s: expected NONE or CA, since certificates of other uses are not supported yet", flag)
+	case typ == "x509_crl", typ == "x509crl":
+		return (*config.Loaded).WithCRL, nil
+	case typ == "pubkey":
+		return (*config.Loaded).WithRawKey, nil
 	}
-	return false, fmt.Errorf("type %s: expected X509, since others are not supported yet", req.Text("type"))
+	return nil, fmt.Errorf("type %s: expected X509, X509_CRL or PUBKEY, since others are not supported yet", req.Text("type"))
 }
 
-// loadCert loads a certificate.
+// loadCert loads a certificate, a CRL or a raw public key.
 func (c *client) loadCert(req Message) (Message, error) {
-	ca, err := certKind(req)
+	load, err := certLoader(req)
 	if err != nil {
 		return failure("%s", err), nil
 	}
@@ -99,9 +104,7 @@ func (c *client) loadCert(req Message) (Message, error) {
 	if data == "" {
 		return failure("missing data of the certificate"), nil
 	}
-	return c.change(func(l *config.Loaded, _ *config.Settings) (*config.Loaded, error) {
-		return l.WithCert([]byte(data), ca)
-	}), nil
+	return c.change(func(l *config.Loaded, _ *config.Settings) (*config.Loaded, error) { return load(l, []byte(data)) }), nil
 }
 
 // clearCreds unloads all credentials, those of connections and authorities aside.
@@ -110,11 +113,11 @@ func (c *client) clearCreds(Message) (Message, error) {
 }
 
 // flushCerts forgets what was found out about certificates, so that it is found out
-// anew. Of other types than X.509 nothing is remembered.
+// anew. Of other types than X.509 certificates nothing is remembered.
 func (c *client) flushCerts(req Message) (Message, error) {
 	if f, err := parseCertFilter(Message{KeyValue{"type", req.Text("type")}}); err != nil {
 		return failure("%s", err), nil
-	} else if !f.none {
+	} else if f.x509 {
 		c.srv.cfg.Engine.Credentials().ForgetChains()
 	}
 	return success(), nil
