@@ -50,6 +50,9 @@ func (x *box) write(b *bytes.Buffer) {
 	}
 	if x.Speed != nil {
 		cipher += fmt.Sprintf(", %.2f Gbit/s on one CPU", x.Speed.BytesPerSecond*8/1e9)
+		if x.Speed.By == host.BySA {
+			cipher += " by an SA"
+		}
 	}
 	line(b, 0, "cipher", cipher)
 	if x.NotMeasured != "" {

@@ -76,7 +76,7 @@ func (f *fake) measure(context.Context, time.Duration) (host.Speed, error) {
 	if f.immeasurable {
 		return host.Speed{}, errors.New("no AF_ALG")
 	}
-	return host.Speed{Cipher: "rfc4106(gcm(aes))", Driver: "rfc4106-gcm-aesni", Piece: 16384, BytesPerSecond: 2.5e9}, nil
+	return host.Speed{Cipher: "rfc4106(gcm(aes))", Driver: "rfc4106-gcm-aesni", By: host.ByAlg, Piece: 16384, BytesPerSecond: 2.5e9}, nil
 }
 
 func (f *fake) SPIs() ([]flow.SPI, error) {

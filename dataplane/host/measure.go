@@ -16,9 +16,19 @@ import (
 type Speed struct {
 	Cipher         string  `json:"cipher"`
 	Driver         string  `json:"driver"` // the preferred one, which is what was measured
+	By             By      `json:"by"`
 	Piece          int     `json:"piece_bytes"`
 	BytesPerSecond float64 `json:"bytes_per_second"` // system calls included
 }
+
+// By is the way in which a cipher was measured.
+type By string
+
+// Ways.
+const (
+	ByAlg By = "AF_ALG" // the cipher alone, in pieces of 16 KiB
+	BySA  By = "SA"     // datagrams by an SA: the IP stack is part of it
+)
 
 const (
 	speedPiece = 16 << 10
@@ -27,12 +37,31 @@ const (
 	speedICV   = 16
 )
 
-// MeasureCipher encrypts with AES-GCM as ESP has it through AF_ALG for a while, on
-// one CPU that then does nothing else. Errors: the kernel has not the cipher, or
-// lets no program use it.
+// MeasureCipher encrypts with AES-GCM as ESP has it for a while, on one CPU that then
+// does nothing else: through AF_ALG, or by an SA where the kernel lets no program use
+// this cipher, as Linux does from 7.3 on (crypto.af_alg_restrict). Errors: both ways
+// are closed.
 func (l Local) MeasureCipher(ctx context.Context, d time.Duration) (Speed, error) {
+	s, err := l.measureAlg(ctx, d)
+	if err == nil || ctx.Err() != nil {
+		return s, err
+	}
+	s, saErr := l.measureSA(ctx, d)
+	if saErr != nil {
+		return s, fmt.Errorf("%w; by an SA: %w", err, saErr)
+	}
+	return s, nil
+}
+
+// measureAlg measures through AF_ALG.
+func (l Local) measureAlg(ctx context.Context, d time.Duration) (Speed, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// The kernel loads it by itself where it may start modprobe.
+	const module = "algif_aead"
+	if l.moduleState(module, l.kernel().modules) == ModuleLoadable {
+		_ = l.LoadModule(module) // the socket says what is missing
+	}
 	fd, err := openCipher()
 	if err != nil {
 		return Speed{}, fmt.Errorf("measure %s: %w", espCipher, err)
@@ -60,7 +89,7 @@ func (l Local) MeasureCipher(ctx context.Context, d time.Duration) (Speed, error
 		}
 		n++
 	}
-	s := Speed{Cipher: espCipher, Piece: speedPiece}
+	s := Speed{Cipher: espCipher, By: ByAlg, Piece: speedPiece}
 	if n > 0 {
 		s.BytesPerSecond = float64(n*speedPiece) / passed.Seconds()
 	}
@@ -78,7 +107,7 @@ func openCipher() (int, error) {
 	}
 	defer unix.Close(parent)
 	if err := unix.Bind(parent, &unix.SockaddrALG{Type: "aead", Name: espCipher}); err != nil {
-		return 0, fmt.Errorf("the kernel has no such cipher for programs (modules algif_aead, gcm): %w", err)
+		return 0, fmt.Errorf("the kernel lets no program use this cipher (module algif_aead, crypto.af_alg_restrict): %w", err)
 	}
 	key := make([]byte, speedKey)
 	if _, err := rand.Read(key); err != nil {

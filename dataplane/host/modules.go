@@ -27,7 +27,7 @@ const (
 
 // Modules are those that the kernel does not load by itself, or later than it
 // should: the fast ciphers are to be there before the first SA chooses.
-var Modules = []string{"xfrm_user", "esp4", "esp6", "esp4_offload", "esp6_offload", "xfrm_interface", "aesni_intel"}
+var Modules = []string{"xfrm_user", "esp4", "esp6", "esp4_offload", "esp6_offload", "xfrm_interface", "aesni_intel", "veth"}
 
 // wantedModules leaves out what the processors have no use for.
 func wantedModules(c *CPU) []string {

@@ -17,8 +17,7 @@ const (
 	// the same, otherwise one for each of the kernel's policies in their order.
 	CPUGovernor = "cpu.governor"
 	// Pcrypt is whether new SAs of AES-GCM spread their packets over CPUs to encrypt
-	// and decrypt them: "on" or "off". SAs keep the cipher that they began with, and
-	// while one has it, it cannot go off.
+	// and decrypt them: "on" or "off". SAs keep the cipher that they began with.
 	Pcrypt = "pcrypt"
 )
 
