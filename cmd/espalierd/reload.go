@@ -111,7 +111,7 @@ func (f *inForce) apply(file *config.Config, loaded *config.Loaded) (config.Chan
 // needsRestart reports whether the setting is one that is read once.
 func needsRestart(key string) bool {
 	switch key {
-	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "swanctl_socket", "state_dir", "updown_timeout", "firewall",
+	case "listen", "interfaces", "port", "port_nat_t", "run_dir", "swanctl_socket", "socket_group", "state_dir", "updown_timeout", "firewall",
 		"fast_path", "outside", "inside", "max_spis",
 		"install_virtual_ip", "install_virtual_ip_on", "routing_table", "routing_table_prio":
 		return true

@@ -190,7 +190,7 @@ func (g *gateway) openControl() (err error) {
 	}
 	more["plan"] = facade.planCommand
 	g.control = vici.NewServer(vici.Config{Engine: facade, Events: g.bus, Sightings: g.sightings, Version: daemonVersion(), Log: g.log, More: more})
-	if g.listeners, err = listen(g.runDir, g.cfg.Settings.SwanctlOn, g.log); err != nil {
+	if g.listeners, err = listen(g.runDir, &g.cfg.Settings, g.log); err != nil {
 		return errors.Join(err, g.engine.Close())
 	}
 	g.atEnd(func() error { g.control.Close(); return nil })

@@ -76,6 +76,7 @@ type Settings struct {
 	UpdownLimit  time.Duration // for a run of an updown script
 	RunDir       string        // folder of journal and control socket
 	SwanctlOn    bool          // listen where swanctl looks, too
+	SocketGroup  string        // who may use the control sockets beside the owner; empty: nobody
 	StateDir     string        // folder of what outlives a reboot
 	BlockLeaks   bool          // leak = block
 	BypassLAN    bool
@@ -227,6 +228,7 @@ func (c *compiler) settings(n *node) Settings {
 		UpdownLimit:  get[time.Duration](n, "updown_timeout"),
 		RunDir:       get[string](n, "run_dir"),
 		SwanctlOn:    get[bool](n, "swanctl_socket"),
+		SocketGroup:  get[string](n, "socket_group"),
 		StateDir:     get[string](n, "state_dir"),
 		VirtualIP:    get[bool](n, "install_virtual_ip"),
 		VirtualIPOn:  get[string](n, "install_virtual_ip_on"),

@@ -170,6 +170,7 @@ func diffSettings(a, b Settings) []string {
 		{"updown_timeout", a.UpdownLimit, b.UpdownLimit},
 		{"run_dir", a.RunDir, b.RunDir},
 		{"swanctl_socket", a.SwanctlOn, b.SwanctlOn},
+		{"socket_group", a.SocketGroup, b.SocketGroup},
 		{"state_dir", a.StateDir, b.StateDir},
 	} {
 		if !reflect.DeepEqual(s.x, s.y) {

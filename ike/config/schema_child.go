@@ -176,6 +176,7 @@ func settingsSpec() *sectionSpec {
 		{name: "updown_timeout", typ: duration(), def: "30s", doc: "How long an updown script may take before it is killed."},
 		{name: "run_dir", typ: text("folder"), def: DefaultRunDir, doc: "Folder of the journal and the control socket."},
 		{name: "swanctl_socket", typ: yesNo(), def: "yes", doc: "Listen on /var/run/charon.vici, too, where swanctl looks, unless strongSwan's daemon does."},
+		{name: "socket_group", typ: text("group"), derived: "none", doc: "Group, by name or number, whose members may use the control sockets beside root. They are then as good as root where IPsec is concerned."},
 		{name: "state_dir", typ: text("folder"), def: DefaultStateDir, doc: "Folder of what outlives a reboot: the secret of quick crash detection, which no other gateway may have but one that takes over from this one."},
 	}}
 }

@@ -60,6 +60,7 @@ var otherKeys = map[string]swKey{
 	"cookie_threshold":            {"cookie_threshold", zeroIsNever},
 	"init_limit_half_open":        {"half_open_limit", zeroIsNever},
 	"block_threshold":             {"half_open_limit_prefix", zeroIsNever},
+	"group":                       {"socket_group", func(s string) (any, bool) { return valueUnless(s, "root", text("group")) }},
 	"interfaces_use":              {"interfaces", func(s string) (any, bool) { return valueUnless(s, "", words("names")) }},
 	"prefer_configured_proposals": {"prefer_peer_proposal", func(s string) (any, bool) { return negated(s) }},
 }

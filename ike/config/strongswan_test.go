@@ -28,6 +28,7 @@ charon {
     block_threshold = 7
     prefer_configured_proposals = no
     cookie_threshold = 0
+    group = vpn
     ikesa_table_size = 256
     plugins {
         include strongswan.d/*.conf
@@ -90,6 +91,7 @@ func TestStrongSwan(t *testing.T) {
 		{"block_threshold", s.HalfOpenPerPrefix, 7},
 		{"cookie_threshold", s.CookieThreshold, int(never)},
 		{"prefer_configured_proposals", s.SA.PreferPeerProposal, true},
+		{"group", s.SocketGroup, "vpn"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: got %v, want %v", c.what, c.got, c.want)

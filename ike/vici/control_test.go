@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -354,4 +355,31 @@ func TestListenReplacesADeadSocket(t *testing.T) {
 		t.Fatalf("the new socket: %v", err)
 	}
 	c.Close()
+}
+
+// The group, if there is one, may connect, and nobody else.
+func TestListenGroup(t *testing.T) {
+	dir, err := os.MkdirTemp("", "vici") // its owner's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path, gid := filepath.Join(dir, "vici.sock"), os.Getgid() // which anybody may give to files
+	if os.Getuid() == 0 {
+		gid = 4711
+	}
+	l, err := vici.ListenGroup(path, gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for file, want := range map[string]os.FileMode{path: 0o660, dir: 0o710} {
+		st, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := st.Sys().(*syscall.Stat_t).Gid; st.Mode().Perm() != want || got != uint32(gid) {
+			t.Errorf("%s: got mode %04o and group %d, want %04o and %d", file, st.Mode().Perm(), got, want, gid)
+		}
+	}
 }

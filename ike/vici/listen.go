@@ -14,16 +14,26 @@ import (
 // DefaultSocket is where the daemon listens and espctl looks.
 const DefaultSocket = "/run/espalier/vici.sock"
 
-// Listen opens the control socket at path, with the permissions 0600 from the
-// first moment it can be reached. A socket that a dead daemon left behind is
-// replaced. Its folder is made (0755) when it is missing.
-// Errors: another daemon answers at path; path is something else than a socket.
-func Listen(path string) (net.Listener, error) {
+// OwnerOnly stands for no group.
+const OwnerOnly = -1
+
+// Listen opens the control socket at path for its owner only, see ListenGroup.
+func Listen(path string) (net.Listener, error) { return ListenGroup(path, OwnerOnly) }
+
+// ListenGroup opens the control socket at path, with the permissions 0600, or 0660 and
+// the group gid, from the first moment it can be reached. A socket that a dead daemon
+// left behind is replaced. Its folder is made (0755) when it is missing.
+// Errors: another daemon answers at path; path is something else than a socket; the
+// group may not be given to files.
+func ListenGroup(path string, gid int) (net.Listener, error) {
 	if err := checkFree(path); err != nil {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := enterable(dir, gid); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	// Bound in a folder that only we can enter, then moved: the umask, which is
@@ -39,7 +49,7 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(inner, 0o600), os.Rename(inner, path)); err != nil {
+	if err := errors.Join(permit(inner, gid), os.Rename(inner, path)); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
@@ -49,6 +59,26 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
 	return &listener{Listener: l, path: path, file: st}, nil
+}
+
+// permit says who may connect.
+func permit(socket string, gid int) error {
+	if gid == OwnerOnly {
+		return os.Chmod(socket, 0o600)
+	}
+	return errors.Join(os.Chown(socket, -1, gid), os.Chmod(socket, 0o660))
+}
+
+// enterable lets the group through a folder that is its owner's alone.
+func enterable(dir string, gid int) error {
+	if gid == OwnerOnly {
+		return nil
+	}
+	st, err := os.Stat(dir)
+	if err != nil || st.Mode().Perm()&0o011 != 0 {
+		return err
+	}
+	return errors.Join(os.Chown(dir, -1, gid), os.Chmod(dir, st.Mode().Perm()|0o010))
 }
 
 // checkFree refuses a path at which a daemon answers, or which is no socket.
