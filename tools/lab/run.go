@@ -83,8 +83,16 @@ func (f *machineFlags) prepare(ctx context.Context) (*machine, error) {
 	if m.runner, err = f.pick(ctx, st, host, m.init); err != nil {
 		return nil, err
 	}
-	m.root, err = host.Root(ctx, st, recipe)
-	return m, err
+	if m.root, err = host.Root(ctx, st, recipe); err != nil {
+		return nil, err
+	}
+	if q, ok := m.runner.(*vm.QEMU); ok {
+		if err := host.Need(ctx, "mke2fs", "e2fsprogs"); err != nil {
+			return nil, err
+		}
+		return m, q.MakeDisks(ctx, st, m.root)
+	}
+	return m, nil
 }
 
 // umlVar names the environment variable with the path of a User-Mode Linux kernel.
@@ -252,9 +260,10 @@ func moduleDir(ctx context.Context) (string, error) {
 	return dir, nil
 }
 
-// buildInit builds the guest's first process. It is replaced in one step, as another lab may be starting a guest with it right now.
+// buildInit builds the guest's first process, one for each tree of the repository. It is replaced in one step, as another lab may be starting a guest
+// with it right now.
 func buildInit(ctx context.Context, st *store.Store, module string) (string, error) {
-	path := st.Path("init")
+	path := st.Path("init" + strings.ReplaceAll(module, "/", "-"))
 	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
 	defer os.Remove(fresh) // gone already when all went well
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", fresh, "./tools/lab/guestinit")

@@ -10,10 +10,12 @@ const (
 	Transport9P = "9p"
 )
 
-// RootTag and ModulesTag name the 9p exports that every QEMU guest has; shares have tags of their own (Share.Tag).
+// RootDisk and ModulesDisk are the serial numbers of the read-only disks that every QEMU guest has: its root, and the kernel's modules. DiskFS is their
+// file system.
 const (
-	RootTag    = "root"
-	ModulesTag = "modules"
+	RootDisk    = "root"
+	ModulesDisk = "modules"
+	DiskFS      = "ext4"
 )
 
 // PortName is the name of the virtio serial port that carries the frames out of a QEMU guest.
@@ -32,9 +34,9 @@ type Spec struct {
 	Transport string
 	// Channel is the device that carries the frames; empty in a QEMU guest, which finds the port by PortName.
 	Channel string
-	// Root is the directory that becomes the lower layer of the guest's root (hostfs only; 9p has RootTag).
+	// Root is the directory that becomes the lower layer of the guest's root; empty in a QEMU guest, which has RootDisk.
 	Root string
-	// Modules tells whether an export with the kernel's modules is to be mounted at /usr/lib/modules.
+	// Modules tells whether ModulesDisk is to be mounted at /usr/lib/modules.
 	Modules bool
 	// Shares are visible read-write at the same path as on the host.
 	Shares []Share

@@ -60,18 +60,10 @@ func loadModules() error {
 
 // openChannel opens the named device, or the virtio port of guest.PortName, as raw bytes.
 func openChannel(device string) (*os.File, error) {
-	for try := 0; device == ""; try++ {
-		if try == 100 {
-			return nil, fmt.Errorf("no virtio port is named %s", guest.PortName)
-		}
-		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
-		for _, n := range names {
-			if b, _ := os.ReadFile(n); strings.TrimSpace(string(b)) == guest.PortName {
-				device = "/dev/" + filepath.Base(filepath.Dir(n))
-			}
-		}
-		if device == "" {
-			time.Sleep(20 * time.Millisecond) // the port is announced by the host after the driver is there
+	if device == "" {
+		var err error
+		if device, err = await("virtio port named "+guest.PortName, "/sys/class/virtio-ports/*/name", guest.PortName); err != nil {
+			return nil, err
 		}
 	}
 	fd, err := unix.Open(device, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
@@ -87,24 +79,45 @@ func openChannel(device string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), device), nil
 }
 
-// share mounts a directory of the host: by its path through hostfs, by its tag through 9p.
-func share(transport, tag, path, at string, readOnly bool) error {
-	var flags uintptr
-	if readOnly {
-		flags = unix.MS_RDONLY
+// hostFS mounts a directory of the host through hostfs.
+func hostFS(path, at string, flags uintptr) error {
+	err := mount("none", "hostfs", at, flags, "hostfs="+path)
+	if err != nil { // before 6.11 the option was the bare path
+		err = mount("none", "hostfs", at, flags, path)
 	}
+	return err
+}
+
+// share mounts a directory of the host, to be read and written: by its path through hostfs, by its tag through 9p.
+func share(transport, tag, path, at string) error {
 	if transport == guest.TransportHostFS {
-		err := mount("none", "hostfs", at, flags, "hostfs="+path)
-		if err != nil { // before 6.11 the option was the bare path
-			err = mount("none", "hostfs", at, flags, path)
-		}
+		return hostFS(path, at, 0)
+	}
+	return mount(tag, "9p", at, 0, fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,cache=mmap", maxTransfer))
+}
+
+// disk mounts the disk with that serial number, read-only.
+func disk(serial, at string) error {
+	device, err := await("disk with the serial number "+serial, "/sys/block/vd*/serial", serial)
+	if err != nil {
 		return err
 	}
-	cache := "mmap"
-	if readOnly {
-		cache = "loose" // nobody changes it meanwhile, so the guest may keep what it has read
+	return mount(device, guest.DiskFS, at, unix.MS_RDONLY, "")
+}
+
+// await is the path below /dev of the device of which a file in sysfs, whose path matches the pattern, says what is wanted. Devices
+// appear a moment after their driver.
+func await(what, pattern, want string) (string, error) {
+	for range 100 {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) == want {
+				return "/dev/" + filepath.Base(filepath.Dir(f)), nil
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	return mount(tag, "9p", at, flags, fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,cache=%s", maxTransfer, cache))
+	return "", fmt.Errorf("no %s", what)
 }
 
 // enterRoot makes the guest's root (the given tree under an overlay in memory, everything mounted that a Debian
@@ -119,8 +132,8 @@ func enterRoot(spec *guest.Spec) error {
 			return err
 		}
 	}
-	if err := share(spec.Transport, guest.RootTag, spec.Root, "/new/low", true); err != nil {
-		return fmt.Errorf("mounting the guest's root through %s: %w", spec.Transport, err)
+	if err := lower(spec, "/new/low"); err != nil {
+		return fmt.Errorf("mounting what the guest's root begins with: %w", err)
 	}
 	if err := mount("overlay", "overlay", root, 0, "lowerdir=/new/low,upperdir=/new/up,workdir=/new/work"); err != nil {
 		return fmt.Errorf("mounting the overlay: %w", err)
@@ -129,12 +142,12 @@ func enterRoot(spec *guest.Spec) error {
 		return err
 	}
 	if spec.Modules {
-		if err := share(spec.Transport, guest.ModulesTag, "", root+"/usr/lib/modules", true); err != nil {
+		if err := disk(guest.ModulesDisk, root+"/usr/lib/modules"); err != nil {
 			return fmt.Errorf("mounting the kernel's modules: %w", err)
 		}
 	}
 	for _, s := range spec.Shares {
-		if err := share(spec.Transport, s.Tag, s.Path, root+s.Path, false); err != nil {
+		if err := share(spec.Transport, s.Tag, s.Path, root+s.Path); err != nil {
 			return fmt.Errorf("mounting the share %s: %w", s.Path, err)
 		}
 	}
@@ -151,6 +164,14 @@ func enterRoot(spec *guest.Spec) error {
 		return err
 	}
 	return settle()
+}
+
+// lower mounts the given tree that lies below the overlay.
+func lower(spec *guest.Spec, at string) error {
+	if spec.Transport == guest.TransportHostFS {
+		return hostFS(spec.Root, at, unix.MS_RDONLY)
+	}
+	return disk(guest.RootDisk, at)
 }
 
 // mountSystem mounts the pseudo file systems of a Debian system below root. What a kernel may lack is let go; a

@@ -77,24 +77,6 @@ func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 	return e, e.Configure(cfg.Conf, cfg.Files)
 }
 
-// program is the path of a program of ours: from the environment, or bin/NAME of the repository that the working directory is in.
-func program(variable, name string) (string, error) {
-	if path := os.Getenv(variable); path != "" {
-		return path, nil
-	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		path := filepath.Join(dir, "bin", name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("no %s: expected its path in %s, or bin/%s above the working directory ('make build')", name, variable, name)
-}
-
 // Configure writes the configuration folder anew; a SIGHUP makes the daemon read it.
 func (e *Espalier) Configure(conf string, files map[string][]byte) error {
 	if e.plain {

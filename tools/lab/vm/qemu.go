@@ -18,6 +18,8 @@ import (
 type QEMU struct {
 	// Image is the bootable kernel, Modules a directory that stands for its /lib/modules, Release its name there.
 	Image, Modules, Release string
+	// RootDisk and ModulesDisk are images with what is in the guest's root and in Modules, as MakeDisks makes them.
+	RootDisk, ModulesDisk string
 	// KVM chooses the processor's virtualisation instead of software emulation.
 	KVM bool
 	// OneThread makes software emulation run all processors in turn on one thread, for a QEMU that is too old to run them side by side.
@@ -48,11 +50,11 @@ func (q *QEMU) Run(ctx context.Context, job *Job) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	spec := guest.Spec{Transport: guest.Transport9P, Modules: true, Env: job.Env, Steps: job.Steps}
-	exports := []string{export(guest.RootTag, job.Root, true), export(guest.ModulesTag, q.Modules, true)}
+	var exports []string
 	for i, s := range job.Shares {
 		tag := fmt.Sprintf("share%d", i)
 		spec.Shares = append(spec.Shares, guest.Share{Tag: tag, Path: s})
-		exports = append(exports, export(tag, s, false))
+		exports = append(exports, export(tag, s))
 	}
 	raw, err := json.Marshal(&spec)
 	if err != nil {
@@ -64,6 +66,8 @@ func (q *QEMU) Run(ctx context.Context, job *Job) (int, error) {
 	}
 	args = append(args, "-smp", fmt.Sprint(job.CPUs), "-m", fmt.Sprintf("%dM", job.MemMiB),
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd=3", "-device", "virtserialport,chardev=lab,name="+guest.PortName)
+	args = append(args, diskArgs(guest.RootDisk, q.RootDisk)...)
+	args = append(args, diskArgs(guest.ModulesDisk, q.ModulesDisk)...)
 	for _, e := range exports {
 		args = append(args, "-virtfs", e)
 	}
@@ -90,12 +94,8 @@ func (q *QEMU) Run(ctx context.Context, job *Job) (int, error) {
 func consoleFile(dir string) string { return filepath.Join(dir, "console") }
 
 // export is an argument of -virtfs. Commas are doubled, as QEMU's options have it.
-func export(tag, path string, readOnly bool) string {
-	e := fmt.Sprintf("local,mount_tag=%s,path=%s,security_model=passthrough,multidevs=remap", tag, strings.ReplaceAll(path, ",", ",,"))
-	if readOnly {
-		e += ",readonly=on"
-	}
-	return e
+func export(tag, path string) string {
+	return fmt.Sprintf("local,mount_tag=%s,path=%s,security_model=passthrough,multidevs=remap", tag, strings.ReplaceAll(path, ",", ",,"))
 }
 
 // args writes the initial root into dir and returns the arguments that every run has.

@@ -24,7 +24,7 @@ const (
 
 // Job is what a machine is to run.
 type Job struct {
-	// Root is the directory that is the lower layer of the guest's root. Nothing is written to it.
+	// Root is the directory that is the lower layer of the guest's root, of which QEMU has a disk (see MakeDisks). Nothing is written to it.
 	Root string
 	// Shares are directories that the guest sees read-write at the same path.
 	Shares []string

@@ -40,9 +40,11 @@ func TestRunsThreadsSafely(t *testing.T) {
 }
 
 func TestExport(t *testing.T) {
-	got := export("share0", "/a,b", true)
-	if !strings.Contains(got, "path=/a,,b,") || !strings.HasSuffix(got, ",readonly=on") {
-		t.Errorf("expected the comma doubled and the export read-only, got %s", got)
+	if got := export("share0", "/a,b"); !strings.Contains(got, "path=/a,,b,") {
+		t.Errorf("expected the comma doubled, got %s", got)
+	}
+	if got := diskArgs("root", "/a,b"); !strings.Contains(got[1], "file=/a,,b,") || !strings.Contains(got[1], "readonly=on") {
+		t.Errorf("expected the comma doubled and the disk read-only, got %q", got)
 	}
 }
 
