@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 
 	"espalier/dataplane"
 	"espalier/ike/sa"
@@ -154,7 +155,14 @@ func (e *Engine) Rekey(ctx context.Context, t Target) error {
 }
 
 // sessionsPerAsk keeps a snapshot from holding a shard up.
-const sessionsPerAsk = 64
+const sessionsPerAsk = 16
+
+// A snapshot of more sessions than unpaced rests after each chunk as long as that took,
+// longestRest at most: it has half of a CPU, and the sessions' own work the rest.
+const (
+	unpaced     = 256
+	longestRest = time.Millisecond
+)
 
 // Sessions yields every session, ordered by unique id, until yield says false.
 // The sessions are copied a few at a time, so the snapshot is not of one
@@ -187,7 +195,9 @@ func (e *Engine) sessions(conn string, id uint64, order int, yield func(sa.Info)
 		}
 	}
 	slices.SortFunc(refs, func(a, b ref) int { return order * cmp.Compare(a.id, b.id) })
+	paced := len(refs) > unpaced
 	for len(refs) > 0 {
+		began := time.Now()
 		chunk := refs[:min(sessionsPerAsk, len(refs))]
 		refs = refs[len(chunk):]
 		infos := make([]sa.Info, len(chunk))
@@ -210,6 +220,9 @@ func (e *Engine) sessions(conn string, id uint64, order int, yield func(sa.Info)
 			if !yield(infos[i]) {
 				return
 			}
+		}
+		if paced {
+			time.Sleep(min(time.Since(began), longestRest))
 		}
 	}
 }

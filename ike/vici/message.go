@@ -16,6 +16,7 @@ type Element interface {
 	// ElementName is the name of the value, list or section.
 	ElementName() string
 	appendTo(b []byte) ([]byte, error)
+	size() int // octets that appendTo appends
 }
 
 // KeyValue is a named value of at most 65535 octets.
@@ -176,6 +177,25 @@ func (e Section) appendTo(b []byte) ([]byte, error) {
 	}
 	return append(b, elemSectionEnd), nil
 }
+
+func (m Message) size() (n int) {
+	for _, e := range m {
+		n += e.size()
+	}
+	return n
+}
+
+func (e KeyValue) size() int { return 2 + len(e.Name) + 2 + len(e.Value) }
+
+func (e List) size() int {
+	n := 2 + len(e.Name) + 1
+	for _, item := range e.Items {
+		n += 3 + len(item)
+	}
+	return n
+}
+
+func (e Section) size() int { return 2 + len(e.Name) + e.Body.size() + 1 }
 
 func appendName(b []byte, name string) ([]byte, error) {
 	if err := checkName(name); err != nil {

@@ -26,6 +26,9 @@ func documentedMessage() Message {
 }
 
 func TestDocumentedExample(t *testing.T) {
+	if n := documentedMessage().size(); n != len(documented) {
+		t.Errorf("size: got %d, want %d", n, len(documented))
+	}
 	want := documentedMessage()
 	got, err := ParseMessage(documented)
 	if err != nil || !reflect.DeepEqual(got, want) {

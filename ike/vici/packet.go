@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // MaxSegment is the largest segment in octets, without its length field.
@@ -70,6 +71,7 @@ type Packet struct {
 // Errors: those of Message.Append; a packet above MaxSegment.
 func (p *Packet) AppendSegment(b []byte) ([]byte, error) {
 	start := len(b)
+	b = slices.Grow(b, segmentHeader+2+len(p.Name)+p.Message.size())
 	b = append(b, 0, 0, 0, 0, byte(p.Type))
 	var err error
 	if p.Type.named() {
@@ -120,8 +122,12 @@ func ParsePacket(b []byte) (Packet, error) {
 	return p, nil
 }
 
-// ReadSegment reads one segment without its length field. Memory grows with
-// what has come, not with what the length field announces.
+// atOnce is the length up to which a segment's announced memory is taken: that of
+// nearly all.
+const atOnce = 16 << 10
+
+// ReadSegment reads one segment without its length field. Beyond some kilobytes
+// memory grows with what has come, not with what the length field announces.
 // Errors: io.EOF before the first octet, io.ErrUnexpectedEOF later, a length
 // above MaxSegment.
 func ReadSegment(r io.Reader) ([]byte, error) {
@@ -137,12 +143,21 @@ func readBody(r io.Reader, head [segmentHeader]byte) ([]byte, error) {
 	if n > MaxSegment {
 		return nil, fmt.Errorf("segment of %d octets: expected at most %d", n, MaxSegment)
 	}
-	var body bytes.Buffer
-	if _, err := io.CopyN(&body, r, int64(n)); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	var err error
+	var body []byte
+	if n <= atOnce {
+		body = make([]byte, n)
+		_, err = io.ReadFull(r, body)
+	} else {
+		var grown bytes.Buffer
+		_, err = io.CopyN(&grown, r, int64(n))
+		body = grown.Bytes()
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return nil, err
 	}
-	return body.Bytes(), nil
+	return body, nil
 }
