@@ -39,6 +39,10 @@ func methodOf(m wire.KEMethod) method {
 		return p384
 	case wire.KEECP521:
 		return p521
+	case wire.KEMODP1024: // this and the next are too short for today (RFC 8247 2.4): only where they are configured
+		return modp1024()
+	case wire.KEMODP1536:
+		return modp1536()
 	case wire.KEMODP2048:
 		return modp2048()
 	case wire.KEMODP3072:
@@ -115,6 +119,10 @@ func checkPublic(m wire.KEMethod, peer []byte) error {
 // PublicLen is the length in octets of public values of m, 0 if m is not supported. It costs nothing.
 func PublicLen(m wire.KEMethod) int {
 	switch m {
+	case wire.KEMODP1024:
+		return 1024 / 8
+	case wire.KEMODP1536:
+		return 1536 / 8
 	case wire.KEMODP2048:
 		return 2048 / 8
 	case wire.KEMODP3072:

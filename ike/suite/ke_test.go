@@ -16,17 +16,17 @@ import (
 
 var methods = []wire.KEMethod{
 	wire.KECurve25519, wire.KECurve448, wire.KEECP256, wire.KEECP384, wire.KEECP521,
-	wire.KEMODP2048, wire.KEMODP3072, wire.KEMODP4096, wire.KEMODP6144, wire.KEMODP8192,
+	wire.KEMODP1024, wire.KEMODP1536, wire.KEMODP2048, wire.KEMODP3072, wire.KEMODP4096, wire.KEMODP6144, wire.KEMODP8192,
 }
 
 var primes = map[wire.KEMethod]string{
-	wire.KEMODP2048: prime2048, wire.KEMODP3072: prime3072, wire.KEMODP4096: prime4096,
+	wire.KEMODP1024: prime1024, wire.KEMODP1536: prime1536, wire.KEMODP2048: prime2048, wire.KEMODP3072: prime3072, wire.KEMODP4096: prime4096,
 	wire.KEMODP6144: prime6144, wire.KEMODP8192: prime8192,
 }
 
 func TestAgreement(t *testing.T) {
 	lengths := map[wire.KEMethod]int{wire.KECurve25519: 32, wire.KECurve448: 56, wire.KEECP256: 64, wire.KEECP384: 96,
-		wire.KEECP521: 132, wire.KEMODP2048: 256, wire.KEMODP3072: 384, wire.KEMODP4096: 512, wire.KEMODP6144: 768, wire.KEMODP8192: 1024}
+		wire.KEECP521: 132, wire.KEMODP1024: 128, wire.KEMODP1536: 192, wire.KEMODP2048: 256, wire.KEMODP3072: 384, wire.KEMODP4096: 512, wire.KEMODP6144: 768, wire.KEMODP8192: 1024}
 	for _, m := range methods {
 		src := newSource(byte(m))
 		pub, priv, err := GenerateKey(m, src)
@@ -267,10 +267,10 @@ func TestPublicValuesRefused(t *testing.T) {
 			t.Errorf("%s: no randomness: got %v, want EOF", m, err)
 		}
 	}
-	if _, _, err := GenerateKey(wire.KEMODP1024, newSource(1)); !errors.Is(err, ErrUnsupported) {
+	if _, _, err := GenerateKey(wire.KEMODP768, newSource(1)); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("MODP 1024: got %v, want ErrUnsupported", err)
 	}
-	if PublicLen(wire.KEMODP1024) != 0 {
+	if PublicLen(wire.KEMODP768) != 0 {
 		t.Error("MODP 1024 has a public length")
 	}
 }

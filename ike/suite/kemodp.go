@@ -11,7 +11,7 @@ import (
 	"espalier/internal/secret"
 )
 
-// modpMethod is a MODP group of RFC 3526: generator 2, modulus a safe prime. Public values and shared secrets are as long
+// modpMethod is a MODP group of RFC 3526 or 2409: generator 2, modulus a safe prime. Public values and shared secrets are as long
 // as the modulus (RFC 7296 2.14, 3.4).
 type modpMethod struct {
 	p    *bigmod.Modulus
@@ -24,6 +24,8 @@ type modpMethod struct {
 
 // The groups, each made at its first use: constants that are dear to compute.
 var (
+	modp1024 = sync.OnceValue(func() method { return newMODP(prime1024, 32) })
+	modp1536 = sync.OnceValue(func() method { return newMODP(prime1536, 32) })
 	modp2048 = sync.OnceValue(func() method { return newMODP(prime2048, 32) })
 	modp3072 = sync.OnceValue(func() method { return newMODP(prime3072, 32) })
 	modp4096 = sync.OnceValue(func() method { return newMODP(prime4096, 40) })

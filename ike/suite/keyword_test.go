@@ -62,7 +62,7 @@ func TestParseErrors(t *testing.T) {
 		{wire.ProtoIKE, "aes256-ke8_x25519", `unknown algorithm "ke8_x25519" at character 8; nearest known: "x25519"`},
 		{wire.ProtoIKE, "rijndael-sha256", `unknown algorithm "rijndael" at character 1`},
 		{wire.ProtoIKE, "3des-sha1-modp1024", `algorithm "3des" at character 1 is known, not supported yet`},
-		{wire.ProtoIKE, "aes256-sha256-modp1024", `algorithm "modp1024" at character 15 is known, not supported yet`},
+		{wire.ProtoIKE, "aes256-sha256-modp768", `algorithm "modp768" at character 15 is known, not supported yet`},
 		{wire.ProtoIKE, "aes256ccm16-prfsha256-x25519", `algorithm "aes256ccm16" at character 1 is known, not supported yet`},
 		{wire.ProtoIKE, "aes256-sha256-x25519-ke1_mlkem768", `algorithm "ke1_mlkem768" at character 22 is known, not supported yet`},
 		{wire.ProtoIKE, "twofish-sha256-x25519", `algorithm "twofish" at character 1 is known, not supported yet`},

@@ -38,7 +38,7 @@ func TestPrimes(t *testing.T) {
 		n uint
 		k int64
 	}{
-		wire.KEMODP2048: {2048, 124476}, wire.KEMODP3072: {3072, 1690314}, wire.KEMODP4096: {4096, 240904},
+		wire.KEMODP1024: {1024, 129093}, wire.KEMODP1536: {1536, 741804}, wire.KEMODP2048: {2048, 124476}, wire.KEMODP3072: {3072, 1690314}, wire.KEMODP4096: {4096, 240904},
 		wire.KEMODP6144: {6144, 929484}, wire.KEMODP8192: {8192, 4743158},
 	} {
 		p, ok := new(big.Int).SetString(primes[m], 16)
