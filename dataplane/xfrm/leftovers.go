@@ -3,6 +3,8 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -116,7 +118,8 @@ func (x *XFRM) RemoveLeftovers() error {
 	if x.closed {
 		return dataplane.ErrClosed
 	}
-	var errs []error
+	waits, err := x.templatesLeft()
+	errs := []error{err}
 	for k := range x.left.policies {
 		err := x.conn.request(encodePolicyID(nl.XFRM_MSG_DELPOLICY, &k), nil)
 		if err != nil && !isErrno(err, unix.ENOENT, unix.ESRCH) {
@@ -129,6 +132,72 @@ func (x *XFRM) RemoveLeftovers() error {
 	for k := range x.left.sas {
 		if err := x.removeLeftSA(k); err != nil {
 			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, x.forgetAcquires(waits))
+	return errors.Join(errs...)
+}
+
+// template is what a record of a packet that waits for an SA has of its policy's.
+type template struct {
+	src, dst netip.Addr
+	proto    dataplane.Proto
+	mode     dataplane.Mode
+	reqID    uint32
+}
+
+// templatesLeft are those of the policies that a former run left.
+func (x *XFRM) templatesLeft() (map[template]bool, error) {
+	out := map[template]bool{}
+	if len(x.left.policies) == 0 {
+		return out, nil
+	}
+	err := x.eachPolicy(func() { clear(out) }, func(p *dumpedPolicy) {
+		if !x.left.policies[p.PolicyKey] || p.Dir != dataplane.Out {
+			return
+		}
+		for _, t := range p.Templates {
+			out[template{t.Src, t.Dst, t.Proto, t.Mode, t.ReqID}] = true
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list policies: %w", err)
+	}
+	return out, nil
+}
+
+// forgetAcquires removes the kernel's records of packets that have waited for an SA
+// of a former run, or of one of its CPUs, while nobody listened. They stand as long
+// as net.core.xfrm_acq_expires says, and meanwhile the kernel drops what is sent by a
+// policy with the same template: the new run's, for request ids begin anew.
+func (x *XFRM) forgetAcquires(of map[template]bool) error {
+	if len(of) == 0 {
+		return nil
+	}
+	var records []dataplane.SPIRequest
+	err := x.eachSA(func() { records = nil }, func(raw *rawSA) {
+		sa := raw.installed()
+		if sa.SPI != 0 || !of[template{sa.Src, sa.Dst, sa.Proto, sa.Mode, sa.ReqID}] {
+			return
+		}
+		r := dataplane.SPIRequest{Src: sa.Src, Dst: sa.Dst, Proto: sa.Proto, Mode: sa.Mode, ReqID: sa.ReqID, Mark: sa.Mark, IfID: sa.IfID,
+			Min: 256, Max: math.MaxUint32}
+		if b := find(raw.attrs(), nl.XFRMA_SA_PCPU, 4); b != nil {
+			cpu := native.Uint32(b)
+			r.CPU = &cpu
+		}
+		records = append(records, r)
+	})
+	errs := []error{err}
+	for i := range records {
+		r := &records[i]
+		spi, err := x.allocSPI(r)
+		if err == nil {
+			k := dataplane.SAKey{Dst: r.Dst, Proto: r.Proto, SPI: spi, Mark: r.Mark}
+			err = x.conn.request(encodeSAID(nl.XFRM_MSG_DELSA, &k), nil)
+		}
+		if err != nil && !isErrno(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("a packet to %s that waits for an SA of a former run: %w", r.Dst, err))
 		}
 	}
 	return errors.Join(errs...)

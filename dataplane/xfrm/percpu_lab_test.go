@@ -127,6 +127,49 @@ func TestAcquireCPU(t *testing.T) {
 	}
 }
 
+// TestAcquireWhileDown: what the kernel has recorded of a packet on a CPU while no daemon
+// ran keeps nothing of the next run's from being sent.
+func TestAcquireWhileDown(t *testing.T) {
+	a, b := pair(t)
+	twoCPUs(t, a.x)
+	a.enter()
+	dir := t.TempDir()
+	a.x = openIn(t, dir)
+	w := tunnel{mode: dataplane.Tunnel}
+	w.up(t, a, b)
+	w.armed(t, a, b, true)
+	onCPU(t, 1)
+	w.each(t, a, b, 1)
+	a.x.crash()
+	w.each(t, a, b, 1) // the record stands, if the crash has not taken it
+	a.enter()
+	a.x = openIn(t, dir)
+	if n := a.waiting(t); n == 0 {
+		t.Fatal("the kernel has no record of the packet: nothing is shown")
+	}
+	must(t, a.x.RemoveLeftovers())
+	if n := a.waiting(t); n != 0 {
+		t.Errorf("%d records are left", n)
+	}
+	w.up(t, a, b)
+	was := a.status(w.ab.SAKey).Packets
+	w.each(t, a, b, 3)
+	if n := a.status(w.ab.SAKey).Packets - was; n != 3 {
+		t.Errorf("%d of the next run's packets were sent, expected 3\n%s", n, a.xfrmStat())
+	}
+}
+
+// waiting counts the kernel's records of packets that wait for an SA.
+func (s *side) waiting(t *testing.T) (n int) {
+	t.Helper()
+	must(t, s.x.eachSA(func() { n = 0 }, func(raw *rawSA) {
+		if raw.key().SPI == 0 {
+			n++
+		}
+	}))
+	return n
+}
+
 // listed lists the kernel's SAs.
 func listed(t *testing.T, s *side) []dataplane.InstalledSA {
 	t.Helper()
