@@ -70,7 +70,8 @@ UML ?= $(or $(ESPALIER_LAB_UML),$(lastword $(sort $(wildcard ../shared/lab/linux
 fast-test: build
 	@if [ -n "$(UML)" ]; then \
 		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
-		$(LAB) test --uml "$(UML)" --run 'TestGuardFlood$$|TestFlowSteering$$' ./tools/lab/fastpath; \
+		$(LAB) test --uml "$(UML)" --run 'TestGuardFlood$$|TestFlowSteering$$|TestTunerSplits$$' ./tools/lab/fastpath; \
+		$(LAB) test --uml "$(UML)" --cpus 4 --run 'TestPinned$$|TestEvenFlows$$' ./tools/lab/fastpath; \
 	else \
 		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, nor how clear packets are spread"; \
 	fi
@@ -100,7 +101,7 @@ soak: build
 	@echo "== tests with the build tag soak"
 	@$(GO) test -tags soak -timeout 4h ./...
 	@echo "== half an hour of changing load with the tuner"
-	@$(LAB) test $(LAB_FLAGS) --time-limit 60m --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 30m
+	@$(LAB) test $(LAB_FLAGS) --time-limit 60m --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$|TestTunerSplits$$' ./tools/lab/fastpath -- -tuner-load 30m
 
 clean:
 	rm -rf bin

@@ -131,6 +131,9 @@ func (r *Reader) traced() bool {
 // Totals are all counters beside the SAs, summed over the CPUs, zeros included.
 func (r *Reader) Totals() ([]TotalCount, error) { return r.totals(0, Total(len(totals))), nil }
 
+// TakenOn is how many packets a CPU's thread has taken of those that were given to it.
+func (r *Reader) TakenOn(cpu int) uint64 { return r.tab.TotalOn(cpu, bpf.TotalCPUTaken) }
+
 func (r *Reader) totals(from, to Total) (out []TotalCount) {
 	for t := from; t < to; t++ {
 		out = append(out, TotalCount{t, r.tab.Total(bpf.Total(t))})

@@ -33,6 +33,7 @@ type memory struct {
 	spare    int     // rounds in a row that an SA of one CPU had no packets
 	asked    int     // round in which one was asked for, or it was said that none can be; 0: never
 	parts    int     // how many there were
+	before   float64 // its load when one was asked for
 	pending  *Split  // that was asked for, until what came of it is known
 	came     int     // round in which the pending one was there; 0: not yet
 	declined int     // how often that was of no use

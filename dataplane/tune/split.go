@@ -15,6 +15,8 @@ const (
 	hotRounds = 3
 	// room is the share of its time that a CPU must have left for a part of an SA.
 	room = 0.2
+	// relieved is what may be left of an SA's load for another beside it to have helped.
+	relieved = 0.8
 	// spareRounds is for how long an SA of one CPU must have had no packets before it
 	// is let go.
 	spareRounds = 60
@@ -112,7 +114,7 @@ func (t *Tuner) relieve(v *view, it *item, before *[]Planned) *Planned {
 		return nil
 	}
 	s := Split{SA: sa.ID, SPI: sa.SPI, Name: sa.Name, CPU: v.o.CPUs[cpu].ID}
-	m.pending, m.parts = &s, len(parts)
+	m.pending, m.parts, m.before = &s, len(parts), it.load
 	return &Planned{Action: s, Reason: Reason{Before: v.total[it.start], After: v.total[it.start] - it.load/2,
 		Text: asks + fmt.Sprintf("; another one beside it can, and CPU %d has room", s.CPU)}}
 }
@@ -172,8 +174,8 @@ func (t *Tuner) answered(v *view, it *item) *Verdict {
 		return &Verdict{Actions: []Action{s}, Text: fmt.Sprintf("no such SA came within %d rounds", answerRounds)}
 	}
 	m.pending, m.came, m.asked, m.hot = nil, 0, t.round, 0
-	return &Verdict{Actions: []Action{s}, Helped: !v.fills(it), Text: fmt.Sprintf("%s beside it; it asks for %s of a CPU now, and CPU %d has %s to do",
-		count(parts, "SA of one CPU stands", "SAs of one CPU stand"), percent(it.load), v.o.CPUs[it.start].ID, percent(v.total[it.start]))}
+	return &Verdict{Actions: []Action{s}, Helped: it.load < relieved*m.before, Text: fmt.Sprintf("%s beside it; it asks for %s of a CPU, %s before",
+		count(parts, "SA of one CPU stands", "SAs of one CPU stand"), percent(it.load), percent(m.before))}
 }
 
 func count(n int, one, many string) string {

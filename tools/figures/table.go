@@ -15,6 +15,7 @@ func table() []figure {
 	many := &goBench{pkg: "espalier/dataplane/flow/programs", bench: "BenchmarkManySAs", time: "1x", count: 3}
 	skewed := &labBench{pkg: "espalier/tools/lab/fastpath", bench: "BenchmarkTunerSkewed", count: 1}
 	busy := &labBench{pkg: "espalier/tools/lab/fastpath", bench: "BenchmarkTunerBusy", count: 1}
+	percpu := &labBench{pkg: "espalier/tools/lab/fastpath", bench: "BenchmarkTunerPerCPU", count: 1}
 	tuner := &goBench{pkg: "espalier/dataplane/tune", bench: "BenchmarkTuner10k", time: "1x", count: 3}
 	mss := &goBench{pkg: "espalier/dataplane/flow/programs", bench: "BenchmarkMSS", time: "15x", count: 3}
 	load := &goBench{pkg: "espalier/cmd/espalierd", bench: "BenchmarkLoadConns", time: "1x", count: 5}
@@ -100,6 +101,15 @@ func table() []figure {
 			name: "vici_list_10k_latency_rise", unit: "ratio", op: atMost, limit: 1.2, from: listing, metric: "latency-ratio", beside: "ms",
 			what: "How much longer it takes to set up a tunnel with a gateway while it lists its 10,000 SAs to a client, again and again, than while " +
 				"it does not; medians of 1,000 each, alternating in one process on two CPUs.",
+		},
+		{
+			name: "tuner_over_oracle_percpu", unit: "ratio", op: atLeast, limit: 0.95, from: percpu, metric: "over-oracle", beside: "sender-share",
+			what: "As tuner_over_oracle_skewed with one tunnel whose peer takes SAs of single CPUs (RFC 9611) and sends half of it on each of two CPUs of its own, " +
+				"on the SAs that it has for them: the tuner begins with one CHILD SA, and has IKE make another one. The sender's part of a CPU, when the gateway drops all, is beside.",
+		},
+		{
+			name: "tuner_gain_percpu", unit: "ratio", op: atLeast, limit: 1.3, from: percpu, metric: "gain", beside: "best-split",
+			what: "The same against no steering at all.",
 		},
 		{
 			name: "tuner_over_oracle_skewed", unit: "ratio", op: atLeast, limit: 0.95, from: skewed, metric: "over-oracle", beside: "best-split",

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"espalier/dataplane"
+	"espalier/dataplane/flow"
 	"espalier/tools/bench/esp"
 	"espalier/tools/lab/topo"
 )
@@ -76,13 +78,15 @@ func clientSends(t testing.TB, n *topo.Net, count int) {
 	}))
 }
 
-// TestPinned: each SA's packets go to the CPU that the table says.
+// TestPinned: each SA's packets go to the CPU that the table says, and each CPU gets as many as any other.
 func TestPinned(t *testing.T) {
+	all := runtime.NumCPU()
+	count := 2 * all
 	g := newGateway(t, " steering = pinned")
 	sink(t, g.n, true)
 	must(t, g.x.Apply(allowInbound(g.n.GW1, g.n.GW2, topo.IPv4)))
 	var sas []dataplane.SA
-	for i := range 4 {
+	for i := range count {
 		sas = append(sas, inbound(g.n, gcm, topo.IPv4, spiOf(i), 64))
 	}
 	g.install(sas...)
@@ -92,8 +96,10 @@ func TestPinned(t *testing.T) {
 			cpus[*e.CPU]++
 		}
 	}
-	if len(cpus) != 2 || cpus[0] != 2 || cpus[1] != 2 {
-		t.Fatalf("expected two SAs on each of two CPUs, got %v", cpus)
+	for cpu := range all {
+		if cpus[cpu] != 2 {
+			t.Fatalf("expected two SAs on each of %d CPUs, got %v", all, cpus)
+		}
 	}
 	s := packetSocket(t, g.n, 4000)
 	before := datagrams(t, g.n)
@@ -103,11 +109,65 @@ func TestPinned(t *testing.T) {
 		got := datagrams(t, g.n) - before
 		return got == 4000, fmt.Sprintf("expected 4000, got %d; %v", got, xfrmErrors(t, g.n.GW1))
 	})
-	// The sender is on CPU 0, and so is what it sends: the other CPU gets half, and nothing is given to the own one.
-	if got := g.totals().of("redirected"); got != 2000 {
-		t.Errorf("expected 2000 packets to be given to the other CPU, got %d", got)
+	// The sender is on CPU 0, and so is what it sends: each other CPU gets its share, and nothing is given to the own one.
+	share := uint64(4000 / all)
+	if got := g.totals().of("redirected"); got != 4000-share {
+		t.Errorf("expected %d packets to be given to other CPUs, got %d", 4000-share, got)
+	}
+	taken := takenBy(reader(t, g.n.GW1, g.esp), all)
+	for cpu, n := range taken {
+		if want := share * uint64(min(cpu, 1)); n < want || n > want+noise { // clear packets are given to CPUs, too
+			t.Errorf("CPU %d took %d packets that were given to it, expected %d: %v", cpu, n, want, taken)
+		}
 	}
 	if errs := xfrmErrors(t, g.n.GW1); len(errs) != 0 {
 		t.Errorf("expected no errors, got %v", errs)
+	}
+}
+
+// takenBy is how many packets each CPU took of those that were given to it.
+func takenBy(r *flow.Reader, cpus int) (taken []uint64) {
+	for cpu := range cpus {
+		taken = append(taken, r.TakenOn(cpu))
+	}
+	return taken
+}
+
+// TestEvenFlows: of many connections from inside, each CPU gets as many as any other, within 10 %.
+func TestEvenFlows(t *testing.T) {
+	if !userModeLinux() {
+		t.Skip("takes minutes on an emulated processor; 'make fast-test' runs it with four CPUs")
+	}
+	const flows = 1 << 14 // that many differ by 10 % once in a million million runs
+	all := runtime.NumCPU()
+	g := newGateway(t, " steering = hash")
+	g.attached("flow_in", "cpu_in")
+	_, out := g.tunnel(gcm, topo.IPv4)
+	must(t, g.n.Client1.Ping(t.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // its neighbours are known from now on
+	var ports []uint16
+	for i := range flows {
+		ports = append(ports, uint16(1024+i))
+	}
+	s := fromInside(t, g.n, flows)
+	must(t, s.Ring().Fill(newClearFlows(t, g.n, 100, ports...), flows))
+	r := reader(t, g.n.GW1, g.esp)
+	before, was := takenBy(r, all), packets(t, g.x, out.SAKey)
+	need[esp.Report](t)(sendInside(t.Context(), g.n, s, esp.Pace{Count: flows, Rate: 5000, CPU: 0}))
+	until(t, "packets in the tunnel", func() (bool, string) {
+		got := packets(t, g.x, out.SAKey) - was
+		return got >= flows, fmt.Sprintf("expected %d, got %d", flows, got)
+	})
+	taken := takenBy(r, all)
+	rest := uint64(flows)
+	for cpu := range taken {
+		taken[cpu] -= before[cpu]
+		rest -= taken[cpu]
+	}
+	taken[0] += rest // they came in there, and stayed
+	t.Logf("%d connections on CPUs: %v", flows, taken)
+	for cpu, n := range taken {
+		if share := float64(n) * float64(all) / flows; share < 0.9 || share > 1.1 {
+			t.Errorf("CPU %d got %d of %d connections, %.2f of an even share", cpu, n, flows, share)
+		}
 	}
 }

@@ -18,6 +18,7 @@ type steered struct {
 	sas     []dataplane.SA
 	streams []esp.Stream
 	steer   steering
+	all     func() []dataplane.SAKey // the SAs that are counted; nil: sas
 }
 
 const (
@@ -88,6 +89,12 @@ func (s *steered) run(name string, sender esp.Sender, pace esp.Pace, cpus ...int
 
 func (s *steered) decrypted() (sum uint64) {
 	s.Helper()
+	if s.all != nil {
+		for _, k := range s.all() {
+			sum += packets(s, s.x, k)
+		}
+		return sum
+	}
 	for i := range s.sas {
 		sum += packets(s, s.x, s.sas[i].SAKey)
 	}

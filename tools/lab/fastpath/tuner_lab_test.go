@@ -26,26 +26,20 @@ const (
 type oracle struct {
 	*steered
 	sender esp.Sender
-	pace   esp.Pace // without count
-	start  []int    // where the tunnels are when the tuner begins: -1 or a CPU
+	pace   esp.Pace     // without count
+	start  []int        // where the tunnels are when the tuner begins: -1 or a CPU
+	split  *splitTunnel // whose SAs the tuner makes; nil: they are there
 }
 
 // measure sends, lets the settling time pass, and says how many packets a second are decrypted in the time after it.
-func (o *oracle) measure(name string, settle, long time.Duration) float64 {
+func (o *oracle) measure(name string, settle, long time.Duration, send func(context.Context) esp.Report) float64 {
 	o.Helper()
 	ctx, cancel := context.WithCancel(o.Context())
 	defer cancel()
 	sent := make(chan esp.Report, 1)
 	go func() {
-		var r esp.Report
-		err := o.n.Wire.Do(func() (err error) {
-			r, err = esp.Send(ctx, o.sender, o.pace)
-			return err
-		})
-		if err != nil {
-			o.Error(err)
-		}
-		sent <- r
+		defer close(sent)
+		sent <- send(ctx)
 	}()
 	time.Sleep(settle)
 	before, began := o.decrypted(), time.Now()
@@ -58,11 +52,23 @@ func (o *oracle) measure(name string, settle, long time.Duration) float64 {
 	return rate
 }
 
+// replay sends what the sender has until ctx ends.
+func (o *oracle) replay(ctx context.Context) (r esp.Report) {
+	err := o.n.Wire.Do(func() (err error) {
+		r, err = esp.Send(ctx, o.sender, o.pace)
+		return err
+	})
+	if err != nil {
+		o.Error(err)
+	}
+	return r
+}
+
 // static measures a choice: how many tunnels go to CPU 1.
 func (o *oracle) static(name string, there int, d time.Duration) float64 {
 	o.Helper()
 	o.steer.set(o, split(len(o.sas), there)...)
-	return o.measure(fmt.Sprintf("%s, %d of %d on the other CPU", name, there, len(o.sas)), 200*time.Millisecond, d)
+	return o.measure(fmt.Sprintf("%s, %d of %d on the other CPU", name, there, len(o.sas)), 200*time.Millisecond, d, o.replay)
 }
 
 // split is a choice that gives CPU 1 that many.
@@ -78,17 +84,31 @@ func split(tunnels, there int) []int {
 func (o *oracle) tuned() float64 {
 	o.Helper()
 	o.steer.set(o, o.start...)
-	must(o, o.steer.table.Close())
+	if o.steer.table != nil {
+		must(o, o.steer.table.Close())
+	}
 	must(o, o.esp.Restart(o.Context()))
 	o.attached("esp_in", "esp_out")
-	o.known(o.sas...)
+	send := o.replay
+	if o.split != nil {
+		o.split.up()
+		send = func(ctx context.Context) (r esp.Report) {
+			o.sas, r = o.split.play(ctx, o.pace)
+			return r
+		}
+	} else {
+		o.known(o.sas...)
+	}
 	if out, err := o.esp.Espctl(o.Context(), "tune", "set", "on"); err != nil {
 		o.Fatalf("%v\n%s", err, out)
 	}
-	rate := o.measure("the tuner", tunerTime, window)
+	rate := o.measure("the tuner", tunerTime, window, send)
 	o.Logf("%s", need[string](o)(o.esp.Espctl(o.Context(), "tune", "history")))
 	o.esp.Kill()
 	o.steer = o.steering(o.sas)
+	if o.split != nil {
+		o.sender = o.split.sealed(o.sas)
+	}
 	return rate
 }
 

@@ -40,11 +40,11 @@ func spin(ctx context.Context, cpu int) error {
 }
 
 // tuneHistory is what espctl prints, as far as the test needs it.
-type tuneHistory struct {
-	Entries []struct {
-		Kind, Action, Reason, Error, How, Outcome string
-		Helped                                    *bool
-	}
+type tuneHistory struct{ Entries []tuneEntry }
+
+type tuneEntry struct {
+	Kind, Action, Reason, Error, How, Outcome string
+	Helped                                    *bool
 }
 
 // settingsOf reads settings of the gateway's box; those that it has not are missing.
