@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -12,6 +13,7 @@ import (
 
 	"espalier/bpf"
 	"espalier/dataplane/flow/table"
+	"espalier/dataplane/host"
 )
 
 // Shift is an inbound SA that is to be steered to another CPU.
@@ -52,9 +54,10 @@ const (
 	// shiftIdle is how long an SA must have been silent when the kernel's threads
 	// cannot be seen.
 	shiftIdle = 100 * time.Millisecond
-	// shedSoftirq is how long soft interrupts get for what they had, where they do
-	// not get through.
-	shedSoftirq = 20 * time.Millisecond
+	// softirqs is more packets than soft interrupts have in hand at a time: polls of
+	// the card, of what was decrypted, and of the next device's take turns, 64 packets
+	// each, so not more than two polls' worth waits between them.
+	softirqs = 1024
 	// batches is more packets than a CPU's thread has in hand at a time.
 	batches = 64
 )
@@ -69,18 +72,45 @@ func (f *Flow) Shift(ctx context.Context, shifts []Shift) []Shifted {
 
 // Shifter is what Flow.Shift is made of, for who has the table without a Flow.
 type Shifter struct {
-	tab     *table.Table
-	threads *threads
+	tab    *table.Table
+	kernel Kernel
+	close  func()
+}
+
+// Kernel is what a Shifter needs of the kernel, beside the table. A simulation has
+// its own.
+type Kernel struct {
+	// Asleep tells whether a CPU has nothing to do: none of the packets that were in
+	// its queue, when queue is set, and no soft interrupt. Not known: its threads
+	// cannot be seen.
+	Asleep func(cpu uint32, queue bool) (is, known bool)
+	// RunOn binds the calling thread to a CPU. When it returns, it runs there.
+	RunOn func(cpu int) error
+	// Pause has the calling thread sleep.
+	Pause func(time.Duration)
+	// Now is CLOCK_MONOTONIC, which the programs' times are of.
+	Now func() time.Duration
+	// Received counts the packets that a CPU's soft interrupts have taken up, each
+	// as often as it passes through one. Not known: it cannot be read.
+	Received func(cpu uint32) (n uint64, known bool)
 }
 
 // NewShifter takes the one table that writes the index, and the map of CPUs that
 // goes with it; nil: there is none, and nothing is steered.
 func NewShifter(tab *table.Table, cpus *ebpf.Map) *Shifter {
-	return &Shifter{tab, newThreads((&maps{byID: map[string]*ebpf.Map{"cpus": cpus}}).id("cpus"))}
+	t := newThreads((&maps{byID: map[string]*ebpf.Map{"cpus": cpus}}).id("cpus"))
+	s := NewShifterOn(tab, Kernel{Asleep: t.asleep, RunOn: runOn, Pause: nap, Now: monotonic, Received: received})
+	s.close = t.close
+	return s
+}
+
+// NewShifterOn is NewShifter with another kernel.
+func NewShifterOn(tab *table.Table, k Kernel) *Shifter {
+	return &Shifter{tab: tab, kernel: k, close: func() {}}
 }
 
 // Close gives back what the shifter has open.
-func (s *Shifter) Close() { s.threads.close() }
+func (s *Shifter) Close() { s.close() }
 
 // Shift is Flow.Shift.
 func (s *Shifter) Shift(ctx context.Context, shifts []Shift) []Shifted {
@@ -95,7 +125,7 @@ func (s *Shifter) Shift(ctx context.Context, shifts []Shift) []Shifted {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread, which is bound to a CPU, ends with the goroutine
-		m := &mover{tab: s.tab, asleep: s.threads.asleep, runOn: runOn, pause: nap, now: time.Now}
+		m := &mover{tab: s.tab, Kernel: s.kernel}
 		m.run(ctx, shifts, out)
 	}()
 	<-done
@@ -105,13 +135,10 @@ func (s *Shifter) Shift(ctx context.Context, shifts []Shift) []Shifted {
 // mover carries shifts out. Its thread runs on the CPU that receives an SA when it
 // looks at it.
 type mover struct {
-	tab    *table.Table
-	asleep func(cpu uint32, queue bool) (is, known bool)
-	runOn  func(cpu int) error
-	pause  func(time.Duration)
-	now    func() time.Time
-	on     int // CPU that the thread runs on, plus one
-	began  time.Time
+	Kernel
+	tab   *table.Table
+	on    int           // CPU that the thread runs on, plus one
+	began time.Duration // of Now, as the other times
 }
 
 // shift is one of them under way.
@@ -124,19 +151,19 @@ type shift struct {
 	counts   []uint64 // of its packets, by CPU
 	visited  []uint64 // the same, when this thread ran on that CPU last
 	receiver int      // the CPU to look from next
-	changed  time.Time
+	changed  time.Duration
 	seen     uint32 // packets that came since it departed, as of the last look
 	said     bool   // seen was told to the programs
 	asleep   bool   // its CPU was, at least once
 	done     bool
 
-	shed   time.Time // since when; zero: not
-	before uint64    // packets counted until then
-	taken  uint64    // by the old CPU's thread until then
+	shed   time.Duration // since when; 0: not
+	before uint64        // packets counted until then
+	taken  uint64        // by the old CPU's thread until then, or by its soft interrupts
 }
 
 func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
-	m.began = m.now()
+	m.began = m.Now()
 	var open []*shift
 	for i, s := range shifts {
 		if sh, err := m.begin(s); err != nil {
@@ -147,7 +174,7 @@ func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
 		}
 	}
 	for len(open) > 0 {
-		passed := m.now().Sub(m.began)
+		passed := m.Now() - m.began
 		for cpu := range m.tab.Sizes().CPUs {
 			m.look(open, cpu)
 		}
@@ -157,13 +184,13 @@ func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
 				m.decide(ctx, s, passed)
 			}
 			if s.done {
-				s.out.Waited = m.now().Sub(m.began)
+				s.out.Waited = m.Now() - m.began
 			} else {
 				left = append(left, s)
 			}
 		}
 		if open = left; len(open) > 0 {
-			m.pause(shiftPause)
+			m.Pause(shiftPause)
 		}
 	}
 }
@@ -210,7 +237,7 @@ func (m *mover) look(open []*shift, cpu int) {
 		return
 	}
 	if m.on != cpu+1 {
-		if err := m.runOn(cpu); err != nil {
+		if err := m.RunOn(cpu); err != nil {
 			for _, s := range here {
 				m.fail(s, err)
 			}
@@ -224,17 +251,17 @@ func (m *mover) look(open []*shift, cpu int) {
 	// And then, that the CPU they went to has nothing left of them.
 	asked := map[uint32][2]bool{}
 	for _, s := range here {
-		if s.done || s.said || !s.shed.IsZero() || s.receiver != cpu {
+		if s.done || s.said || s.shed != 0 || s.receiver != cpu {
 			continue
 		}
 		answer, had := asked[s.old()]
 		if !had {
-			answer[0], answer[1] = m.asleep(s.old(), s.queued())
+			answer[0], answer[1] = m.Asleep(s.old(), s.queued())
 			asked[s.old()] = answer
 		}
 		is, known := answer[0], answer[1]
 		if !known {
-			is = m.now().Sub(s.changed) >= shiftIdle
+			is = m.Now()-s.changed >= shiftIdle
 		}
 		if is {
 			s.asleep, s.said = true, true
@@ -263,7 +290,7 @@ func (m *mover) count(s *shift) {
 	for cpu := range s.counts {
 		n := m.tab.CountersOn(cpu, s.slot).Packets
 		if n != s.counts[cpu] {
-			s.counts[cpu], s.changed = n, m.now()
+			s.counts[cpu], s.changed = n, m.Now()
 		}
 		if cpu == s.receiver {
 			s.visited[cpu] = n
@@ -289,22 +316,31 @@ func (s *shift) queued() bool { return s.from != bpf.NoCPU && s.from != uint32(s
 // decide ends what takes too long.
 func (m *mover) decide(ctx context.Context, s *shift, passed time.Duration) {
 	switch {
-	case !s.shed.IsZero():
+	case s.shed != 0:
 		if m.drained(s) {
 			s.out.Shed = m.tab.CountersOn(s.receiver, s.slot).Packets - s.before
 			m.arrive(s, false, nil)
 		}
 	case ctx.Err() != nil:
 		m.giveUp(s, ctx.Err())
-	case s.mayShed && passed > shiftPatience && !s.asleep && m.visible(s):
+	case s.mayShed && passed > s.patience() && m.visible(s):
 		m.beginShed(s)
 	case passed > shiftBound:
 		m.giveUp(s, fmt.Errorf("%w in %v", ErrNoMoment, passed.Round(time.Millisecond)))
 	}
 }
 
+// patience is how long a CPU that loses packets is waited for: longer, if it had a
+// pause, in which just then another packet came.
+func (s *shift) patience() time.Duration {
+	if s.asleep {
+		return shiftBound / 2
+	}
+	return shiftPatience
+}
+
 func (m *mover) visible(s *shift) bool {
-	_, known := m.asleep(s.old(), s.queued())
+	_, known := m.Asleep(s.old(), s.queued())
 	return known
 }
 
@@ -315,7 +351,7 @@ func (m *mover) halt(s *shift) (over bool) {
 		return true
 	}
 	// On its receiver, what ran before has ended.
-	if err := m.runOn(s.receiver); err != nil {
+	if err := m.RunOn(s.receiver); err != nil {
 		m.fail(s, err)
 		return true
 	}
@@ -340,30 +376,34 @@ func (m *mover) beginShed(s *shift) {
 	if m.halt(s) {
 		return
 	}
-	var now unix.Timespec
-	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	if err == nil {
-		err = m.tab.Shed(s.slot, s.generation, time.Duration(now.Nano())+shiftBound)
-	}
-	if err != nil {
+	if err := m.tab.Shed(s.slot, s.generation, m.Now()+shiftBound); err != nil {
 		m.fail(s, err)
 		return
 	}
-	s.shed = m.now()
+	s.shed = m.Now()
 	s.before = m.tab.CountersOn(s.receiver, s.slot).Packets
-	s.taken = m.tab.TotalOn(int(s.old()), bpf.TotalCPUTaken)
+	s.taken, _ = m.taken(s)
+}
+
+// taken counts what the old CPU has taken up, where the SA's packets wait.
+func (m *mover) taken(s *shift) (n uint64, known bool) {
+	if s.queued() {
+		return m.tab.TotalOn(int(s.old()), bpf.TotalCPUTaken), true
+	}
+	return m.Received(s.old())
 }
 
 // drained tells whether the old CPU has delivered what it had when the shedding began.
 func (m *mover) drained(s *shift) bool {
-	passed := m.now().Sub(s.shed)
-	if is, known := m.asleep(s.old(), s.queued()); known && is {
+	if is, known := m.Asleep(s.old(), s.queued()); known && is || m.Now()-s.shed > shiftBound {
 		return true
 	}
-	if !s.queued() {
-		return passed > shedSoftirq
+	most := uint64(softirqs)
+	if s.queued() {
+		most = cpuQueue + batches
 	}
-	return m.tab.TotalOn(int(s.old()), bpf.TotalCPUTaken)-s.taken > cpuQueue+batches || passed > shiftBound
+	n, known := m.taken(s)
+	return known && n-s.taken > most
 }
 
 // arrive ends the move in the programs' eyes, too.
@@ -386,6 +426,23 @@ func runOn(cpu int) error {
 		return fmt.Errorf("run on CPU %d, which receives the SA's packets: %w", cpu, err)
 	}
 	return nil
+}
+
+// received is what /proc/net/softnet_stat has of a CPU.
+func received(cpu uint32) (n uint64, known bool) {
+	stats, err := host.SoftnetStats()
+	i := slices.IndexFunc(stats, func(s host.Softnet) bool { return s.CPU == int(cpu) })
+	if err != nil || i < 0 {
+		return 0, false
+	}
+	return stats[i].Processed, true
+}
+
+// monotonic is CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // each Linux has it
+	return time.Duration(now.Nano())
 }
 
 // nap keeps the thread, not only the goroutine.

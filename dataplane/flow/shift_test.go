@@ -27,7 +27,7 @@ type twoCPUs struct {
 	prog *ebpf.Program
 	maps map[string]*ebpf.Map
 	tab  *table.Table
-	now  time.Time
+	now  time.Duration
 
 	slots []uint32
 	next  []uint64 // sequence numbers
@@ -38,6 +38,8 @@ type twoCPUs struct {
 	queue []item // of CPU 1
 	hand  []item // taken by its thread
 	taken uint64
+
+	received uint64 // by the receiver's soft interrupts, that were done
 
 	size     int // of polls, at most
 	work     int // what CPU 1 does while the receiver receives one packet, at most
@@ -63,7 +65,7 @@ func newTwoCPUs(t *testing.T, seed uint64, sas int) *twoCPUs {
 	c, err := ebpf.NewCollection(spec)
 	must(t, err)
 	t.Cleanup(c.Close)
-	s := &twoCPUs{t: t, rng: rand.New(rand.NewPCG(seed, 0)), prog: c.Programs["esp_in"], maps: c.Maps, now: time.Unix(1e9, 0), size: 8, work: 4,
+	s := &twoCPUs{t: t, rng: rand.New(rand.NewPCG(seed, 0)), prog: c.Programs["esp_in"], maps: c.Maps, now: monotonic(), size: 8, work: 4,
 		next: make([]uint64, sas), last: make([]uint64, sas), shed: make([]int, sas)}
 	s.tab, err = table.Open((&maps{byID: c.Maps}).table())
 	must(t, err)
@@ -119,6 +121,7 @@ func (s *twoCPUs) poll() {
 		s.queue = append(s.queue, it)
 	}
 	for _, it := range passed {
+		s.received++
 		s.other()
 		if len(s.left) > 0 || s.rng.IntN(20) == 0 {
 			s.left = append(s.left, it)
@@ -156,7 +159,7 @@ func (s *twoCPUs) deliver(it item) {
 // pass lets time pass: the mover's thread is not running, or was interrupted.
 func (s *twoCPUs) pass(most int) {
 	for range s.rng.IntN(most + 1) {
-		s.now = s.now.Add(50 * time.Microsecond)
+		s.now += 50 * time.Microsecond
 		if s.rng.IntN(3) == 0 {
 			for len(s.left) > 0 && s.rng.IntN(20) > 0 {
 				s.deliver(s.left[0])
@@ -190,8 +193,8 @@ func (s *twoCPUs) move(to int, mayShed bool, sas ...int) []Shifted {
 		sa, _ := s.tab.Slot(s.slots[i])
 		shifts = append(shifts, Shift{Slot: s.slots[i], Generation: sa.Generation, To: to, MayShed: mayShed})
 	}
-	m := &mover{tab: s.tab, asleep: s.asleep, runOn: func(int) error { s.pass(1); return nil }, now: func() time.Time { return s.now },
-		pause: func(d time.Duration) { s.now = s.now.Add(d); s.pass(2) }}
+	m := &mover{tab: s.tab, Kernel: Kernel{Asleep: s.asleep, RunOn: func(int) error { s.pass(1); return nil }, Now: func() time.Duration { return s.now },
+		Pause: func(d time.Duration) { s.now += d; s.pass(2) }, Received: func(uint32) (uint64, bool) { return s.received, true }}}
 	out := make([]Shifted, len(shifts))
 	m.run(s.t.Context(), shifts, out)
 	for i := range out {

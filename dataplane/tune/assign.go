@@ -48,8 +48,44 @@ func (p *plan) bigger(a, b int) int {
 // swapDepth bounds how many of a CPU's biggest items are tried in swaps.
 const swapDepth = 24
 
-// search improves the assignment until no move and no swap lessens the sum of
-// the squared loads by more than least, or until steps are used up.
+// lossPrice is what work that a CPU has no time for costs, in squared loads: more
+// than what it would cost anywhere that it is done.
+const lossPrice = 4
+
+// cost is what a load makes of a CPU: its square as far as it can be done, for the
+// sum of squares is least when all have the same; and what of the SAs' part cannot.
+func (p *plan) cost(cpu int, load float64) float64 {
+	done := min(load, 1)
+	return done*done + lossPrice*p.lost(cpu, load)
+}
+
+// lost is the SAs' work that a CPU does not get done with a load.
+func (p *plan) lost(cpu int, load float64) float64 {
+	return max(min(load-1, load-p.base[cpu]), 0)
+}
+
+// value is how much less it costs when a load goes from one CPU to another. A CPU
+// that would have more than it can do gets none unless a quarter of it is done there that
+// was not done before: there is little to be had, and whatever else runs there, and
+// makes way, may be what the packets come from.
+func (p *plan) value(from, to int, load float64) float64 {
+	x, y := p.load[from], p.load[to]
+	if y+load > 1 && p.lost(from, x)+p.lost(to, y)-p.lost(from, x-load)-p.lost(to, y+load) < min(load, 1)/4 {
+		return -lossPrice
+	}
+	return p.cost(from, x) + p.cost(to, y) - p.cost(from, x-load) - p.cost(to, y+load)
+}
+
+// unserved is the SAs' work that no CPU gets done.
+func (p *plan) unserved() (sum float64) {
+	for c, load := range p.load {
+		sum += p.lost(c, load)
+	}
+	return sum
+}
+
+// search improves the assignment until no move and no swap lessens the sum of the
+// costs by more than least, or until steps are used up.
 func (p *plan) search(steps int, least float64) {
 	for c := range p.on {
 		slices.SortFunc(p.on[c], p.bigger)
@@ -69,9 +105,8 @@ type change struct{ item, to int }
 // none stands for no second change.
 var none = change{item: -1}
 
-// best finds the change, or the pair of them, that lessens the sum of squares
-// most. Moving an item of load l from a CPU with load x to one with y changes it
-// by -2l(x-y-l); swapping is moving the difference.
+// best finds the change, or the pair of them, that lessens the sum of the costs
+// most; swapping is moving the difference.
 func (p *plan) best() (first, second change, gain float64) {
 	first, second = none, none
 	for from := range p.on {
@@ -92,12 +127,12 @@ func (p *plan) best() (first, second change, gain float64) {
 func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 	first, second = none, none
 	gap := p.load[from] - p.load[to]
-	value := func(l float64) float64 { return 2 * l * (gap - l) }
+	value := func(l float64) float64 { return p.value(from, to, l) }
 	if !p.open[from] {
 		// A CPU that went away is left whatever it costs.
 		value = func(l float64) float64 { return 1e6 + l*(1-p.load[to]) }
 	}
-	for _, i := range p.candidates(from, gap/2) {
+	for _, i := range append(p.candidates(from, gap/2), p.candidates(from, 1-p.load[to])...) {
 		if g := value(p.items[i].load) - p.price(i, to); g > gain {
 			first, second, gain = change{i, to}, none, g
 		}
@@ -122,11 +157,11 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 	return first, second, gain
 }
 
-// candidates are the items of a CPU around the load that would halve the gap:
-// the last one above it and the first one below it, and the biggest.
-func (p *plan) candidates(cpu int, half float64) []int {
+// candidates are the items of a CPU around a load, the one that would halve the gap
+// or that there is room for: the last one above it and the first one below it.
+func (p *plan) candidates(cpu int, around float64) []int {
 	on := p.on[cpu]
-	at, _ := slices.BinarySearchFunc(on, half, func(i int, h float64) int { return cmp.Compare(h, p.items[i].load) })
+	at, _ := slices.BinarySearchFunc(on, around, func(i int, h float64) int { return cmp.Compare(h, p.items[i].load) })
 	var out []int
 	for k := at - 1; k >= 0; k-- {
 		if !p.items[on[k]].fixed {
@@ -202,7 +237,8 @@ func (p *plan) uneven(mean float64) bool {
 				biggest = max(biggest, p.items[i].load)
 			}
 		}
-		if min(p.load[c]-mean, sum) > biggest+0.01 && p.load[c]-mean > 0.03 {
+		above := min(p.load[c], 1) - mean
+		if min(above, sum) > biggest+0.01 && above > 0.03 {
 			return true
 		}
 	}

@@ -27,8 +27,10 @@ type Tuner struct {
 type memory struct {
 	load     float64 // share of a CPU; follows a rise at once, a fall slowly
 	seen     int     // round of the last observation
-	moved    int     // round of its last move; 0: never
-	rest     int     // rounds it stays after that
+	moved    int     // round in which it was to move last; 0: never
+	to       int     // where to
+	made     int     // round of the last such move that was made
+	rest     int     // rounds it stays after moved
 	hot      int     // rounds in a row that it filled a CPU by itself
 	spare    int     // rounds in a row that an SA of one CPU had no packets
 	asked    int     // round in which one was asked for, or it was said that none can be; 0: never
@@ -157,6 +159,9 @@ func (t *Tuner) remember(s *SA, unit float64) *memory {
 		t.sas[s.ID] = m
 	}
 	m.seen = t.round
+	if m.moved != 0 && m.moved == t.round-1 && s.CPU == m.to {
+		m.made = m.moved
+	}
 	if now >= m.load {
 		m.load = 0.5*now + 0.5*m.load
 		if m.load < 0.8*now {
@@ -192,7 +197,7 @@ func (t *Tuner) moves(v *view) []Planned {
 		return nil
 	}
 	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
-	before, mean := p.worst(), meanLoad(p)
+	before, mean, lost := p.worst(), meanLoad(p), p.unserved()
 	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
 	urgent := leaving || before-mean > urgency
 	for i := range p.items {
@@ -209,7 +214,7 @@ func (t *Tuner) moves(v *view) []Planned {
 	}
 	p.search(4*t.limits.Moves, 1e-6)
 	after := p.worst()
-	if !(worth && after < before || leaving) && before-after < t.limits.Gain {
+	if !(worth && after < before || leaving) && max(before-after, lost-p.unserved()) < t.limits.Gain {
 		t.wanted = 0
 		return nil
 	}
@@ -221,11 +226,12 @@ func (t *Tuner) moves(v *view) []Planned {
 	return t.carry(v, steps, before, after, mean)
 }
 
+// meanLoad is that of the CPUs, of each as far as it can be done.
 func meanLoad(p *plan) float64 {
 	sum, n := 0.0, 0
 	for c, l := range p.load {
 		if p.open[c] {
-			sum, n = sum+l, n+1
+			sum, n = sum+min(l, 1), n+1
 		}
 	}
 	return sum / float64(max(n, 1))
@@ -282,13 +288,13 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 	var made []Move
 	for _, it := range steps {
 		m := it.mem
-		if m.moved != 0 && t.round-m.moved < 8*m.rest {
+		if m.made != 0 && t.round-m.made < 8*m.rest {
 			m.rest = min(2*m.rest, 64) // moved again so soon: let it rest longer
 		} else {
 			m.rest = t.limits.Rest
 		}
-		m.moved = t.round
 		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
+		m.moved, m.to = t.round, to.ID
 		move := Move{SA: it.sa.ID, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
 		made = append(made, move)
 		r := Reason{Before: before, After: after}

@@ -59,10 +59,15 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	o := v.o
 	now := yield(o)
 	verdict := Verdict{}
+	tr.moves = slices.DeleteFunc(tr.moves, func(m Move) bool { return !made(o, m) })
+	if len(tr.moves) == 0 {
+		return nil, nil
+	}
 	for _, m := range tr.moves {
 		verdict.Actions = append(verdict.Actions, m)
 	}
-	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) {
+	less := now.delivered < tr.before.delivered*(1-worse)
+	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) && !(less && t.crowded(o, tr)) {
 		verdict.Text = fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
 		return nil, []Verdict{verdict} // another load: says nothing about the moves
 	}
@@ -70,11 +75,24 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	verdict.Text = fmt.Sprintf("the busiest CPU with SAs has %s to do, %s before; %.0f of %.0f kbit/s get through, %.0f of %.0f before",
 		percent(busiest), percent(tr.busiest), now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
 	verdict.Helped = busiest < tr.busiest-0.01 || now.delivered > tr.before.delivered*(1+worse)
-	if tr.before.delivered == 0 || now.delivered >= tr.before.delivered*(1-worse) {
+	if !less || now.delivered >= now.offered*(1-worse/2) && !t.crowded(o, tr) {
 		return nil, []Verdict{verdict}
 	}
 	verdict.Helped = false
 	return t.takeBack(o, tr, now), []Verdict{verdict}
+}
+
+// crowded tells whether a CPU that got an SA has no time left: where senders wait for
+// answers, less comes then, rather than that more is lost.
+func (t *Tuner) crowded(o Observation, tr *trial) bool {
+	return slices.ContainsFunc(o.CPUs, func(c CPU) bool {
+		return c.Busy > saturated && slices.ContainsFunc(tr.moves, func(m Move) bool { return m.To == c.ID })
+	})
+}
+
+// made tells whether an SA is where a move was to take it.
+func made(o Observation, m Move) bool {
+	return slices.ContainsFunc(o.SAs, func(s SA) bool { return s.ID == m.SA && s.CPU == m.To })
 }
 
 // takeBack undoes a round's moves, as far as they can be.
@@ -92,7 +110,7 @@ func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) 
 			continue
 		}
 		t.ban(m)
-		t.sas[m.SA].moved = t.round
+		t.sas[m.SA].moved, t.sas[m.SA].to = t.round, m.From
 		back := m
 		back.From, back.To = m.To, m.From
 		out = append(out, Planned{Action: back, Reason: Reason{

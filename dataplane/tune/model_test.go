@@ -18,7 +18,9 @@ type model struct {
 	price   float64 // per unit of work
 	noise   float64 // relative error of what is measured
 	at      time.Duration
-	moved   int // moves carried out
+	wake    time.Duration // until a CPU's thread runs that was asleep
+	moved   int           // moves carried out
+	queues  *queues       // carries moves out while packets come; nil: moves take no time
 }
 
 type modelCPU struct {
@@ -107,16 +109,7 @@ func (m *model) few() bool { return math.Pow(float64(len(m.cpus)), float64(len(m
 func (m *model) best() float64 {
 	n, k := len(m.sas), len(m.cpus)
 	if !m.few() {
-		sum, room, biggest := 0.0, 0.0, 0.0
-		for i := range m.sas {
-			w := m.sas[i].work() * m.price
-			sum += w
-			biggest = max(biggest, w)
-		}
-		for c := range m.cpus {
-			room += m.capacity(c)
-		}
-		return min(sum, room)
+		return m.bound()
 	}
 	at := make([]int, n)
 	for i := range m.sas {
@@ -135,6 +128,18 @@ func (m *model) best() float64 {
 		best = max(best, m.served())
 	}
 	return best
+}
+
+// bound is what all CPUs together could do of all that comes.
+func (m *model) bound() float64 {
+	sum, room := 0.0, 0.0
+	for i := range m.sas {
+		sum += m.sas[i].work() * m.price
+	}
+	for c := range m.cpus {
+		room += m.capacity(c)
+	}
+	return min(sum, room)
 }
 
 // observe lets an interval pass.
@@ -171,27 +176,36 @@ func (m *model) observe(interval time.Duration) Observation {
 
 // perform carries a decision out.
 func (m *model) perform(d Decision) {
+	var moves []Move
 	for _, p := range d.Actions {
 		switch a := p.Action.(type) {
 		case Move:
-			for i := range m.sas {
-				if m.sas[i].id == a.SA.Slot {
-					m.sas[i].cpu = a.To
-					m.moved++
-				}
-			}
+			moves = append(moves, a)
 		case Split:
 			m.split(a)
 		case Join:
 			m.sas = slices.DeleteFunc(m.sas, func(s modelSA) bool { return s.id == a.SA.Slot })
 		}
 	}
+	if m.queues != nil {
+		moves = m.queues.carry(moves)
+	}
+	for _, mv := range moves {
+		if i := m.index(mv.SA); i >= 0 {
+			m.sas[i].cpu = mv.To
+			m.moved++
+		}
+	}
+}
+
+// index is that of an SA; -1: there is none.
+func (m *model) index(id SAID) int {
+	return slices.IndexFunc(m.sas, func(s modelSA) bool { return s.id == id.Slot })
 }
 
 // split makes a part, if the peer does, with what the next of the peer's CPUs sends.
 func (m *model) split(a Split) {
-	i := slices.IndexFunc(m.sas, func(s modelSA) bool { return s.id == a.SA.Slot })
-	s := &m.sas[i]
+	s := &m.sas[m.index(a.SA)]
 	if s.senders == nil {
 		return
 	}
@@ -214,7 +228,7 @@ func randomModel(seed uint64) *model {
 	m := &model{rng: rng, noise: 0.02}
 	// Decrypting 1.4 KB takes about 20 us in User-Mode Linux (tools/lab/fastpath
 	// measured 23 with all else of a packet); the other two are guesses.
-	m.price, m.receive, m.hand = 20e-6/(1400+packetPrice), 1.5e-6, 2.5e-6
+	m.price, m.receive, m.hand, m.wake = 20e-6/(1400+packetPrice), 1.5e-6, 2.5e-6, 50*time.Microsecond
 	for range 2 + rng.IntN(3) {
 		m.cpus = append(m.cpus, modelCPU{})
 	}
