@@ -152,10 +152,26 @@ func (l *LiveFrames) Close() error {
 // send implements Sender. What the device has no room for is seen in its
 // counters only.
 func (l *LiveFrames) send(n uint64) (lost uint64, err error) {
-	failed := l.ctrl.failed
-	_, err = l.prog.Run(&ebpf.RunOptions{Data: l.frame, Repeat: uint32(n), Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, BatchSize: l.batch})
-	if err != nil {
-		return n, fmt.Errorf("running %d live frames: %w", n, err)
+	failed, end := l.ctrl.failed, l.ctrl.taken+n
+	run := testRun{prog: uint32(l.prog.FD()), dataSize: uint32(len(l.frame)), data: &l.frame[0], flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, batch: l.batch}
+	for l.ctrl.taken < end {
+		run.repeat = uint32(end - l.ctrl.taken)
+		// Raw, as in PacketSocket.send.
+		_, _, errno := unix.RawSyscall(unix.SYS_BPF, unix.BPF_PROG_TEST_RUN, uintptr(unsafe.Pointer(&run)), unsafe.Sizeof(run))
+		if errno != 0 && errno != unix.EINTR { // interrupted: what is left is sent
+			return end - l.ctrl.taken, fmt.Errorf("running %d live frames: %w", n, errno)
+		}
 	}
 	return l.ctrl.failed - failed, nil
+}
+
+// testRun is union bpf_attr of BPF_PROG_TEST_RUN (include/uapi/linux/bpf.h).
+type testRun struct {
+	prog, _, dataSize, _ uint32
+	data                 *byte
+	_                    uint64
+	repeat               uint32
+	_                    [3]uint32
+	_                    [2]uint64
+	flags, _, batch, _   uint32
 }
