@@ -202,8 +202,9 @@ func (t *Tuner) moves(v *view) []Planned {
 	urgent := leaving || before-mean > urgency
 	for i := range p.items {
 		it := &p.items[i]
-		// Moving what is idle would change nothing.
-		if v.open[it.at] && (it.load == 0 || t.resting(it.mem, urgent)) {
+		// Moving what is idle would change nothing; an SA whose part was asked for is
+		// about to have another load.
+		if v.open[it.at] && (it.load == 0 || it.mem.pending != nil || t.resting(it.mem, urgent)) {
 			it.fixed = true
 		}
 	}

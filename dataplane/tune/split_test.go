@@ -107,8 +107,22 @@ func TestSplitWithoutUse(t *testing.T) {
 	if asked, gone := actions(log, askFor), actions(log, goes); asked < 2 || asked > 3 || gone != 1 {
 		t.Errorf("asked %d times, let %d go; expected 2 or 3, and one", asked, gone)
 	}
+	if n := actions(log, "move SPI"); n > 0 {
+		t.Errorf("%d moves of an SA whose load was about to change", n)
+	}
 	if n := actions(log, "the peer's choice"); n < 1 || n > 4 {
 		t.Errorf("said %d times that it is the peer's choice", n)
+	}
+	// A peer that makes them and sends nothing on any.
+	log = decided(splitScene(3, 1.3, 0, 0, 0, 1), New(Limits{}), 400)
+	t.Log(strings.Join(log, "\n"))
+	for cpu := range 3 {
+		if n := actions(log[:min(8, len(log))], fmt.Sprint(askFor, " ", cpu, " ")); n > 1 {
+			t.Errorf("CPU %d was asked for %d times in a row", cpu, n)
+		}
+	}
+	if asked, gone := actions(log, askFor), actions(log, goes); asked < 3 || asked > 8 || gone < 3 {
+		t.Errorf("asked %d times, let %d go; expected 3 and 3, and again, but ever less often", asked, gone)
 	}
 }
 
@@ -128,7 +142,13 @@ func TestCannotSplit(t *testing.T) {
 			m := splitScene(2, 1.4, 0.5, 0.5)
 			m.sas[0].cpu = 0
 			c.change(m)
-			log := decided(m, New(c.limits), 200)
+			tuner := New(c.limits)
+			log := decided(m, tuner, 200)
+			for range 100 {
+				if d := tuner.Decide(m.observe(time.Second)); d.Next <= tuner.limits.MinRound {
+					t.Errorf("the next round after %v, though nothing is done: %v", d.Next, d.Actions)
+				}
+			}
 			if n := actions(log, c.says); n < 2 || n > 5 || n != len(log) {
 				t.Errorf("said %d times; expected few, and nothing else:\n%s", n, strings.Join(log, "\n"))
 			}

@@ -94,7 +94,7 @@ func (e *Engine) SplitChild(ctx context.Context, t Target, cpu uint32) error {
 					found, can, most = true, c.PerCPU, c.MaxQueue
 				}
 			}
-			if can && !most {
+			if can { // nothing happens after TS_MAX_QUEUE
 				s.step(x, sa.SplitChild{ChildID: t.Child, CPU: cpu})
 			}
 		})
