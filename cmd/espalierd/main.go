@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"espalier/ike/config"
+	"espalier/ike/pki"
 )
 
 // Exit codes.
@@ -41,6 +42,8 @@ type flags struct {
 	// StrongSwan's settings of charon that have a meaning here.
 	StrongswanConf string           `placeholder:"FILE" help:"strongswan.conf whose settings of charon count where the configuration does not say otherwise (${strongswan}, if it is there)."`
 	Version        kong.VersionFlag `help:"Print the version and exit."`
+
+	crls *pki.CRLCache // those that are fetched; nil: none
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -104,9 +107,9 @@ func (f *flags) level() zerolog.Level {
 // options are those that the configuration is loaded with.
 func (f *flags) options() config.Options {
 	if f.StrongswanConf == "" {
-		return config.Options{StrongSwan: config.DefaultStrongSwan, Optional: true}
+		return config.Options{StrongSwan: config.DefaultStrongSwan, Optional: true, CRLs: f.crls}
 	}
-	return config.Options{StrongSwan: f.StrongswanConf}
+	return config.Options{StrongSwan: f.StrongswanConf, CRLs: f.crls}
 }
 
 // whenRunning are the options of a daemon: who comes from strongSwan may have nothing

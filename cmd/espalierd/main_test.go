@@ -203,6 +203,8 @@ func TestTwoOwners(t *testing.T) {
 	}
 	r := &recorder{}
 	f := newInForce(flags{Config: path}, file, r, zerolog.Nop())
+	var fetched []int // how many places of CRLs it was told of
+	f.fetch = func(uris []string) { fetched = append(fetched, len(uris)) }
 	last := func() engine.Changes { return r.calls[len(r.calls)-1] }
 	const conn = `%s { remote_addrs = 192.0.2.8
   local { auth = psk
@@ -243,6 +245,9 @@ func TestTwoOwners(t *testing.T) {
 	err = f.change(func(l *config.Loaded, _ *config.Settings) (*config.Loaded, error) { return l.WithoutConnection("b") })
 	if err != nil || !reflect.DeepEqual(last(), engine.Changes{Ended: []engine.ChildName{up}}) {
 		t.Errorf("unloaded: %v, %+v", err, last())
+	}
+	if len(fetched) != 4 { // the changes that took effect
+		t.Errorf("told of the CRLs to fetch %d times, expected 4", len(fetched))
 	}
 }
 

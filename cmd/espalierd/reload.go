@@ -27,6 +27,7 @@ type inForce struct {
 	file    *config.Config
 	loaded  *config.Loaded
 	running atomic.Pointer[config.Config] // both together
+	fetch   func(crls []string)           // is told where CRLs are; nil: nobody is
 }
 
 // newInForce begins with the file alone, which the engine has already.
@@ -105,7 +106,14 @@ func (f *inForce) apply(file *config.Config, loaded *config.Loaded) (config.Chan
 	}
 	f.file, f.loaded = file, loaded
 	f.running.Store(next)
+	f.fetchCRLs(next)
 	return diff, nil
+}
+
+func (f *inForce) fetchCRLs(c *config.Config) {
+	if f.fetch != nil {
+		f.fetch(c.CRLURIs())
+	}
 }
 
 // needsRestart reports whether the setting is one that is read once.

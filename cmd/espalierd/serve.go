@@ -25,6 +25,8 @@ import (
 	"espalier/ike/config"
 	"espalier/ike/engine"
 	"espalier/ike/engine/sockets"
+	"espalier/ike/pki"
+	"espalier/ike/pki/fetch"
 	"espalier/ike/updown"
 	"espalier/ike/vici"
 	"espalier/internal/event"
@@ -94,6 +96,7 @@ func (g *gateway) begin() (err error) {
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"} {
 		os.Unsetenv(v) // not for children
 	}
+	g.crls = &pki.CRLCache{}
 	if g.cfg, err = load(g.flags, g.whenRunning(nil), g.log); err != nil {
 		return err
 	}
@@ -178,6 +181,10 @@ func (g *gateway) openEngine() error {
 	}
 	g.engine.SetPools(g.cfg.Pools)
 	g.force = newInForce(g.flags, g.cfg, g.engine, g.levels.log(g.log, "cfg"))
+	crls := fetch.New(g.crls, g.levels.log(g.log, "cfg"))
+	g.atEnd(crls.Close)
+	g.force.fetch = crls.Set
+	g.force.fetchCRLs(g.cfg)
 	return nil
 }
 

@@ -76,6 +76,7 @@ type Builder struct {
 	keys       map[pki.KeyID]crypto.Signer
 	certs, cas []*x509.Certificate
 	crls       []*pki.CRL
+	fetched    *pki.CRLCache
 	raw        []*pki.RawKey
 	rawIDs     []ID                     // whose they are
 	seen       map[pki.Fingerprint]bool // in certs
@@ -153,13 +154,16 @@ func (b *Builder) AddCA(c *x509.Certificate, origin string) error {
 // AddCRL adds a CRL. Of several of one issuer the newest counts.
 func (b *Builder) AddCRL(c *pki.CRL) { b.crls = append(b.crls, c) }
 
+// FetchedCRLs has what is in a cache count, too, whenever it comes.
+func (b *Builder) FetchedCRLs(c *pki.CRLCache) { b.fetched = c }
+
 // AddRawKey adds a public key without certificate, ours or a peer's. It is of use
 // where Local.Keys or Remote.Keys name it; the identity is for lists.
 func (b *Builder) AddRawKey(k *pki.RawKey, id ID) {
 	b.raw, b.rawIDs = append(b.raw, k), append(b.rawIDs, id)
 }
 
-// CRLs are the revocation lists of the set, in the order added.
+// CRLs are the revocation lists of the set, in the order added, then those that were fetched.
 func (c *Credentials) CRLs() []*pki.CRL { return c.crls.All() }
 
 // Build makes the snapshot; the builder may go on and build another. Keys without certificate and certificates without
@@ -171,7 +175,7 @@ func (b *Builder) Build() *Credentials {
 		certs:         slices.Clone(b.certs),
 		roots:         pki.NewRoots(b.cas),
 		caKeyIDs:      map[pki.Fingerprint][]byte{},
-		crls:          pki.NewCRLs(b.crls),
+		crls:          pki.NewCRLs(b.crls, b.fetched),
 		raw:           map[pki.Fingerprint]*pki.RawKey{},
 		met:           &met{},
 	}

@@ -148,6 +148,7 @@ func loadWith(fsys fileSystem, path string, o Options) (*Config, error) {
 	warn := newReport()
 	sw := readStrongSwan(fsys, o, top, rep, warn)
 	c := &compiler{fs: fsys, rep: rep, warn: warn, path: path, dir: filepath.Dir(path), creds: newCredentialStore(), origin: OriginFile}
+	c.creds.fetched = o.CRLs
 	cfg := c.config(top)
 	if err := rep.err(); err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type credentialStore struct {
 	cas        certList // trusted
 	raw        []rawKey
 	crls       []*pki.CRL
+	fetched    *pki.CRLCache // may be nil
 	keys       map[keyID]crypto.Signer
 	keyFiles   map[keyID]string
 	shared     []sharedKey
@@ -178,7 +179,7 @@ func (c *compiler) authorities(n *node) (out []Authority) {
 			}
 			if cert := c.certificate(listedFile{get[string](a, key), a.keys[key].ValuePos}, "x509ca"); cert != nil {
 				c.creds.addCA(cert)
-				out = append(out, Authority{Name: a.name, Origin: c.origin, CACert: cert})
+				out = append(out, Authority{Name: a.name, Origin: c.origin, CACert: cert, CRLs: get[[]string](a, "crl_uris")})
 			}
 		default:
 			c.rep.add(a.pos, "a cacert in "+a.path, "none", "")
@@ -437,6 +438,7 @@ func (s *credentialStore) build(rep *report, at Pos) (*auth.Credentials, credent
 	for _, c := range s.crls {
 		b.AddCRL(c)
 	}
+	b.FetchedCRLs(s.fetched)
 	for _, k := range s.shared {
 		if err := b.AddShared(k.key, k.ids, "shared key"); err != nil {
 			rep.add(k.pos, "a usable shared key", err.Error(), "")

@@ -77,7 +77,7 @@ func (s *credentialStore) with(l *Loaded) *credentialStore {
 		add(s.certs.all(), s.cas.all())
 		maps.Copy(out.keys, s.keys)
 		out.shared = slices.Clip(s.shared)
-		out.raw, out.crls = slices.Clone(s.raw), s.crls
+		out.raw, out.crls, out.fetched = slices.Clone(s.raw), s.crls, s.fetched
 	}
 	add(l.certs, l.cas)
 	for _, c := range l.crls {

@@ -254,7 +254,7 @@ func (l *Loaded) WithAuthority(t Tree) (*Loaded, error) {
 	next := l.clone()
 	i := slices.IndexFunc(next.authorities, func(o Authority) bool { return o.Name == a.Name })
 	switch {
-	case i >= 0 && next.authorities[i].CACert.Equal(a.CACert):
+	case i >= 0 && next.authorities[i].CACert.Equal(a.CACert) && slices.Equal(next.authorities[i].CRLs, a.CRLs):
 		return l, nil
 	case i < 0:
 		if err := room(len(next.authorities), maxLoadedPools, "authorities"); err != nil {

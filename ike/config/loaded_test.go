@@ -277,7 +277,7 @@ func TestLoadedPoolsAndAuthorities(t *testing.T) {
 	if l, err = l.WithoutPool("a"); err != nil || len(l.pools) != 0 {
 		t.Errorf("unloaded: %v", err)
 	}
-	for text, want := range map[string]string{"b { }\n": "cacert", "b { cacert = /vici/7 }\n": "/vici/7", "b { cacert = /vici/1\n crl_uris = http://x }\n": "crl_uris"} {
+	for text, want := range map[string]string{"b { }\n": "cacert", "b { cacert = /vici/7 }\n": "/vici/7", "b { cacert = /vici/1\n ocsp_uris = http://x }\n": "ocsp_uris", "b { cacert = /vici/1\n crl_uris = ldap://x }\n": "http://"} {
 		tree := treeText(t, text)
 		tree.Content["/vici/1"] = []byte(makePKI().ca)
 		if _, err := l.WithAuthority(tree); err == nil || !strings.Contains(err.Error(), want) {

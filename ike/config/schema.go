@@ -189,7 +189,7 @@ func remoteSpec() *sectionSpec {
 		{name: "pubkeys", typ: words("files"), content: true, doc: "Raw public keys (RFC 7670) to accept, absolute or in pubkey; without id the identity is the SHA-1 of the first."},
 		{name: "groups", typ: words("names"), sup: later, doc: "Groups, one of which the peer must belong to."},
 		{name: "cert_policy", typ: oids(), doc: "Certificate policies that the peer's certificate must have, all of them."},
-		{name: "revocation", typ: oneOf("strict", "ifuri", "relaxed"), def: "relaxed", doc: "What it means that no current CRL tells of one of the peer's certificates: it is refused (strict), also when it says where to ask (ifuri), or taken. Revoked ones are refused in any case. CRLs come from x509crl or a client; none is fetched."},
+		{name: "revocation", typ: oneOf("strict", "ifuri", "relaxed"), def: "relaxed", doc: "What it means that no current CRL tells of one of the peer's certificates: it is refused (strict), also when it says where to ask (ifuri), or taken. Revoked ones are refused in any case. CRLs come from x509crl, from a client or from crl_uris."},
 		{name: "eap_id", typ: text("identity"), derived: "id", sup: later, doc: "EAP identity to ask for."},
 	}, subs: []*sectionSpec{certSpec("cert*", "x509"), certSpec("cacert*", "x509ca")}}
 }

@@ -117,7 +117,7 @@ func authoritySpec() *sectionSpec {
 	return &sectionSpec{name: "<ca>", doc: "A certification authority.", keys: append([]keySpec{
 		{name: "cacert", typ: text("file"), content: true, doc: "Its certificate, absolute or in x509ca."},
 		{name: "file", typ: text("file"), doc: "The same, another name."},
-		{name: "crl_uris", typ: words("URIs"), sup: later, doc: "Where its CRLs are."},
+		{name: "crl_uris", typ: uris(), doc: "Where its CRLs are: http, https or file. They are fetched when this is loaded and when the next is due."},
 		{name: "ocsp_uris", typ: words("URIs"), sup: later, doc: "Where its OCSP responders are."},
 		{name: "cert_uri_base", typ: text("URI"), sup: later, doc: "Where its certificates are (hash and URL)."},
 	}, tokenKeys()...)}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"espalier/ike/pki"
 )
 
 // DefaultStrongSwan is where strongSwan's daemon has its settings.
@@ -22,6 +24,8 @@ type Options struct {
 	Optional bool
 	// MayMiss: the main file need not be there; what clients load is all there is then.
 	MayMiss bool
+	// CRLs are those that are fetched; nil: none.
+	CRLs *pki.CRLCache
 }
 
 // StrongSwan is what was taken from a strongswan.conf, and what was not.

@@ -15,6 +15,7 @@ import (
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
 	"espalier/ike/auth"
+	"espalier/ike/pki/fetch"
 	"espalier/ike/sa"
 	"espalier/ike/suite"
 	"espalier/internal/secret"
@@ -453,6 +454,22 @@ func oids() valueType {
 		}
 		return list, ok
 	})
+}
+
+// uris reads a list of places to fetch from.
+func uris() valueType {
+	return valueType{name: "URIs", parse: func(s string) (any, *problem) {
+		list, ok := commas(s)
+		if !ok {
+			return nil, &problem{expected: "URIs with commas between them"}
+		}
+		for _, one := range list {
+			if err := fetch.CheckURI(one); err != nil {
+				return nil, problemOf(err, "a URI")
+			}
+		}
+		return list, nil
+	}}
 }
 
 // ocspMode reads what an IKE SA does with OCSP, and refuses what asks for it.

@@ -109,26 +109,34 @@ func (r Revocation) String() string {
 	return "Revocation(" + strconv.Itoa(int(r)) + ")"
 }
 
-// CRLs is an immutable set of CRLs, safe for concurrent use.
+// CRLs is a set of CRLs, immutable but for those that are fetched, safe for concurrent use.
 type CRLs struct {
-	all []*CRL
-	by  map[string][]*CRL // by issuer, the newest first
+	all     []*CRL
+	by      map[string][]*CRL // by issuer
+	fetched *CRLCache         // what is in it counts, too; nil: nothing
 }
 
 // NewCRLs makes the set.
-func NewCRLs(list []*CRL) *CRLs {
-	s := &CRLs{all: slices.Clone(list), by: map[string][]*CRL{}}
+func NewCRLs(list []*CRL, fetched *CRLCache) *CRLs {
+	s := &CRLs{all: slices.Clone(list), by: map[string][]*CRL{}, fetched: fetched}
 	for _, c := range list {
 		s.by[string(c.List.RawIssuer)] = append(s.by[string(c.List.RawIssuer)], c)
-	}
-	for _, l := range s.by {
-		slices.SortStableFunc(l, func(a, b *CRL) int { return b.List.ThisUpdate.Compare(a.List.ThisUpdate) })
 	}
 	return s
 }
 
-// All are the CRLs in the order given.
-func (s *CRLs) All() []*CRL { return s.all }
+// All are the CRLs in the order given, then those that were fetched.
+func (s *CRLs) All() []*CRL { return append(slices.Clip(s.all), s.fetched.All()...) }
+
+// newest is the last CRL that an issuer signed, nil if there is none.
+func (s *CRLs) newest(issuer *x509.Certificate, name []byte) (best *CRL) {
+	for _, c := range append(slices.Clip(s.by[string(name)]), s.fetched.of(string(name))...) {
+		if c.signedBy(issuer) && (best == nil || c.List.ThisUpdate.After(best.List.ThisUpdate)) {
+			best = c
+		}
+	}
+	return best
+}
 
 // Check looks each certificate of a chain up, leaf first, the trusted one aside. The
 // newest CRL that the issuer signed decides; one that is past its next update still
@@ -137,17 +145,13 @@ func (s *CRLs) Check(chain []*x509.Certificate, now time.Time, r Revocation) err
 	for i := 0; i+1 < len(chain); i++ {
 		cert, issuer := chain[i], chain[i+1]
 		why := "no CRL of its issuer"
-		for _, c := range s.by[string(cert.RawIssuer)] {
-			if !c.signedBy(issuer) {
-				continue
-			}
+		if c := s.newest(issuer, cert.RawIssuer); c != nil {
 			if e, ok := c.revoked[string(cert.SerialNumber.Bytes())]; ok {
 				return chainError(cert, ChainRevoked, fmt.Sprintf("by its issuer at %s, reason %d", stamp(e.RevocationTime), e.ReasonCode), nil)
 			}
 			if why = ""; !c.List.NextUpdate.IsZero() && now.After(c.List.NextUpdate) {
 				why = "a CRL that should have been replaced until " + stamp(c.List.NextUpdate)
 			}
-			break
 		}
 		hasURI := len(cert.CRLDistributionPoints)+len(cert.OCSPServer) > 0
 		if why != "" && (r == RevocationStrict || r == RevocationIfURI && hasURI) {
@@ -160,7 +164,7 @@ func (s *CRLs) Check(chain []*x509.Certificate, now time.Time, r Revocation) err
 // CheckPinned is Check for a certificate that is trusted for itself: its issuer may be
 // among cas.
 func (s *CRLs) CheckPinned(cert *x509.Certificate, cas []*x509.Certificate, now time.Time, r Revocation) error {
-	if len(s.all) == 0 && r == RevocationRelaxed {
+	if len(s.All()) == 0 && r == RevocationRelaxed {
 		return nil
 	}
 	for _, ca := range cas {

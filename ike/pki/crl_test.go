@@ -69,7 +69,7 @@ func TestCRLs(t *testing.T) {
 		{"the newest counts", []*CRL{crl(t, inter, 2*time.Hour, 9), crl(t, inter, time.Hour)}, RevocationRelaxed, 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			set := NewCRLs(c.crls)
+			set := NewCRLs(c.crls, nil)
 			_, err := VerifyChain(leaf.cert, []*x509.Certificate{inter.cert}, NewRoots([]*x509.Certificate{root.cert}), testNow,
 				Options{Accept: func(found []*x509.Certificate) error { return set.Check(found, testNow, c.r) }})
 			again := set.Check(chain, testNow, c.r)
@@ -81,11 +81,38 @@ func TestCRLs(t *testing.T) {
 			}
 		})
 	}
-	if err := NewCRLs([]*CRL{crl(t, inter, time.Hour, 9)}).CheckPinned(leaf.cert, []*x509.Certificate{root.cert, inter.cert}, testNow, RevocationRelaxed); err == nil {
+	if err := NewCRLs([]*CRL{crl(t, inter, time.Hour, 9)}, nil).CheckPinned(leaf.cert, []*x509.Certificate{root.cert, inter.cert}, testNow, RevocationRelaxed); err == nil {
 		t.Error("a pinned certificate that is revoked was taken")
 	}
-	if err := NewCRLs(nil).CheckPinned(leaf.cert, nil, testNow, RevocationStrict); err == nil {
+	if err := NewCRLs(nil, nil).CheckPinned(leaf.cert, nil, testNow, RevocationStrict); err == nil {
 		t.Error("a pinned certificate of which nothing is known was taken, in spite of strict")
+	}
+}
+
+// What is fetched counts at once, and no longer than it is wanted.
+func TestCRLCache(t *testing.T) {
+	root := issue(t, "root", nil, isCA)
+	leaf := issue(t, "leaf", root, nil)
+	cache := &CRLCache{}
+	set := NewCRLs([]*CRL{crl(t, root, 2*time.Hour)}, cache)
+	revoked := func() bool {
+		return set.Check([]*x509.Certificate{leaf.cert, root.cert}, testNow, RevocationRelaxed) != nil
+	}
+	if revoked() || len(set.All()) != 1 {
+		t.Error("revoked by an empty cache")
+	}
+	cache.Put("http://a", crl(t, root, time.Hour, 7))
+	if !revoked() || len(set.All()) != 2 {
+		t.Error("not revoked by what was fetched")
+	}
+	cache.Put("http://a", crl(t, root, 0))
+	if revoked() {
+		t.Error("revoked by what was replaced")
+	}
+	cache.Put("http://b", crl(t, root, -time.Minute, 7))
+	cache.Keep([]string{"http://a"})
+	if revoked() || len(cache.All()) != 1 {
+		t.Error("revoked by what is not wanted any more")
 	}
 }
 

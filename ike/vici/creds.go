@@ -152,7 +152,7 @@ func (c *client) listAuthorities(req Message) (Message, error) {
 		}
 		var m Message
 		m.Put("cacert", pki.FormatDN(a.CACert.RawSubject))
-		m.PutList("crl_uris", nil)
+		m.PutList("crl_uris", a.CRLs)
 		m.PutList("ocsp_uris", nil)
 		if err := c.raise(eventListAuthority, Message{Section{a.Name, m}}); err != nil {
 			return nil, err

@@ -99,6 +99,7 @@ type Authority struct {
 	Name   string
 	Origin string // "file" or "vici"
 	CACert *x509.Certificate
+	CRLs   []string
 }
 
 // Policy is a child's policies that stand without a CHILD SA.

@@ -280,7 +280,7 @@ func TestLoadPoolsAndAuthorities(t *testing.T) {
 		{"unload-pool", request("name", "busy"), "pool 'busy' has 2 online leases, unable to unload"},
 		{"unload-pool", request("name", "q"), "pool 'q' not found"},
 		{"load-authority", vici.Message{section("lab", request("cacert", string(ca)))}, "yes"},
-		{"load-authority", vici.Message{section("lab", request("cacert", string(ca), "crl_uris", "http://x"))}, "crl_uris"},
+		{"load-authority", vici.Message{section("lab", request("cacert", string(ca), "ocsp_uris", "http://x"))}, "ocsp_uris"},
 		{"load-authority", vici.Message{section("lab", request("cacert", "x"))}, "authorities.lab.cacert"},
 		{"unload-authority", request("name", "x"), "authority 'x' not found"},
 	} {

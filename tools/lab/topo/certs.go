@@ -107,3 +107,21 @@ func issue(ca *Cert, kind KeyKind, template *x509.Certificate) (*Cert, error) {
 	self.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 	return self, nil
 }
+
+// Public is the certificate's public key, PEM.
+func (c *Cert) Public() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: c.x509.RawSubjectPublicKeyInfo})
+}
+
+// CRL is the authority's list with the certificates that it revokes, PEM, good for a day.
+func (ca *Cert) CRL(revoked ...*Cert) ([]byte, error) {
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(24 * time.Hour)}
+	for _, c := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.x509.SerialNumber, RevocationTime: list.ThisUpdate})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, ca.x509, ca.key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), nil
+}

@@ -82,7 +82,7 @@ func (e *Espalier) Configure(conf string, files map[string][]byte) error {
 	if e.plain {
 		conf += "\nespalier {\n fast_path = no\n}\n"
 	}
-	return writeFiles(e.Dir, "espalier.conf", conf, files)
+	return WriteFiles(e.Dir, "espalier.conf", conf, files)
 }
 
 // Restart starts the daemon, again when it was stopped or killed before, and waits until it says that it is ready and its BPF programs are

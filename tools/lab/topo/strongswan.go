@@ -109,11 +109,11 @@ func (s *StrongSwan) ready(ctx context.Context, socket string) error {
 
 // Configure writes the configuration folder anew; Load makes charon read it.
 func (s *StrongSwan) Configure(conf string, files map[string][]byte) error {
-	return writeFiles(s.Dir, "swanctl.conf", conf, files)
+	return WriteFiles(s.Dir, "swanctl.conf", conf, files)
 }
 
-// writeFiles writes a configuration and its files below dir, readable by root only.
-func writeFiles(dir, name, conf string, files map[string][]byte) error {
+// WriteFiles writes a configuration and its files below dir, readable by root only.
+func WriteFiles(dir, name, conf string, files map[string][]byte) error {
 	all := map[string][]byte{name: []byte(conf)}
 	for k, v := range files {
 		all[k] = v
