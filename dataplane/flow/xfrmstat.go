@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"espalier/bpf"
-	"espalier/dataplane"
 )
 
 // statReasons are the counters of /proc/net/xfrm_stat, as reasons.
@@ -106,28 +102,18 @@ func parseStats(r io.Reader) (out []Stat, err error) {
 // addKernelDrops gives the SPIs what the kernel counts for each SA: replays and
 // failed integrity checks.
 func addKernelDrops(spis []SPI) error {
-	states, err := netlink.XfrmStateList(netlink.FAMILY_ALL)
+	lost, err := Losses()
 	if err != nil {
-		return fmt.Errorf("the kernel's SAs: %w", err)
+		return err
 	}
 	drops := map[Key][]Drop{}
-	for i := range states {
-		s := &states[i]
-		for _, a := range []*netlink.XfrmStateAlgo{s.Auth, s.Crypt, s.Aead} {
-			if a != nil {
-				clear(a.Key)
-			}
+	for i := range lost {
+		l := &lost[i]
+		if n := l.Late + l.Repeated; n > 0 {
+			drops[l.Key] = append(drops[l.Key], Drop{Reason(bpf.DropReplay), n})
 		}
-		dst, ok := netip.AddrFromSlice(s.Dst)
-		if !ok {
-			continue
-		}
-		k := Key{dataplane.In, dst.Unmap(), uint32(s.Spi)}
-		if n := s.Statistics.Replay + s.Statistics.ReplayWindow; n > 0 {
-			drops[k] = append(drops[k], Drop{Reason(bpf.DropReplay), uint64(n)})
-		}
-		if n := s.Statistics.Failed; n > 0 {
-			drops[k] = append(drops[k], Drop{Reason(bpf.DropIntegrity), uint64(n)})
+		if l.Forged > 0 {
+			drops[l.Key] = append(drops[l.Key], Drop{Reason(bpf.DropIntegrity), l.Forged})
 		}
 	}
 	for i := range spis {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -369,4 +370,9 @@ func inOwnNamespace(t *testing.T, f func()) {
 	if err := <-done; err != nil {
 		t.Fatalf("a network namespace of its own: %v", err)
 	}
+}
+
+// addVeth makes a pair of virtual interfaces.
+func addVeth(name, peer string) error {
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer})
 }

@@ -1,0 +1,44 @@
+package flow
+
+import "errors"
+
+// Link is a network interface with what it is for.
+type Link struct {
+	Name   string
+	Inside bool // of the side of clear packets; otherwise outside
+	// Steered: a program gives its packets to CPUs.
+	Steered bool
+}
+
+// ErrBusy: programs are being loaded or attached.
+var ErrBusy = errors.New("the fast path is at work on its programs")
+
+// Links are the outside and inside interfaces. Errors: ErrBusy, the kernel does not
+// list them.
+func (f *Flow) Links() ([]Link, error) {
+	if !f.work.TryLock() {
+		return nil, ErrBusy
+	}
+	steered := map[int]bool{}
+	for h, a := range f.hooks {
+		program := h.program
+		if a.variant != "" {
+			program = a.variant
+		}
+		steered[h.ifIndex] = steered[h.ifIndex] || a.how != "" && (program == progESPIn || program == progFlowIn)
+	}
+	f.work.Unlock()
+	b, err := lookAround()
+	if err != nil {
+		return nil, err
+	}
+	set := f.settings()
+	var out []Link
+	for _, l := range b.links {
+		switch r := roleOf(b, &set, l); r {
+		case roleOutside, roleInside:
+			out = append(out, Link{Name: l.Attrs().Name, Inside: r == roleInside, Steered: steered[l.Attrs().Index]})
+		}
+	}
+	return out, nil
+}
