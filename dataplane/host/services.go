@@ -139,3 +139,19 @@ func (l Local) networkd(services []Service) (out []Finding) {
 	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.Cause, b.Cause) })
 	return out
 }
+
+// Runs tells whether a program of the name, as the kernel has it, runs.
+func Runs(program string) bool { return Local{}.runs(program) }
+
+func (l Local) runs(program string) bool {
+	list, _ := os.ReadDir(l.path("/proc"))
+	for _, e := range list {
+		if !number(e.Name()) {
+			continue
+		}
+		if comm, err := l.read("/proc/" + e.Name() + "/comm"); err == nil && comm == program {
+			return true
+		}
+	}
+	return false
+}

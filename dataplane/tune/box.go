@@ -44,6 +44,7 @@ type KernelBox struct {
 	now   func() time.Time
 	times func() ([]host.CPUTime, error)
 	net   func() ([]host.Softnet, error)
+	wires *network
 
 	began  time.Time // of the first observation; zero: none was yet
 	before counts
@@ -73,7 +74,7 @@ var _ Box = (*KernelBox)(nil)
 
 // NewBox makes the box of the running kernel.
 func NewBox(paths Paths) *KernelBox {
-	return &KernelBox{paths: paths, now: time.Now, times: host.CPUTimes, net: host.SoftnetStats,
+	return &KernelBox{paths: paths, now: time.Now, times: host.CPUTimes, net: host.SoftnetStats, wires: newNetwork(paths),
 		sas: map[SAID]*counted{}, wait: map[int]int64{}, short: map[int]bool{}}
 }
 
@@ -106,6 +107,8 @@ func (b *KernelBox) Observe() (Observation, error) {
 		b.cpus(&o, now, steered)
 	}
 	b.before = *now
+	b.wires.observe(&o, now.at)
+	o.System.IRQBalance = b.wires.balance
 	return o, nil
 }
 

@@ -51,6 +51,7 @@ func TestKernelBox(t *testing.T) {
 	}
 	p := &fakePaths{sas: []flow.Traffic{traffic(0, -1), traffic(1, 1)}, steer: []int{0, 1}}
 	b := NewBox(p)
+	b.wires = stillNetwork()
 	now := time.Unix(1000, 0)
 	b.now = func() time.Time { return now }
 	cpus := []host.CPUTime{{CPU: 0}, {CPU: 1}}

@@ -21,6 +21,7 @@ type Tuner struct {
 	short  map[Setting]int // rounds in a row in which the box ran short of it
 	tried  map[Setting]attempt
 	wanted int // rounds in a row in which a move was worth it
+	knobs  knobs
 }
 
 // memory is what is known of one SA.
@@ -62,6 +63,8 @@ func (t *Tuner) Decide(o Observation) Decision {
 	}
 	split, verdicts := t.splits(v)
 	d.Actions, d.Verdicts = append(d.Actions, split...), append(d.Verdicts, verdicts...)
+	more, verdicts := t.turn(v, len(d.Actions) > 0)
+	d.Actions, d.Verdicts = append(d.Actions, more...), append(d.Verdicts, verdicts...)
 	if set := t.settings(o); t.limits.Settings > 0 {
 		d.Actions = append(d.Actions, set[:min(len(set), t.limits.Settings)]...)
 	}
@@ -72,8 +75,11 @@ func (t *Tuner) Decide(o Observation) Decision {
 
 // changes tells whether an action does anything.
 func changes(p Planned) bool {
-	_, leaves := p.Action.(Leave)
-	return !leaves
+	switch p.Action.(type) {
+	case Leave, Say:
+		return false
+	}
+	return true
 }
 
 // view is an observation understood: CPUs by index, loads as shares.

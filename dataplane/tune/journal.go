@@ -91,6 +91,9 @@ func withName(a Action, name string) Action {
 	case Leave:
 		a.Name = name
 		return a
+	case Renew:
+		a.Name = name
+		return a
 	}
 	return a
 }
@@ -105,6 +108,8 @@ func spiOf(a Action) uint32 {
 	case Join:
 		return a.SPI
 	case Leave:
+		return a.SPI
+	case Renew:
 		return a.SPI
 	}
 	return 0

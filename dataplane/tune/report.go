@@ -32,6 +32,9 @@ type LimitsReport struct {
 	Moves    int `json:"moves"`
 	Splits   int `json:"splits"`
 	Settings int `json:"settings"`
+	Queues   int `json:"queues"`
+	Offloads int `json:"offloads"`
+	Rekeys   int `json:"rekeys"`
 }
 
 // EntryReport is a decision.
@@ -40,7 +43,7 @@ type EntryReport struct {
 	Time    time.Time   `json:"time"`
 	Times   int         `json:"times"` // how often the same was decided in a row; time is the last one's
 	Seen    []CPUReport `json:"seen"`
-	Kind    string      `json:"kind"` // move, split, join, leave, set
+	Kind    string      `json:"kind"` // move, split, join, leave, renew, say, set
 	Action  string      `json:"action"`
 	Reason  string      `json:"reason"`
 	Before  *float64    `json:"busiest_before"` // load of the busiest CPU that has SAs to give, in percent, and
@@ -55,7 +58,8 @@ type EntryReport struct {
 // Report is the status in the words of other programs.
 func (s *Status) Report() Report {
 	r := Report{Mode: s.Mode, Blind: s.Blind, CPUs: loads(s.Loads), Changed: s.Changed, Entries: s.Entries,
-		Limits: LimitsReport{max(s.Limits.Moves, 0), max(s.Limits.Splits, 0), max(s.Limits.Settings, 0)}}
+		Limits: LimitsReport{max(s.Limits.Moves, 0), max(s.Limits.Splits, 0), max(s.Limits.Settings, 0),
+			max(s.Limits.Queues, 0), max(s.Limits.Offloads, 0), max(s.Limits.Rekeys, 0)}}
 	if !s.Seen.IsZero() {
 		r.Seen = &s.Seen
 	}
@@ -97,6 +101,10 @@ func kind(a Action) string {
 		return "join"
 	case Leave:
 		return "leave"
+	case Renew:
+		return "renew"
+	case Say:
+		return "say"
 	}
 	return "set"
 }

@@ -52,6 +52,7 @@ type Config struct {
 	Box      Box
 	Settings Settings // nil: none are changed
 	IKE      IKE      // nil: nothing can be asked of the peers
+	Renewer  Renewer  // nil: no SA can be replaced
 	Mode     Mode
 	Limits   Limits
 	Log      zerolog.Logger
@@ -69,6 +70,7 @@ type Runner struct {
 	work  sync.Mutex // held for a round
 	tuner *Tuner
 	last  Observation // of the last round; none while the mode is Off
+	links linkSettings
 
 	mu      sync.Mutex // guards what follows, and is never held for long
 	mode    Mode
@@ -144,7 +146,7 @@ func (r *Runner) round(ctx context.Context) time.Duration {
 	if o.Interval <= 0 {
 		return r.tuner.limits.MinRound // nothing to compare with yet
 	}
-	o.System.Settings = r.settings()
+	o.System.Settings = r.settings(&o)
 	r.know(&o)
 	r.last = o
 	d := r.tuner.Decide(o)
@@ -159,7 +161,7 @@ func (r *Runner) round(ctx context.Context) time.Duration {
 }
 
 // settings reads those that the tuner knows and the box has.
-func (r *Runner) settings() map[Setting]string {
+func (r *Runner) settings(o *Observation) map[Setting]string {
 	out := map[Setting]string{}
 	if r.cfg.Settings == nil {
 		return out
@@ -169,6 +171,8 @@ func (r *Runner) settings() map[Setting]string {
 			out[s] = v
 		}
 	}
+	r.links.read(r.cfg.Settings, r.cfg.Now(), o, out)
+	o.System.Refused, r.links.refused = r.links.refused, nil
 	return out
 }
 
@@ -231,7 +235,7 @@ func (r *Runner) perform(ctx context.Context, a Action) error {
 		if r.cfg.Settings == nil {
 			return errNoSettings
 		}
-		return r.cfg.Settings.Set(string(a.Setting), a.To)
+		return r.links.set(r.cfg.Settings, a)
 	case Split:
 		if r.cfg.IKE == nil {
 			return errNoIKE
@@ -242,7 +246,9 @@ func (r *Runner) perform(ctx context.Context, a Action) error {
 			return errNoIKE
 		}
 		return r.cfg.IKE.Join(ctx, a.SPI)
-	case Leave:
+	case Renew:
+		return r.renew(ctx, a)
+	case Leave, Say:
 		return nil
 	}
 	return fmt.Errorf("action %T: not known", a)
@@ -344,7 +350,7 @@ func (r *Runner) Advice(ctx context.Context) ([]Entry, error) {
 				return nil, err
 			}
 		}
-		o.System.Settings = r.settings()
+		o.System.Settings = r.settings(&o)
 		r.know(&o)
 	}
 	return r.advice(o), nil

@@ -3,6 +3,7 @@ package tune
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"testing"
 	"testing/synctest"
@@ -45,17 +46,30 @@ func (b *fakeBox) Move(_ context.Context, moves []Move) []Moved {
 }
 
 // fakeSettings are those of a box without files.
-type fakeSettings struct{ now, before map[string]string }
+type fakeSettings struct {
+	now, before map[string]string
+	missing     bool         // what is not in now is not there; else it is empty
+	read        func(string) // nil: nobody wants to know
+}
 
 func newSettings() *fakeSettings {
-	s := &fakeSettings{map[string]string{}, map[string]string{}}
+	s := &fakeSettings{now: map[string]string{}, before: map[string]string{}}
 	for k, v := range box() {
 		s.now[string(k)] = v
 	}
 	return s
 }
 
-func (s *fakeSettings) Get(name string) (string, error) { return s.now[name], nil }
+func (s *fakeSettings) Get(name string) (string, error) {
+	if s.read != nil {
+		s.read(name)
+	}
+	v, there := s.now[name]
+	if !there && s.missing {
+		return "", fs.ErrNotExist
+	}
+	return v, nil
+}
 
 func (s *fakeSettings) Set(name, v string) error {
 	if v == "" {

@@ -12,6 +12,15 @@ type System struct {
 	Settings map[Setting]string
 	Dropped  uint64 // packets in the interval that found a CPU's backlog full (softnet)
 	Squeezed uint64 // times in the interval that packet processing ended with work left
+	// Refused are settings that could not be changed since the observation before.
+	Refused    []Setting
+	IRQBalance bool // another program moves interrupts
+	MSS        bool // TCP is fitted to the tunnels
+	// TooBig counts packets that may not be cut and did not fit their way; the others are
+	// TCP of the box's own.
+	TooBig, Segments, Retransmitted uint64
+	// XFRM are the packets that the kernel's XFRM lost, by its own names, those not zero.
+	XFRM map[string]uint64
 }
 
 // Setting is the name of something that the tuner may change: a sysctl by its
@@ -124,11 +133,11 @@ func (t *Tuner) settings(o Observation) []Planned {
 		if err != nil {
 			continue // not there, or not a number: not ours to judge
 		}
-		if now < r.least {
+		if now < r.least && t.round >= t.knobs.banned[r.setting].until {
 			out = append(out, planSet(o, r.setting, r.least, "less than a gateway's sockets need under load"))
 			continue
 		}
-		if r.sign == nil {
+		if r.sign == nil || t.round < t.knobs.banned[r.setting].until {
 			continue
 		}
 		if r.sign.rate(&o) <= perSecond {
@@ -153,7 +162,7 @@ func planSet(o Observation, s Setting, to int, why string) Planned {
 // of the tuner takes it back.
 func (t *Tuner) governor(o Observation) []Planned {
 	now, there := o.System.Settings[CPUGovernor]
-	if !there || now == "performance" {
+	if !there || now == "performance" || t.round < t.knobs.banned[CPUGovernor].until {
 		return nil
 	}
 	for _, c := range o.CPUs {

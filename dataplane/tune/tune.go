@@ -34,6 +34,8 @@ type Observation struct {
 	CPUs     []CPU         // each possible CPU once, by ascending ID
 	SAs      []SA          // inbound SAs, in any order, each once
 	System   System
+	Links    []Link // outside and inside interfaces, each once
+	Paths    []Path // whose MTU is known
 }
 
 // CPU is one CPU over the interval. Shares are of the CPU's time, 0 to 1.
@@ -56,9 +58,13 @@ type SA struct {
 	Arrives int    // where its packets arrive: on which CPU most were counted
 	Packets uint64 // arrived
 	Bytes   uint64
-	Lost    uint64  // of Packets: did not get to their CPU
-	Weight  float64 // price of its algorithm, as a multiple of AES-GCM's; 0 means 1
-	Fixed   bool    // tied to its CPU by negotiation (RFC 9611): never moved
+	Lost    uint64 // of Packets: did not get to their CPU
+	// What the kernel refused since it was looked at last: packets left of the replay
+	// window, in it and seen before, and such with a wrong integrity check value.
+	Late, Repeated, Forged uint64
+	Window                 uint32  // replay window, packets; 0: not known, or none
+	Weight                 float64 // price of its algorithm, as a multiple of AES-GCM's; 0 means 1
+	Fixed                  bool    // tied to its CPU by negotiation (RFC 9611): never moved
 	// CanSplit: both ends take SAs of single CPUs beside this one. Group is what it
 	// has in common with those; 0: nothing.
 	CanSplit bool
@@ -184,6 +190,9 @@ type Limits struct {
 	Rest      int           // rounds that a moved SA stays where it is; default 5
 	Splits    int           // per-CPU SAs asked for in a round; default 1
 	Settings  int           // settings of the box changed in a round; default 8
+	Queues    int           // CPUs of queues and interrupts changed in a round; default 8
+	Offloads  int           // features of devices switched in a round; default 1
+	Rekeys    int           // SAs that are to be renewed, for a wider replay window or pcrypt, in a round; default 1
 	MinRound  time.Duration // default 250 ms
 	MaxRound  time.Duration // default 4 s
 	// PacketPrice is what a packet costs before its first byte, in bytes; default 500.
@@ -198,6 +207,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Rest, 5)
 	setDefault(&l.Splits, 1)
 	setDefault(&l.Settings, 8)
+	setDefault(&l.Queues, 8)
+	setDefault(&l.Offloads, 1)
+	setDefault(&l.Rekeys, 1)
 	setDefault(&l.MinRound, 250*time.Millisecond)
 	setDefault(&l.MaxRound, 4*time.Second)
 	setDefault(&l.PacketPrice, 500)
