@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/dataplane/tune"
 	"espalier/ike/engine"
 	"espalier/internal/event"
@@ -20,6 +23,10 @@ type childSAs struct {
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	bySPI  map[uint32]childSA
+	paths  map[uint64]tune.Path // by unique id of the IKE SA
+
+	windows *dataplane.Windows // nil: they stay as they are
+	mss     atomic.Bool        // TCP is fitted to the tunnels
 }
 
 // childSA is one of them.
@@ -30,13 +37,16 @@ type childSA struct {
 	canSplit   bool
 }
 
-var _ tune.IKE = (*childSAs)(nil)
+var (
+	_ tune.IKE     = (*childSAs)(nil)
+	_ tune.Renewer = (*childSAs)(nil)
+)
 
 // childEvents is how many events may wait for childSAs.
 const childEvents = 4096
 
 func followChildren(bus *event.Bus) *childSAs {
-	c := &childSAs{stop: make(chan struct{}), bySPI: map[uint32]childSA{}}
+	c := &childSAs{stop: make(chan struct{}), bySPI: map[uint32]childSA{}, paths: map[uint64]tune.Path{}}
 	sub := bus.Subscribe(childEvents)
 	c.done.Go(func() {
 		defer sub.Close()
@@ -63,6 +73,13 @@ func (c *childSAs) take(e event.Event) {
 			conn: ev.Conn, name: ev.Child.Name, reqID: ev.Child.ReqID, canSplit: ev.Child.PerCPU}
 	case event.ChildDown:
 		delete(c.bySPI, ev.Child.SPIIn)
+	case event.PathMTU:
+		c.paths[ev.IKE.UniqueID] = tune.Path{Name: ev.Conn, MTU: int(ev.MTU)}
+		if ev.MTU == 0 {
+			delete(c.paths, ev.IKE.UniqueID)
+		}
+	case event.IKEDown:
+		delete(c.paths, ev.IKE.UniqueID)
 	}
 }
 
@@ -132,6 +149,31 @@ func (c *childSAs) ask(ctx context.Context, spi uint32, f func(context.Context, 
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	return f(ctx, e, s.Target)
+}
+
+// Renew implements tune.Renewer.
+func (c *childSAs) Renew(ctx context.Context, spi uint32) error {
+	return c.ask(ctx, spi, func(ctx context.Context, e *engine.Engine, t engine.Target) error { return e.Rekey(ctx, t) })
+}
+
+// Widen implements tune.Renewer.
+func (c *childSAs) Widen(spi, window uint32) error {
+	s, ok := c.of(spi)
+	if !ok || c.windows == nil {
+		return errNoChild
+	}
+	c.windows.Widen(s.reqID, window)
+	return nil
+}
+
+// tell adds to an observation what IKE and the configuration know.
+func (c *childSAs) tell(o *tune.Observation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(c.paths)) {
+		o.Paths = append(o.Paths, c.paths[id])
+	}
+	o.System.MSS = c.mss.Load()
 }
 
 func (c *childSAs) close() {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/dataplane/tune"
 	"espalier/internal/event"
 )
@@ -44,6 +45,24 @@ func TestChildSAs(t *testing.T) {
 		}
 		if err := c.Join(t.Context(), 101); !errors.Is(err, errNoChild) {
 			t.Errorf("before the engine has begun: %v", err)
+		}
+		if err := c.Renew(t.Context(), 101); !errors.Is(err, errNoChild) {
+			t.Errorf("before the engine has begun: %v", err)
+		}
+		c.windows = new(dataplane.Windows)
+		if err := c.Widen(101, 256); err != nil {
+			t.Error(err)
+		}
+		if err := c.Widen(104, 256); !errors.Is(err, errNoChild) {
+			t.Errorf("a window of another's: %v", err)
+		}
+		bus.Publish(time.Now(), event.PathMTU{IKE: ike, MTU: 1400})
+		bus.Publish(time.Now(), event.PathMTU{IKE: event.IKE{Conn: "lost", UniqueID: 4}, MTU: 1300})
+		bus.Publish(time.Now(), event.PathMTU{IKE: event.IKE{Conn: "lost", UniqueID: 4}})
+		synctest.Wait()
+		var o tune.Observation
+		if c.tell(&o); !reflect.DeepEqual(o.Paths, []tune.Path{{Name: "gw", MTU: 1400}}) || o.System.MSS {
+			t.Errorf("paths %+v, MSS %v", o.Paths, o.System.MSS)
 		}
 	})
 }

@@ -48,6 +48,7 @@ type gateway struct {
 	kernel         *xfrm.XFRM
 	fast           *flow.Flow          // nil: none
 	plane          dataplane.DataPlane // the kernel, kept in step with the fast path
+	windows        dataplane.Windows   // of replay, of the plane's SAs
 	routes         *route.Keeper
 	network        *sockets.Network
 	bus, sightings *event.Bus
@@ -123,6 +124,7 @@ func (g *gateway) openKernel() (err error) {
 	if g.fast, g.plane, err = withFastPath(g.kernel, g.cfg, g.runDir, g.log); err != nil {
 		return err
 	}
+	g.plane = g.windows.Wrap(g.plane)
 	g.atEnd(func() error { return closeFastPath(g.fast, g.plane) })
 	return nil
 }
@@ -151,7 +153,7 @@ func (g *gateway) openObservers() error {
 	if g.fast != nil {
 		g.fast.Follow(g.bus)
 	}
-	g.tuner = newTuner(g.fast, g.cfg, g.runDir, g.bus, g.log)
+	g.tuner = newTuner(g.fast, &g.windows, g.cfg, g.runDir, g.bus, g.log)
 	g.atEnd(g.tuner.close)
 	g.atEnd(startFirewall(g.cfg, g.log))
 	g.scripts = newScripts(g.cfg, g.bus, g.levels.log(g.log, "chd"))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"espalier/dataplane"
 	"espalier/dataplane/flow"
 	"espalier/dataplane/host"
 	"espalier/dataplane/tune"
@@ -32,7 +33,7 @@ type tuner struct {
 
 // newTuner makes it; run starts it. What a former run changed of the box is given
 // back first. An error is no reason for a gateway not to start: the tuner is nil.
-func newTuner(fast *flow.Flow, cfg *config.Config, runDir string, bus *event.Bus, log zerolog.Logger) *tuner {
+func newTuner(fast *flow.Flow, windows *dataplane.Windows, cfg *config.Config, runDir string, bus *event.Bus, log zerolog.Logger) *tuner {
 	settings, err := host.OpenSettings(filepath.Join(runDir, filepath.Base(host.DefaultSettings)), host.Local{})
 	if err != nil {
 		log.Error().Err(err).Msg("no tuner")
@@ -43,7 +44,9 @@ func newTuner(fast *flow.Flow, cfg *config.Config, runDir string, bus *event.Bus
 		paths = fast
 	}
 	t := &tuner{sas: followChildren(bus)}
-	t.Runner, err = tune.NewRunner(tune.Config{Box: tune.NewBox(paths), Settings: settings, Mode: tune.Mode(cfg.Settings.Tuner.Mode),
+	t.sas.windows = windows
+	t.sas.mss.Store(fast != nil && cfg.Settings.FastPath.MSS)
+	t.Runner, err = tune.NewRunner(tune.Config{Box: tune.NewBox(paths), Renewer: t.sas, Tell: t.sas.tell, Settings: settings, Mode: tune.Mode(cfg.Settings.Tuner.Mode),
 		Limits: tunerLimits(cfg), Log: log, IKE: t.sas, Name: t.sas.name})
 	if t.Runner == nil {
 		t.sas.close()
@@ -83,7 +86,11 @@ func (t *tuner) close() error {
 // reload takes a changed configuration over; what espctl has set stays unless it has
 // changed.
 func (t *tuner) reload(old, next *config.Config) {
-	if t == nil || old.Settings.Tuner == next.Settings.Tuner {
+	if t == nil {
+		return
+	}
+	t.sas.mss.Store(next.Settings.FastPath.On && next.Settings.FastPath.MSS)
+	if old.Settings.Tuner == next.Settings.Tuner {
 		return
 	}
 	t.SetLimits(tunerLimits(next))
@@ -99,7 +106,8 @@ func tunerLimits(cfg *config.Config) tune.Limits {
 		return n
 	}
 	c := &cfg.Settings.Tuner
-	return tune.Limits{Moves: none(c.Moves), Splits: none(c.Splits), Settings: none(c.Settings)}
+	return tune.Limits{Moves: none(c.Moves), Splits: none(c.Splits), Settings: none(c.Settings),
+		Queues: none(c.Queues), Offloads: none(c.Offloads), Rekeys: none(c.Rekeys)}
 }
 
 // Commands of the control socket: their answers have JSON in a list, a part an

@@ -157,7 +157,9 @@ func (r *tuneResult) text() []byte {
 		line(&b, 2, fmt.Sprintf("CPU %d", c.CPU), cpuText(c))
 	}
 	line(&b, 2, "a round", strings.Join([]string{most(r.Limits.Moves, "SA moved", "SAs moved"),
-		most(r.Limits.Splits, "per-CPU SA asked for", "per-CPU SAs asked for"), most(r.Limits.Settings, "setting changed", "settings changed")}, ", "))
+		most(r.Limits.Splits, "per-CPU SA asked for", "per-CPU SAs asked for"), most(r.Limits.Settings, "setting changed", "settings changed"),
+		most(r.Limits.Queues, "queue given to other CPUs", "queues given to other CPUs"), most(r.Limits.Offloads, "feature of a card switched", "features of cards switched"),
+		most(r.Limits.Rekeys, "SA rekeyed", "SAs rekeyed")}, ", "))
 	for _, name := range slices.Sorted(maps.Keys(r.Changed)) {
 		line(&b, 2, "changed", fmt.Sprintf("%s; was and will be again: %s", name, r.Changed[name]))
 	}

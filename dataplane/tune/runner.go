@@ -53,9 +53,11 @@ type Config struct {
 	Settings Settings // nil: none are changed
 	IKE      IKE      // nil: nothing can be asked of the peers
 	Renewer  Renewer  // nil: no SA can be replaced
-	Mode     Mode
-	Limits   Limits
-	Log      zerolog.Logger
+	// Tell adds to an observation what the box cannot see, Paths and MSS; nil: nothing.
+	Tell   func(*Observation)
+	Mode   Mode
+	Limits Limits
+	Log    zerolog.Logger
 	// Name says what an inbound SA is called, connection and child; nil: nothing.
 	Name func(spi uint32) string
 	Now  func() time.Time
@@ -376,6 +378,9 @@ func (r *Runner) advice(o Observation) (out []Entry) {
 func (r *Runner) know(o *Observation) {
 	if r.cfg.IKE != nil {
 		r.cfg.IKE.Know(o.SAs)
+	}
+	if r.cfg.Tell != nil {
+		r.cfg.Tell(o)
 	}
 }
 

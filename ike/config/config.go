@@ -105,8 +105,9 @@ type FastPath struct {
 // Tuner are the settings of the tuner: its mode (off, advise, on) and what it may do
 // in a round; 0: none.
 type Tuner struct {
-	Mode                    string
-	Moves, Splits, Settings int
+	Mode                     string
+	Moves, Splits, Settings  int
+	Queues, Offloads, Rekeys int
 }
 
 // Connection finds a connection by name, nil when there is none.
@@ -243,7 +244,8 @@ func (c *compiler) settings(n *node) Settings {
 		InitPrefix4: int(get[uint32](n, "init_prefix_v4")), InitPrefix6: int(get[uint32](n, "init_prefix_v6")),
 	}
 	s.Tuner = Tuner{Mode: get[string](n, "tune"), Moves: int(get[uint32](n, "tune_moves")), Splits: int(get[uint32](n, "tune_splits")),
-		Settings: int(get[uint32](n, "tune_settings"))}
+		Settings: int(get[uint32](n, "tune_settings")), Queues: int(get[uint32](n, "tune_queues")), Offloads: int(get[uint32](n, "tune_offloads")),
+		Rekeys: int(get[uint32](n, "tune_rekeys"))}
 	s.BlockLeaks, s.BypassLAN = get[string](n, "leak") == "block", get[bool](n, "bypass_lan")
 	s.SA.Port = uint16(get[uint32](n, "port"))
 	s.SA.NATTPort = uint16(get[uint32](n, "port_nat_t"))
