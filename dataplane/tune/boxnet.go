@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -193,5 +194,11 @@ func (n *network) charge(o *Observation, xfrm map[string]uint64, now time.Time) 
 		s := &o.SAs[i]
 		l := bySPI[s.SPI]
 		s.Window, s.Late, s.Repeated, s.Forged = l.Window, l.Late, l.Repeated, l.Forged
+		delete(bySPI, s.SPI)
+	}
+	for _, spi := range slices.Sorted(maps.Keys(bySPI)) {
+		if l := bySPI[spi]; l.Late+l.Repeated+l.Forged > 0 {
+			o.Losing = append(o.Losing, SA{SPI: spi, CPU: NoCPU, Window: l.Window, Late: l.Late, Repeated: l.Repeated, Forged: l.Forged})
+		}
 	}
 }

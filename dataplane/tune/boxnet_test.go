@@ -52,7 +52,9 @@ func TestNetwork(t *testing.T) {
 	n.xfrm = func() ([]flow.Stat, error) {
 		return []flow.Stat{{Name: "XfrmInStateSeqError", Packets: seqErrors}, {Name: "XfrmOutStateModeError", Packets: ip.TooBig / 10}}, nil
 	}
-	n.losses = func() ([]flow.Loss, error) { lists++; return []flow.Loss{loss}, nil }
+	other := loss // not in the fast path's list
+	other.Key.SPI = 102
+	n.losses = func() ([]flow.Loss, error) { lists++; return []flow.Loss{loss, other}, nil }
 	n.runs = func(p string) bool { return p == "irqbalance" }
 	now := time.Unix(1000, 0)
 	observe := func(passed time.Duration) Observation {
@@ -77,7 +79,7 @@ func TestNetwork(t *testing.T) {
 	if s := o.System; s.TooBig != 33 || s.Segments != 500 || s.Retransmitted != 10 || s.XFRM["XfrmInStateSeqError"] != 10 {
 		t.Errorf("system %+v", s)
 	}
-	if !n.balance || lists != 1 || o.SAs[0].Late != 50 || o.SAs[0].Window != 32 || o.SAs[1].Window != 0 {
+	if !n.balance || lists != 1 || o.SAs[0].Late != 50 || o.SAs[0].Window != 32 || o.SAs[1].Window != 0 || len(o.Losing) != 1 || o.Losing[0].SPI != 102 || o.Losing[0].Late != 50 {
 		t.Errorf("irqbalance %v, listed %d times, SAs %+v", n.balance, lists, o.SAs)
 	}
 	// A device that came anew counts from 0; a list is too dear for each round.
@@ -85,7 +87,7 @@ func TestNetwork(t *testing.T) {
 	if o = observe(time.Second); len(o.Links) != 1 || lists != 1 || o.SAs[0].Late != 0 {
 		t.Errorf("listed %d times, %+v", lists, o)
 	}
-	if o = observe(lossesEvery); lists != 2 || o.SAs[0].Late != 7 {
+	if o = observe(lossesEvery); lists != 2 || o.SAs[0].Late != 7 || len(o.Losing) != 0 {
 		t.Errorf("listed %d times, SAs %+v; want the 7 since", lists, o.SAs)
 	}
 	if observe(2 * lossesEvery); lists != 2 {

@@ -58,6 +58,7 @@ func (s Say) String() string { return s.Text }
 // and the box's sysctls.
 type knobs struct {
 	sas    map[SAID]*saKnob
+	late   map[uint32]*saKnob // SAs whose window was too narrow, by SPI
 	banned map[Setting]ban
 	trial  *knobTrial
 	hot    int // rounds in a row in which one CPU was full of packets that no SA explains
@@ -124,7 +125,7 @@ func (t *Tuner) turn(v *view, moved bool) (out []Planned, verdicts []Verdict) {
 func (t *Tuner) recall(v *view) {
 	k := &t.knobs
 	if k.sas == nil {
-		k.sas, k.banned = map[SAID]*saKnob{}, map[Setting]ban{}
+		k.sas, k.late, k.banned = map[SAID]*saKnob{}, map[uint32]*saKnob{}, map[Setting]ban{}
 	}
 	for i := range v.items {
 		it := &v.items[i]
@@ -143,6 +144,11 @@ func (t *Tuner) recall(v *view) {
 	for id, m := range k.sas {
 		if m.seen != t.round {
 			delete(k.sas, id)
+		}
+	}
+	for spi, m := range k.late {
+		if m.seen+longAgo < t.round {
+			delete(k.late, spi)
 		}
 	}
 	for s, b := range k.banned {

@@ -3,6 +3,7 @@ package tune
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"espalier/dataplane"
 )
@@ -64,17 +65,21 @@ func (t *Tuner) askRenew(s *SA, m *saKnob, window uint32, what, why string) Plan
 // windows has SAs rekeyed that refuse packets as replays which only came late. A
 // window never shrinks: it costs an eighth of an octet a packet.
 func (t *Tuner) windows(v *view, planned int) (out []Planned) {
-	for i := range v.o.SAs {
-		s := &v.o.SAs[i]
-		m := t.knobs.sas[s.ID]
-		if m == nil || s.Window == 0 || s.Window >= dataplane.MaxReplayWindow || s.Late < fewLate || float64(s.Late) < lateShare*float64(s.Packets) {
+	for _, s := range slices.Concat(v.o.SAs, v.o.Losing) {
+		if s.Window == 0 || s.Window >= dataplane.MaxReplayWindow || s.Late < fewLate || float64(s.Late) < lateShare*float64(s.Packets) {
 			continue
 		}
+		m := t.knobs.late[s.SPI]
+		if m == nil {
+			m = &saKnob{}
+			t.knobs.late[s.SPI] = m
+		}
+		m.seen = t.round
 		if planned+len(out) >= t.limits.Rekeys || !t.mayRenew(m) {
 			continue
 		}
 		next := min(max(4*s.Window, leastWindow), dataplane.MaxReplayWindow)
-		out = append(out, t.askRenew(s, m, next, fmt.Sprintf("a replay window of %d packets", next), fmt.Sprintf(
+		out = append(out, t.askRenew(&s, m, next, fmt.Sprintf("a replay window of %d packets", next), fmt.Sprintf(
 			"%d packets came later than its replay window of %d packets allows and were dropped as replays: packets overtake each other on the path, or between CPUs", s.Late, s.Window)))
 	}
 	return out

@@ -42,8 +42,12 @@ func TestReplayWindows(t *testing.T) {
 		tuner := New(Limits{})
 		for round := range 400 {
 			o := Observation{Interval: time.Second, CPUs: []CPU{{ID: 0, Online: true, Busy: 0.4}, {ID: 1, Online: true}}}
-			for _, l := range sas {
-				o.SAs = append(o.SAs, l.observe())
+			for i, l := range sas {
+				if s := l.observe(); i < 6 {
+					o.SAs = append(o.SAs, s)
+				} else if s.ID = (SAID{}); s.Late > 0 {
+					o.Losing = append(o.Losing, s)
+				}
 			}
 			n := 0
 			for _, p := range tuner.Decide(o).Actions {
@@ -53,7 +57,7 @@ func TestReplayWindows(t *testing.T) {
 				}
 				n++
 				for i, l := range sas {
-					if l.id != a.SA.Slot {
+					if 0x1000+l.id != a.SPI {
 						continue
 					}
 					if asked[i]++; a.Window <= l.window || a.Window > 4096 || l.depth <= l.window || p.Reason.Text == "" {

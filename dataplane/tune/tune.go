@@ -34,8 +34,10 @@ type Observation struct {
 	CPUs     []CPU         // each possible CPU once, by ascending ID
 	SAs      []SA          // inbound SAs, in any order, each once
 	System   System
-	Links    []Link // outside and inside interfaces, each once
-	Paths    []Path // whose MTU is known
+	// Losing are further inbound SAs that refused packets, where none can be steered.
+	Losing []SA
+	Links  []Link // outside and inside interfaces, each once
+	Paths  []Path // whose MTU is known
 }
 
 // CPU is one CPU over the interval. Shares are of the CPU's time, 0 to 1.

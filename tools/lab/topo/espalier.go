@@ -163,3 +163,6 @@ func (e *Espalier) inMountNamespace(argv []string) []string {
 	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && shift && export LISTEN_PID=$$ && exec "$@"`
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir, e.StateDir}, argv...)
 }
+
+// EspalierdPath is the path of the daemon's program.
+func EspalierdPath() (string, error) { return program(EspalierdVar, "espalierd") }
