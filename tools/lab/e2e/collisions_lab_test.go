@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"espalier/ike/vici"
 	"espalier/tools/lab/topo"
 )
 
@@ -214,7 +215,45 @@ func (l *lab) begin(t *testing.T, m meeting) {
 		}
 	})
 	both.Wait()
-	time.Sleep(8 * wireDelay)
+	l.settled(t)
+}
+
+// settled waits until strongSwan has done what it began, and has the network's CHILD SA once. When it is told to rekey that while the one which was
+// replaced in a collision is still there, it rekeys both, throws away the inbound SA of the wrong one, and packets are lost (6.0.1 to 6.0.6).
+func (l *lab) settled(t *testing.T) {
+	t.Helper()
+	l.eventually(t, "strongSwan to have done what it began", func() error {
+		c, err := vici.Dial(t.Context(), strings.TrimPrefix(l.swan.URI, "unix://"))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		var busy []string
+		nets := 0
+		_, err = c.Stream(t.Context(), "list-sas", nil, "list-sa", func(m vici.Message) error {
+			for _, ike := range m.Sections() {
+				for _, key := range []string{"tasks-active", "tasks-passive", "tasks-queued"} {
+					if tasks := ike.Body.List(key); len(tasks) > 0 {
+						busy = append(busy, fmt.Sprint(key, tasks))
+					}
+				}
+				for _, child := range ike.Body.Section("child-sas").Sections() {
+					switch state := child.Body.Text("state"); {
+					case child.Body.Text("name") != "net" || state == "DELETED":
+					case state == "INSTALLED":
+						nets++
+					default:
+						busy = append(busy, child.Name+" "+state)
+					}
+				}
+			}
+			return nil
+		})
+		if err == nil && (len(busy) > 0 || nets != 1) {
+			err = fmt.Errorf("%d CHILD SAs of the network, and %v", nets, busy)
+		}
+		return err
+	})
 }
 
 // met counts what the log has: IKE SAs and CHILD SAs that others took the place of, and collisions, ours first. Of a collision of two rekeyings two new
