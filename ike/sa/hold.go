@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"slices"
 	"time"
 
 	"espalier/ike/auth"
@@ -16,6 +17,13 @@ import (
 // peer has had our answer by then, or sends its request again.
 const holdTime = time.Second
 
+// rekeyHoldTime is how long what we send stays on a CHILD SA that the peer has rekeyed,
+// when it does not delete it, which would show that it has the new one (RFC 7296 2.8).
+// A peer that forgets to would otherwise get nothing any more once it has lost the old
+// one: charon 6.0 does, when it rekeys the outcome of a collision. It is longer than
+// what a busy peer takes to install what we have answered.
+const rekeyHoldTime = 30 * time.Second
+
 // holdBack notes, of a child that the peer asked for, that its outbound SA waits.
 func (m *Machine) holdBack(c *Child, ids ChildIDs) {
 	if ids.Shared {
@@ -27,11 +35,30 @@ func (m *Machine) holdBack(c *Child, ids ChildIDs) {
 // that.
 func (m *Machine) Holds() bool {
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; !c.TakeOverAt.IsZero() && c.Status <= ChildInstalled {
+		if c := &m.s.Children[i]; m.awaitsSession(c) && c.Status <= ChildInstalled {
 			return true
 		}
 	}
 	return m.s.Peer != nil && m.s.Peer.Candidate != nil && !m.s.Peer.Candidate.TakeOverAt.IsZero()
+}
+
+// awaitsSession reports whether a child is held back for one of another session,
+// not for one that it has replaced.
+func (m *Machine) awaitsSession(c *Child) bool {
+	return !c.TakeOverAt.IsZero() && m.replacedBy(c) == nil
+}
+
+// replacedBy gives the child in whose place the peer has made c, while it is there.
+func (m *Machine) replacedBy(c *Child) *Child {
+	if i := slices.IndexFunc(m.s.Children, func(o Child) bool { return o.PeerNew == c.UniqueID }); i >= 0 {
+		return &m.s.Children[i]
+	}
+	return nil
+}
+
+// rekeysToo reports whether we have rekeyed a child that the peer has rekeyed, too, or are about it.
+func (m *Machine) rekeysToo(old *Child) bool {
+	return old.OwnNew != 0 || m.s.Own != nil && m.s.Own.Old == old.UniqueID
 }
 
 func (m *Machine) takeOverDeadline() (d time.Time) {
@@ -55,6 +82,10 @@ func (m *Machine) takeOverDue(now time.Time) {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.InboundOnly && !c.TakeOverAt.IsZero() && !now.Before(c.TakeOverAt) && c.Status == ChildInstalled {
+			if old := m.replacedBy(c); old != nil && m.rekeysToo(old) {
+				c.TakeOverAt = time.Time{} // settleRekey, or the peer's delete, says which of the two new ones stays
+				continue
+			}
 			c.InboundOnly, c.OutboundDue, m.persist = false, true, true
 		}
 	}
@@ -65,7 +96,7 @@ func (m *Machine) takeOverDue(now time.Time) {
 // child stands.
 func (m *Machine) takeOver() {
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; c.InboundOnly && !c.TakeOverAt.IsZero() {
+		if c := &m.s.Children[i]; c.InboundOnly && m.awaitsSession(c) {
 			c.TakeOverAt = m.env.Now
 		}
 	}

@@ -106,6 +106,8 @@ func (m *Machine) informed(k *IKE, t Task, ps []wire.Payload) {
 		m.updated(ps)
 	case taskReachable:
 		m.reachable(ps)
+	case taskAddresses:
+		m.addressesTold(k)
 	}
 }
 

@@ -50,6 +50,16 @@ func (m *Machine) pathsChanged(paths []Ends) {
 	}
 }
 
+// addressesTold follows the peer's answer. One that decides which addresses are used
+// updates when it sees us elsewhere, and CHILD SAs wait for that; behind a NAT it sees
+// us where we were, and they would wait for ever.
+func (m *Machine) addressesTold(k *IKE) {
+	if p := m.s.Mobile; p != nil && p.Due && k.NATLocal && !m.decides() {
+		p.Due = false
+		m.moveChildren()
+	}
+}
+
 // allPaths are the paths that the box would take, and behind them those from its
 // other addresses.
 func (m *Machine) allPaths(routed []Ends) []Ends {

@@ -297,5 +297,5 @@ func (m *Machine) finishReplaced(old *Child) {
 	if old.OwnNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) >= 0 {
 		return // ours has won, theirs goes
 	}
-	n.InboundOnly, n.OutboundDue = false, true
+	n.InboundOnly, n.OutboundDue, n.TakeOverAt = false, true, time.Time{}
 }

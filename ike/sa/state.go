@@ -362,8 +362,9 @@ type Child struct {
 	OwnNonce, PeerNonce []byte
 	// OutboundDue: the outbound SA that InboundOnly held back is to be installed.
 	OutboundDue bool
-	// TakeOverAt is when InboundOnly ends for a child that another session of ours
-	// has, too; zero: it is not held back for that.
+	// TakeOverAt is when InboundOnly ends at the latest, for a child that another
+	// session of ours has, too, or whose predecessor the peer does not delete; zero:
+	// it goes on.
 	TakeOverAt time.Time
 	// OutboundGoes and Goes: the jobRemove under way does that, or takes the child out.
 	OutboundGoes, Goes bool

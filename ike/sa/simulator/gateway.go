@@ -155,7 +155,24 @@ func (g *gateway) restart(keep bool) {
 		x.drain()
 		x.after()
 	}
+	g.tellLost()
 	g.networkChanged() // who knows what became of it meanwhile
+}
+
+// tellLost tells sessions of CHILD SAs that ended in the kernel while nobody listened,
+// as the engine does after events were lost.
+func (g *gateway) tellLost() {
+	for _, x := range slices.Clone(g.sessions) {
+		for _, c := range x.m.Info().Children {
+			if !c.State.InKernel() || c.State == sa.ChildSAUpdating {
+				continue
+			}
+			if !g.kernel.has(c.Local.Addr(), c.SPIIn) || !c.InboundOnly && !g.kernel.has(c.Remote.Addr(), c.SPIOut) {
+				g.s.strict = false
+				x.step(sa.Expired{ChildID: c.UniqueID, Hard: true})
+			}
+		}
+	}
 }
 
 // adopt makes the gateway the owner of a machine.

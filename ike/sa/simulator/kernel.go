@@ -85,6 +85,16 @@ func (k *kernelWatch) moves(had dataplane.SA, op dataplane.MoveSA) {
 	}
 }
 
+// has reports whether there is an SA.
+func (k *kernelWatch) has(dst netip.Addr, spi uint32) bool {
+	for key := range k.sas {
+		if key.SPI == spi && key.Dst == dst {
+			return true
+		}
+	}
+	return false
+}
+
 // installed checks a new SA.
 func (k *kernelWatch) installed(sa dataplane.SA) {
 	s := k.g.s

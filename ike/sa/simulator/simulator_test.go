@@ -100,7 +100,7 @@ var failedOnce = []struct {
 	{^(Rebinds | Moves), []uint64{1005, 1244, 1838, 2074, 2442}},
 	{^(Rebinds | Moves | Tokens), []uint64{33, 39, 116, 181, 216, 248}},
 	{^(Rebinds | Moves | Tokens | Holds | Fragments | Limits), []uint64{487}},
-	{^(Rebinds | Moves | Tokens | Holds | Fragments | Limits | Traps | CPUs), []uint64{86, 198, 202, 262, 3966, 4778}},
+	{^(Rebinds | Moves | Tokens | Holds | Fragments | Limits | Traps | CPUs), []uint64{86, 198, 202, 262, 3966, 4778, 6686, 7600, 8699}},
 }
 
 // TestFaults: each planted fault is found within the seeds of TestSeeds.
