@@ -71,6 +71,8 @@ fast-test: build
 	@if [ -n "$(UML)" ]; then \
 		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
 		$(LAB) test --uml "$(UML)" --run 'TestGuardFlood$$|TestFlowSteering$$|TestTunerSplits$$' ./tools/lab/fastpath; \
+		echo "== numbered packets of SAs that move, and two minutes of changing load with the tuner"; \
+		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 100s; \
 		$(LAB) test --uml "$(UML)" --cpus 4 --run 'TestPinned$$|TestEvenFlows$$' ./tools/lab/fastpath; \
 	else \
 		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, nor how clear packets are spread"; \
