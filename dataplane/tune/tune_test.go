@@ -44,7 +44,10 @@ var patterns = []pattern{
 		}
 	}, nil, nil},
 	{"flapping", func(m *model) {
-		for range 8 + m.rng.IntN(8) {
+		for range 3 {
+			m.add(0.15 + 0.1*m.rng.Float64())
+		}
+		for range 4 + m.rng.IntN(6) {
 			m.add(0.05 + 0.03*m.rng.Float64())
 		}
 	}, nil, func(m *model, round int) {

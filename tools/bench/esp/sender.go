@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -131,10 +132,15 @@ func loop(ctx context.Context, s Sender, p Pace, begin time.Time) (r Report, err
 }
 
 // sleep keeps the thread asleep, not only the goroutine: the runtime's timers
-// would wake other threads.
+// would wake other threads. A short sleep is hidden from the runtime, as the
+// sending is (PacketSocket.send); a long one would hold up the garbage collector.
 func sleep(d time.Duration) {
 	ts := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&ts, nil) // woken early: the caller looks at the clock
+	if d > 5*time.Millisecond {
+		_ = unix.Nanosleep(&ts, nil) // woken early: the caller looks at the clock
+		return
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
 }
 
 // pin binds the calling thread to a CPU and returns what undoes it.
