@@ -67,18 +67,19 @@ func (c *compiler) child(n, conn *node, compiled *sa.Connection) *sa.ChildConfig
 // lifetimes are a child's limits; what is not configured follows from what is.
 func lifetimes(n *node, ch *sa.ChildConfig) {
 	ch.RekeyTime, ch.Inactivity = get[time.Duration](n, "rekey_time"), get[time.Duration](n, "inactivity")
-	limit(n, "time", &ch.RekeyTime, &ch.LifeTime, &ch.RandTime)
-	limit(n, "bytes", &ch.RekeyBytes, &ch.LifeBytes, &ch.RandBytes)
-	limit(n, "packets", &ch.RekeyPackets, &ch.LifePackets, &ch.RandPackets)
+	limit(n, "time", time.Second, &ch.RekeyTime, &ch.LifeTime, &ch.RandTime)
+	limit(n, "bytes", 1, &ch.RekeyBytes, &ch.LifeBytes, &ch.RandBytes)
+	limit(n, "packets", 1, &ch.RekeyPackets, &ch.LifePackets, &ch.RandPackets)
 }
 
-func limit[T time.Duration | uint64](n *node, what string, rekey, life, margin *T) {
+func limit[T time.Duration | uint64](n *node, what string, unit T, rekey, life, margin *T) {
 	*rekey, *life = get[T](n, "rekey_"+what), get[T](n, "life_"+what)
 	switch {
 	case !n.has("life_" + what):
 		*life = *rekey + *rekey/10
 	case !n.has("rekey_" + what):
-		*rekey = *life - (*life+10)/11 // of which 110 % are the life, at most
+		units := *life / unit
+		*rekey = (units - (units+10)/11) * unit // of which 110 % are the life, at most
 	}
 	if *margin = 0; *life > *rekey {
 		*margin = *life - *rekey

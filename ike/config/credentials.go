@@ -280,10 +280,10 @@ type passphrase struct {
 	pos   Pos
 }
 
-// privateKeys reads the keys in private, rsa, ecdsa and pkcs8 with the
-// passphrases of the sections of these names.
+// privateKeys reads the keys in private, rsa, ecdsa and pkcs8, and the containers in
+// pkcs12, with the passphrases of the sections of these names.
 func (c *compiler) privateKeys(secrets *node) {
-	for _, folder := range []string{"private", "rsa", "ecdsa", "pkcs8"} {
+	for _, folder := range []string{"private", "rsa", "ecdsa", "pkcs8", "pkcs12"} {
 		phrases := c.passphrases(secrets, folder)
 		paths := c.files(folder)
 		for path, ph := range phrases {
@@ -296,7 +296,7 @@ func (c *compiler) privateKeys(secrets *node) {
 			if ph, ok := phrases[path]; ok {
 				phrase = ph.value
 			}
-			c.privateKey(path, phrase)
+			c.privateKey(path, phrase, folder)
 		}
 	}
 }
@@ -321,8 +321,8 @@ func (c *compiler) passphrases(secrets *node, folder string) map[string]passphra
 	return out
 }
 
-// privateKey reads one key file.
-func (c *compiler) privateKey(path string, phrase []byte) {
+// privateKey reads one key file or container of a folder.
+func (c *compiler) privateKey(path string, phrase []byte, folder string) {
 	at := Pos{File: path}
 	b, mode, err := c.fs.read(path, maxCredential)
 	if err != nil {
@@ -334,13 +334,18 @@ func (c *compiler) privateKey(path string, phrase []byte) {
 	if mode.Perm()&0o077 != 0 {
 		c.rep.add(at, "a private key that only its owner can read", fmt.Sprintf("mode %04o", mode.Perm()), "chmod 600 "+path)
 	}
-	key, err := pki.ParsePrivateKey(b, phrase, path)
+	var key crypto.Signer
+	if folder == "pkcs12" {
+		key, err = c.container(b, phrase, path)
+	} else {
+		key, err = pki.ParsePrivateKey(b, phrase, path)
+	}
 	if err != nil {
 		c.creds.brokenKeys = true
 		expected, found := parseError(err, "a private key")
 		hint := ""
 		if errors.Is(err, pki.ErrPassphrase) && phrase == nil {
-			hint = "a section " + filepath.Base(filepath.Dir(path)) + " in secrets names the file and its passphrase"
+			hint = "a section " + folder + " in secrets names the file and its passphrase"
 		}
 		c.rep.add(at, expected, found, hint)
 		return
@@ -352,6 +357,23 @@ func (c *compiler) privateKey(path string, phrase []byte) {
 	}
 	c.creds.keys[id] = key
 	c.creds.keyFiles[id] = path
+}
+
+// container opens a PKCS#12 file. Its certificates are taken: those of CAs as trusted.
+func (c *compiler) container(b, phrase []byte, path string) (crypto.Signer, error) {
+	key, leaf, others, err := pki.ParsePKCS12(b, phrase, path)
+	if err != nil {
+		return nil, err
+	}
+	c.creds.addCert(leaf)
+	for _, cert := range others {
+		if cert.BasicConstraintsValid && cert.IsCA {
+			c.creds.addCA(cert)
+		} else {
+			c.creds.addCert(cert)
+		}
+	}
+	return key, nil
 }
 
 // sharedKeys reads secrets.ike*.

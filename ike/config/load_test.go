@@ -1,11 +1,14 @@
 package config
 
 import (
+	"crypto/x509"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"software.sslmate.com/src/go-pkcs12"
 
 	"espalier/ike/auth"
 )
@@ -186,5 +189,26 @@ func TestLoadedCRLsAndRawKeys(t *testing.T) {
 	}
 	if cleared, err := Join(empty, l.WithoutCreds(), joined); err != nil || len(cleared.Credentials.CRLs())+len(cleared.Credentials.RawKeys()) != 0 {
 		t.Errorf("cleared: %v", err)
+	}
+}
+
+// A PKCS#12 container holds a key with its certificate and trusted CAs.
+func TestContainer(t *testing.T) {
+	caKey, ca := issue("ca.example.com", nil, nil)
+	key, cert := issue("gw.example.com", ca, caKey)
+	b, err := pkcs12.Modern2023.Encode(key, cert, []*x509.Certificate{ca}, "hush!")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := "connections { gw {\nlocal { id = gw.example.com\n }\nremote { } } }\nsecrets { pkcs12-gw { file = gw.p12\n secret = %s\n } }\n"
+	world := func(secret string) memFS {
+		return memFS{}.with(map[string]memFile{"espalier.conf": {data: strings.Replace(conf, "%s", secret, 1)}, "pkcs12/gw.p12": {data: string(b)}})
+	}
+	cfg, err := load(world("hush!"), confPath)
+	if err != nil || cfg.Credentials.String() != "credentials(0 shared keys, 1 private keys with certificate, 1 certificates, 1 CAs)" || len(cfg.Warnings) != 0 {
+		t.Errorf("got %v, %v, %v", cfg.Credentials, cfg.Warnings, err)
+	}
+	if _, err := load(world("other"), confPath); err == nil || !strings.Contains(err.Error(), "gw.p12") || !strings.Contains(err.Error(), "passphrase") {
+		t.Errorf("a wrong passphrase: %v", err)
 	}
 }

@@ -185,7 +185,7 @@ func TestDerivedLimits(t *testing.T) {
 		{"life_bytes = 1000000\nlife_packets = 1000", time.Hour, 66 * time.Minute, 909090, 1000000, 909, 1000},
 	} {
 		ch := child(c.settings)
-		if ch.RekeyTime.Truncate(time.Second) != c.rekey || ch.LifeTime != c.life || ch.RekeyBytes != c.rekeyB || ch.LifeBytes != c.lifeB || ch.RekeyPackets != c.rekeyP || ch.LifePackets != c.max {
+		if ch.RekeyTime != c.rekey || ch.LifeTime != c.life || ch.RekeyBytes != c.rekeyB || ch.LifeBytes != c.lifeB || ch.RekeyPackets != c.rekeyP || ch.LifePackets != c.max {
 			t.Errorf("%s: got %+v", c.settings, ch)
 		}
 	}

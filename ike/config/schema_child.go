@@ -108,7 +108,7 @@ func secretsSpec() *sectionSpec {
 		passphraseSpec("rsa*", "rsa", supported),
 		passphraseSpec("ecdsa*", "ecdsa", supported),
 		passphraseSpec("pkcs8*", "pkcs8", supported),
-		passphraseSpec("pkcs12*", "pkcs12", later),
+		passphraseSpec("pkcs12*", "pkcs12", supported),
 		token,
 	}}
 }
