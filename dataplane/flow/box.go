@@ -191,11 +191,6 @@ func (f *Flow) refresh() {
 	}
 	set := f.settings()
 	f.attachAll(b, &set)
-	redirects := false
-	for _, a := range f.hooks {
-		redirects = redirects || a.variant == progESPIn
-	}
-	f.redirects.Store(redirects)
 	f.writeStateLocked(os.Getpid())
 }
 
@@ -358,6 +353,11 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 		}
 	}
 	f.failed = failed
+	redirects := false
+	for _, a := range f.hooks {
+		redirects = redirects || a.variant == progESPIn
+	}
+	f.redirects.Store(redirects)
 }
 
 // leave leaves what is attached at its place, with the program that belongs there by

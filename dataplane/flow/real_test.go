@@ -79,6 +79,9 @@ func TestRealProgramsRun(t *testing.T) {
 		if got := parts(f, "lan0"); !slices.Equal(got, lan) {
 			t.Errorf("%s: inside %q, expected %q", steering, got, lan)
 		}
+		if got := len(f.SteerCPUs()) > 0; got != (steering == SteerSlot) {
+			t.Errorf("%s: SAs can be moved: %v", steering, got)
+		}
 		for _, p := range f.Parts() {
 			// Some machines let nobody look into the kernel's functions.
 			if p.How == "" && !strings.HasSuffix(p.Program, "_begins") && !strings.HasSuffix(p.Program, "_ends") && !strings.HasPrefix(p.Program, "audit_") {

@@ -105,7 +105,9 @@ func (o *oracle) tuned() float64 {
 		o.Fatalf("%v\n%s", err, out)
 	}
 	rate := o.measure("the tuner", tunerTime, window, send)
-	o.Logf("%s", need[string](o)(o.esp.Espctl(o.Context(), "tune", "history")))
+	for _, what := range []string{"show", "history"} {
+		o.Logf("%s", need[string](o)(o.esp.Espctl(o.Context(), "tune", what)))
+	}
 	o.esp.Kill()
 	o.steer = o.steering(o.sas)
 	if o.split != nil {
