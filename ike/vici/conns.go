@@ -56,14 +56,14 @@ func listConn(conn *sa.Connection, creds *auth.Credentials) Message {
 		m.PutInt("dpd_timeout", seconds(conn.DPDTimeout))
 	}
 	for i, l := range rounds(conn, conn.Local) {
-		m.PutSection("local-"+strconv.Itoa(i+1), authSection(l.Method, l.ID, l.Certs, nil, creds))
+		m.PutSection("local-"+strconv.Itoa(i+1), authSection(&auth.Remote{Method: l.Method, ID: l.ID, Certs: l.Certs, Keys: l.Keys}, creds))
 	}
 	for i, r := range rounds(conn, conn.Remote) {
-		m.PutSection("remote-"+strconv.Itoa(i+1), authSection(r.Method, r.ID, r.Certs, r.CACerts, creds))
+		m.PutSection("remote-"+strconv.Itoa(i+1), authSection(&r, creds))
 	}
 	if conn.OnlyShunts() { // no peer, and so no rounds: charon shows that as rounds of nothing
-		m.PutSection("local-1", authLists(nil, nil, creds))
-		m.PutSection("remote-1", authLists(nil, nil, creds))
+		m.PutSection("local-1", authLists(&auth.Remote{}, creds))
+		m.PutSection("remote-1", authLists(&auth.Remote{}, creds))
 	}
 	var children Message
 	for _, list := range [][]*sa.ChildConfig{conn.Children, conn.Shunts} {
@@ -83,24 +83,39 @@ func rounds[T any](conn *sa.Connection, list []T) []T {
 	return list
 }
 
-// authSection is one round of either side.
-func authSection(method auth.Method, id auth.ID, certs, cas []pki.Fingerprint, creds *auth.Credentials) Message {
+// authSection is one round of either side. Charon lists what was configured last first,
+// which is the usual order turned round.
+func authSection(r *auth.Remote, creds *auth.Credentials) Message {
 	var m Message
-	if !id.IsAny() {
-		m.Put("id", id.String())
+	if !r.CAID.IsAny() {
+		m.Put("ca_id", r.CAID.String())
 	}
-	if method != auth.MethodAny {
-		m.Put("class", classText(method))
+	switch r.Revocation { // by charon's names of the least that a certificate must have come to
+	case pki.RevocationStrict:
+		m.Put("revocation", "GOOD")
+	case pki.RevocationIfURI:
+		m.Put("revocation", "SKIPPED")
 	}
-	return append(m, authLists(certs, cas, creds)...)
+	if !r.ID.IsAny() {
+		m.Put("id", r.ID.String())
+	}
+	if r.Method != auth.MethodAny {
+		m.Put("class", classText(r.Method))
+	}
+	return append(m, authLists(r, creds)...)
 }
 
-// authLists are what every round has, be it empty.
-func authLists(certs, cas []pki.Fingerprint, creds *auth.Credentials) (m Message) {
+// authLists are what every round has, be it empty. Raw public keys stand among the
+// certificates, by whose they are.
+func authLists(r *auth.Remote, creds *auth.Credentials) (m Message) {
+	certs := subjects(r.Certs, creds)
+	for range r.Keys {
+		certs = append(certs, r.ID.String())
+	}
 	m.PutList("groups", nil)
-	m.PutList("cert_policy", nil)
-	m.PutList("certs", subjects(certs, creds))
-	m.PutList("cacerts", subjects(cas, creds))
+	m.PutList("cert_policy", r.Policies)
+	m.PutList("certs", certs)
+	m.PutList("cacerts", subjects(r.CACerts, creds))
 	return m
 }
 

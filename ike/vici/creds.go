@@ -65,8 +65,8 @@ func certFlag(c *auth.Stored) string {
 	return "NONE"
 }
 
-// listCerts streams one list-cert event a certificate, those of CAs last, then one a
-// CRL, and one a raw public key.
+// listCerts streams one list-cert event a raw public key, one a certificate, those of
+// CAs last, and one a CRL.
 func (c *client) listCerts(req Message) (Message, error) {
 	f, err := parseCertFilter(req)
 	if err != nil {
@@ -74,14 +74,14 @@ func (c *client) listCerts(req Message) (Message, error) {
 	}
 	creds := c.srv.cfg.Engine.Credentials()
 	var list []Message
+	if f.keys {
+		list = f.publicKeys(creds)
+	}
 	if f.x509 {
-		list = f.certificates(creds)
+		list = append(list, f.certificates(creds)...)
 	}
 	if f.crls {
 		list = append(list, f.revocationLists(creds)...)
-	}
-	if f.keys {
-		list = append(list, f.publicKeys(creds)...)
 	}
 	for _, m := range list {
 		if err := c.raise(eventListCert, m); err != nil {

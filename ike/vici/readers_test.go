@@ -8,6 +8,7 @@ import (
 	"espalier/dataplane"
 	"espalier/dataplane/selector"
 	"espalier/ike/auth"
+	"espalier/ike/pki"
 	"espalier/ike/sa"
 	"espalier/internal/event"
 )
@@ -30,15 +31,17 @@ func TestListConnHasCharonsKeysInCharonsOrder(t *testing.T) {
 		Name: "gw", LocalAddrs: []sa.AddrSpec{{Family: 6}, {Host: "moon.example"}},
 		RemoteAddrs: []sa.AddrSpec{{Start: addr("192.0.2.2"), End: addr("192.0.2.2")}, {Start: addr("203.0.113.0"), End: addr("203.0.113.255")}, {Start: addr("10.0.0.3"), End: addr("10.0.0.9")}},
 		ReauthTime:  time.Hour, RekeyTime: 2 * time.Hour, Unique: sa.UniquenessKeep, DPDDelay: 30 * time.Second,
-		Local:  []auth.Local{{Method: auth.MethodPSK, ID: auth.ID{Type: 2, Data: "moon"}}},
-		Remote: []auth.Remote{{Method: auth.MethodPubkey}},
+		Local: []auth.Local{{Method: auth.MethodPSK, ID: auth.ID{Type: 2, Data: "moon"}}},
+		Remote: []auth.Remote{{Method: auth.MethodPubkey}, {Method: auth.MethodPubkey, ID: auth.ID{Type: 2, Data: "sun"}, CAID: auth.ID{Type: 2, Data: "ca"},
+			Keys: make([]pki.Fingerprint, 1), Policies: []string{"1.2.3"}, Revocation: pki.RevocationStrict}},
 		Children: []*sa.ChildConfig{{Name: "net", Mode: dataplane.Transport, RekeyTime: time.Minute, RekeyBytes: 5, RekeyPackets: 6,
 			DPDAction: sa.FollowStart, CloseAction: sa.FollowTrap, Interface: "eth0", Priority: 7,
 			LocalTS: []selector.Spec{spec(t, "dynamic")}, RemoteTS: []selector.Spec{spec(t, "10.2.0.3-10.2.0.9"), spec(t, "10.3.0.0/16")}}},
 	}
 	want := "gw {local_addrs=[%any6 moon.example] remote_addrs=[192.0.2.2 203.0.113.0/24 10.0.0.3-10.0.0.9] version=IKEv2 reauth_time=3600 rekey_time=7200 " +
 		"unique=UNIQUE_KEEP dpd_delay=30 local-1 {id=moon class=pre-shared key groups=[] cert_policy=[] certs=[] cacerts=[]} " +
-		"remote-1 {class=public key groups=[] cert_policy=[] certs=[] cacerts=[]} children {net {mode=TRANSPORT rekey_time=60 rekey_bytes=5 rekey_packets=6 " +
+		"remote-1 {class=public key groups=[] cert_policy=[] certs=[] cacerts=[]} " +
+		"remote-2 {ca_id=ca revocation=GOOD id=sun class=public key groups=[] cert_policy=[1.2.3] certs=[sun] cacerts=[]} children {net {mode=TRANSPORT rekey_time=60 rekey_bytes=5 rekey_packets=6 " +
 		"dpd_action=start close_action=trap local-ts=[dynamic] remote-ts=[10.2.0.3..10.2.0.9 10.3.0.0/16] interface=eth0 priority=7}}}"
 	if got := raw(listConn(conn, creds)); got != want {
 		t.Errorf("list-conn\n%s\nwant\n%s", got, want)
