@@ -451,15 +451,11 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 	low := lower(c.Ni, c.Nr)
 	if side == OfPeer {
 		if old != nil {
-			old.PeerNew, old.PeerNonce, old.RekeyAt = cand.UniqueID, low, time.Time{}
+			old.PeerNew, old.PeerNonce, old.RekeyAt = cand.UniqueID, low, m.env.Now.Add(rekeyHoldTime)
 		}
-		if h := m.child(cand.UniqueID); h.InboundOnly && c.Old != 0 {
-			if old == nil || old.Status == ChildRemoving || old.Status == ChildFading {
-				h.InboundOnly, h.OutboundDue = false, true // the old one went meanwhile: no delete of it comes any more
-				m.sweep()
-			} else {
-				h.TakeOverAt = m.env.Now.Add(rekeyHoldTime)
-			}
+		if h := m.child(cand.UniqueID); h.InboundOnly && c.Old != 0 && (old == nil || old.Status == ChildRemoving || old.Status == ChildFading) {
+			h.InboundOnly, h.OutboundDue = false, true // the old one went meanwhile: no delete of it comes any more
+			m.sweep()
 		}
 		m.dropTwin(m.child(cand.UniqueID))
 		m.answerChild(c, m.child(cand.UniqueID))
@@ -495,7 +491,7 @@ func (m *Machine) settleRekey(old *Child) {
 	if old.PeerNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) < 0 {
 		gone = old.OwnNew
 	} else if n := m.child(old.OwnNew); n != nil && n.Status == ChildInstalled && n.InboundOnly {
-		n.InboundOnly, n.OutboundDue, n.TakeOverAt = false, true, time.Time{} // it had been held back for the peer's, which did not come
+		n.InboundOnly, n.OutboundDue = false, true // it had been held back for the peer's, which did not come
 		m.sweep()
 	}
 	m.deleteRekeyed(gone)

@@ -24,6 +24,27 @@ const holdTime = time.Second
 // what a busy peer takes to install what we have answered.
 const rekeyHoldTime = 30 * time.Second
 
+// notDeleted has the child that the peer made in the place of old carry what we send,
+// though old is still there, and stays. Not while we rekey old, too: settleRekey, or
+// the peer's delete, then says which of the new ones stays.
+func (m *Machine) notDeleted(old *Child) {
+	n := m.child(old.PeerNew)
+	if n == nil || !n.InboundOnly || n.Status != ChildInstalled || old.OwnNew != 0 || m.s.Own != nil && m.s.Own.Old == old.UniqueID {
+		return
+	}
+	n.InboundOnly, n.OutboundDue = false, true
+	m.sweep()
+}
+
+// unproven reports whether the peer, whose request made a child in the place of
+// another, has not deleted that one yet: our answer may not have arrived.
+func (m *Machine) unproven(c *Child) bool {
+	return c.InboundOnly || slices.ContainsFunc(m.s.Children, func(o Child) bool { return o.PeerNew == c.UniqueID })
+}
+
+// awaitsPeer reports whether the peer may not know of a child yet.
+func (m *Machine) awaitsPeer(c *Child) bool { return m.unproven(c) || m.isNews(c) }
+
 // holdBack notes, of a child that the peer asked for, that its outbound SA waits.
 func (m *Machine) holdBack(c *Child, ids ChildIDs) {
 	if ids.Shared {
@@ -35,30 +56,11 @@ func (m *Machine) holdBack(c *Child, ids ChildIDs) {
 // that.
 func (m *Machine) Holds() bool {
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; m.awaitsSession(c) && c.Status <= ChildInstalled {
+		if c := &m.s.Children[i]; !c.TakeOverAt.IsZero() && c.Status <= ChildInstalled {
 			return true
 		}
 	}
 	return m.s.Peer != nil && m.s.Peer.Candidate != nil && !m.s.Peer.Candidate.TakeOverAt.IsZero()
-}
-
-// awaitsSession reports whether a child is held back for one of another session,
-// not for one that it has replaced.
-func (m *Machine) awaitsSession(c *Child) bool {
-	return !c.TakeOverAt.IsZero() && m.replacedBy(c) == nil
-}
-
-// replacedBy gives the child in whose place the peer has made c, while it is there.
-func (m *Machine) replacedBy(c *Child) *Child {
-	if i := slices.IndexFunc(m.s.Children, func(o Child) bool { return o.PeerNew == c.UniqueID }); i >= 0 {
-		return &m.s.Children[i]
-	}
-	return nil
-}
-
-// rekeysToo reports whether we have rekeyed a child that the peer has rekeyed, too, or are about it.
-func (m *Machine) rekeysToo(old *Child) bool {
-	return old.OwnNew != 0 || m.s.Own != nil && m.s.Own.Old == old.UniqueID
 }
 
 func (m *Machine) takeOverDeadline() (d time.Time) {
@@ -82,10 +84,6 @@ func (m *Machine) takeOverDue(now time.Time) {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.InboundOnly && !c.TakeOverAt.IsZero() && !now.Before(c.TakeOverAt) && c.Status == ChildInstalled {
-			if old := m.replacedBy(c); old != nil && m.rekeysToo(old) {
-				c.TakeOverAt = time.Time{} // settleRekey, or the peer's delete, says which of the two new ones stays
-				continue
-			}
 			c.InboundOnly, c.OutboundDue, m.persist = false, true, true
 		}
 	}
@@ -96,7 +94,7 @@ func (m *Machine) takeOverDue(now time.Time) {
 // child stands.
 func (m *Machine) takeOver() {
 	for i := range m.s.Children {
-		if c := &m.s.Children[i]; c.InboundOnly && m.awaitsSession(c) {
+		if c := &m.s.Children[i]; c.InboundOnly && !c.TakeOverAt.IsZero() {
 			c.TakeOverAt = m.env.Now
 		}
 	}

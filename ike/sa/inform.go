@@ -23,7 +23,7 @@ func (m *Machine) nextTask() {
 			c := m.child(t.Child)
 			switch {
 			case c == nil || m.conn.Child(c.Name) == nil:
-			case c.Status == ChildInstalled && (c.InboundOnly || m.isNews(c)):
+			case c.Status == ChildInstalled && m.awaitsPeer(c):
 				c.RekeyAt = m.env.Now.Add(m.retryPause())
 			case c.canRekey():
 				m.beginCreate(&Create{Kind: RekeyChildSA, Child: c.Name, Old: c.UniqueID})

@@ -94,7 +94,11 @@ func (m *Machine) rekeyDue(now time.Time) {
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
 		if c.Status == ChildInstalled && due(&c.RekeyAt) {
-			if c.InboundOnly || m.isNews(c) {
+			if c.PeerNew != 0 {
+				m.notDeleted(c)
+				continue
+			}
+			if m.awaitsPeer(c) {
 				c.RekeyAt = now.Add(m.retryPause())
 				continue
 			}
@@ -297,5 +301,5 @@ func (m *Machine) finishReplaced(old *Child) {
 	if old.OwnNew != 0 && bytes.Compare(old.OwnNonce, old.PeerNonce) >= 0 {
 		return // ours has won, theirs goes
 	}
-	n.InboundOnly, n.OutboundDue, n.TakeOverAt = false, true, time.Time{}
+	n.InboundOnly, n.OutboundDue = false, true
 }

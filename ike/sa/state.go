@@ -351,7 +351,9 @@ type Child struct {
 	IfIDIn, IfIDOut uint32
 	Keys            suite.ChildKeys // until installed; then only the kernel has them
 	InstalledAt     time.Time
-	RekeyAt         time.Time // when we rekey it
+	// RekeyAt is when we rekey it; of one that the peer has rekeyed, when it should
+	// have deleted it.
+	RekeyAt time.Time
 	// InboundOnly: the peer rekeyed, and what we send stays on the old SA until
 	// the peer has deleted that one, which shows that it has the new one.
 	InboundOnly bool
@@ -362,9 +364,8 @@ type Child struct {
 	OwnNonce, PeerNonce []byte
 	// OutboundDue: the outbound SA that InboundOnly held back is to be installed.
 	OutboundDue bool
-	// TakeOverAt is when InboundOnly ends at the latest, for a child that another
-	// session of ours has, too, or whose predecessor the peer does not delete; zero:
-	// it goes on.
+	// TakeOverAt is when InboundOnly ends for a child that another session of ours
+	// has, too; zero: it is not held back for that.
 	TakeOverAt time.Time
 	// OutboundGoes and Goes: the jobRemove under way does that, or takes the child out.
 	OutboundGoes, Goes bool

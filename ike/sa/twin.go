@@ -13,7 +13,7 @@ func (m *Machine) dropTwin(c *Child) {
 	}
 	for i := range m.s.Children {
 		o := &m.s.Children[i]
-		if o.UniqueID == c.UniqueID || o.Status != ChildInstalled || o.InboundOnly || c.InboundOnly || !sameIdentity(o, c) || o.replaces(c) || c.replaces(o) || m.rivals(o, c) {
+		if o.UniqueID == c.UniqueID || o.Status != ChildInstalled || m.unproven(o) || m.unproven(c) || !sameIdentity(o, c) || o.replaces(c) || c.replaces(o) || m.rivals(o, c) {
 			continue
 		}
 		loser := c
