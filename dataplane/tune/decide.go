@@ -20,7 +20,8 @@ type Tuner struct {
 	still  int             // rounds since the last action
 	short  map[Setting]int // rounds in a row in which the box ran short of it
 	tried  map[Setting]attempt
-	wanted int // rounds in a row in which a move was worth it
+	wanted int             // rounds in a row in which a move was worth it
+	split  map[uint32]bool // groups of SAs in which one of a single CPU was asked for
 	knobs  knobs
 }
 
@@ -44,7 +45,7 @@ type memory struct {
 
 // New makes a tuner that knows nothing yet.
 func New(l Limits) *Tuner {
-	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}}
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}, split: map[uint32]bool{}}
 }
 
 // Decide takes the next observation and says what to do. Actions are expected to

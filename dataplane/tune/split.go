@@ -27,7 +27,8 @@ const (
 
 // splits asks for SAs of single CPUs (RFC 9611) where one SA needs more than a CPU
 // has left, which no move can help, says so where that cannot be, and lets those go
-// that have nothing to do.
+// that have nothing to do. Others than those of groups in which it has asked for some
+// are left to their inactivity: the peer sends on them when it has something to send.
 func (t *Tuner) splits(v *view) (out []Planned, verdicts []Verdict) {
 	for i := range v.items {
 		it := &v.items[i]
@@ -53,7 +54,7 @@ func (t *Tuner) splits(v *view) (out []Planned, verdicts []Verdict) {
 				m.asked, m.hot = t.round, 0
 				out = append(out, *p)
 			}
-		case m.spare >= spareRounds && t.limits.Splits >= 0:
+		case m.spare >= spareRounds && t.limits.Splits >= 0 && t.split[it.sa.Group]:
 			m.spare = 0
 			t.unused(v, it.sa.Group)
 			out = append(out, Planned{Action: Join{SA: it.sa.ID, SPI: it.sa.SPI, Name: it.sa.Name},
@@ -113,6 +114,7 @@ func (t *Tuner) relieve(v *view, it *item, before *[]Planned) *Planned {
 	case splitsIn(*before) >= t.limits.Splits:
 		return nil
 	}
+	t.split[sa.Group] = true
 	s := Split{SA: sa.ID, SPI: sa.SPI, Name: sa.Name, CPU: v.o.CPUs[cpu].ID}
 	m.pending, m.parts, m.before = &s, len(parts), it.load
 	return &Planned{Action: s, Reason: Reason{Before: v.total[it.start], After: v.total[it.start] - it.load/2,

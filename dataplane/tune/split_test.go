@@ -126,6 +126,20 @@ func TestSplitWithoutUse(t *testing.T) {
 	}
 }
 
+// TestPeersPartsStay: SAs of single CPUs that the peer has asked for are not let go
+// while it does not send on them.
+func TestPeersPartsStay(t *testing.T) {
+	t.Parallel()
+	m, tuner := splitScene(3, 0.2), New(Limits{})
+	m.sas[0].cpu = 0
+	part := m.sas[0]
+	part.id, part.cpu, part.bound, part.rate = 2, 1, true, 0
+	m.sas = append(m.sas, part)
+	if log := decided(m, tuner, 300); len(log) > 0 {
+		t.Errorf("expected nothing:\n%s", strings.Join(log, "\n"))
+	}
+}
+
 // TestCannotSplit: what cannot be helped is said, ever less often, and nothing done.
 func TestCannotSplit(t *testing.T) {
 	t.Parallel()

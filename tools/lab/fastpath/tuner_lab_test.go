@@ -111,6 +111,9 @@ func (o *oracle) tuned() float64 {
 	o.esp.Kill()
 	o.steer = o.steering(o.sas)
 	if o.split != nil {
+		if o.sender != nil {
+			must(o, o.sender.Close())
+		}
 		o.sender = o.split.sealed(o.sas)
 	}
 	return rate
