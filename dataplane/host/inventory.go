@@ -269,14 +269,7 @@ func (l Local) nics() (out []NIC) {
 		n := NIC{Name: e.Name(), Driver: filepath.Base(driver)}
 		mtu, _ := l.read(at + "/mtu")
 		n.MTU, _ = strconv.Atoi(mtu)
-		queues, _ := os.ReadDir(l.path(at + "/queues"))
-		for _, q := range queues {
-			if strings.HasPrefix(q.Name(), "rx-") {
-				n.RXQueues++
-			} else if strings.HasPrefix(q.Name(), "tx-") {
-				n.TXQueues++
-			}
-		}
+		n.RXQueues, n.TXQueues = l.queues(at)
 		features, _ := Features(e.Name()) // another's namespace: none
 		for _, f := range nicFeatures {
 			if on, known := features[f]; on {

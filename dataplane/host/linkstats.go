@@ -12,23 +12,30 @@ import (
 	"strings"
 )
 
-// LinkStat is what a network interface is and counted since it appeared.
-type LinkStat struct {
+// LinkShape is what a network interface is.
+type LinkShape struct {
 	Name               string
 	Device             bool // there is one behind it: it may have interrupts and features
-	Received, Sent     uint64
-	ReceivedBytes      uint64
-	SentBytes          uint64
-	Missed             uint64 // packets that the device had no room for
 	Queues, SendQueues int
-	IRQs               []int    // of the device
-	Shares             []uint64 // packets by receive queue, where the driver counts them; nil: not
+	IRQs               []int // of the device
 }
 
-// LinkStats reads the counters of interfaces; one that has gone is left out.
-func LinkStats(names []string) ([]LinkStat, error) { return Local{}.linkStats(names, queueShares) }
+// LinkStat is what an interface counted since it appeared.
+type LinkStat struct {
+	LinkShape
+	Received, Sent           uint64
+	ReceivedBytes, SentBytes uint64
+	Missed                   uint64   // packets that the device had no room for
+	Shares                   []uint64 // packets by receive queue, where the driver counts them; nil: not
+}
 
-func (l Local) linkStats(names []string, shares func(link string) (queues []uint64, missed uint64)) ([]LinkStat, error) {
+// ShapeOf looks at an interface in /sys, which changes rarely.
+func ShapeOf(link string) LinkShape { return Local{}.shapeOf(link) }
+
+// LinkStats reads the counters of interfaces; one that has gone is left out.
+func LinkStats(links []LinkShape) ([]LinkStat, error) { return Local{}.linkStats(links, queueShares) }
+
+func (l Local) linkStats(links []LinkShape, shares func(link string) (queues []uint64, missed uint64)) ([]LinkStat, error) {
 	text, err := l.read("/proc/thread-self/net/dev")
 	if err != nil {
 		return nil, fmt.Errorf("counters of interfaces: %w", err)
@@ -36,7 +43,9 @@ func (l Local) linkStats(names []string, shares func(link string) (queues []uint
 	var out []LinkStat
 	for line := range strings.Lines(text) {
 		name, counts, is := strings.Cut(line, ":")
-		if name = strings.TrimSpace(name); !is || !slices.Contains(names, name) {
+		name = strings.TrimSpace(name)
+		i := slices.IndexFunc(links, func(s LinkShape) bool { return s.Name == name })
+		if !is || i < 0 {
 			continue
 		}
 		v := strings.Fields(counts)
@@ -49,9 +58,11 @@ func (l Local) linkStats(names []string, shares func(link string) (queues []uint
 				return nil, fmt.Errorf("counters of interface %s: expected numbers, got %q", name, v[i])
 			}
 		}
-		s := LinkStat{Name: name, ReceivedBytes: n[0], Received: n[1], SentBytes: n[8], Sent: n[9]}
-		l.linkDevice(&s)
+		s := LinkStat{LinkShape: links[i], ReceivedBytes: n[0], Received: n[1], SentBytes: n[8], Sent: n[9]}
 		if s.Device {
+			if missed, err := l.read("/sys/class/net/" + name + "/statistics/rx_missed_errors"); err == nil {
+				s.Missed, _ = strconv.ParseUint(missed, 10, 64)
+			}
 			var missed uint64
 			s.Shares, missed = shares(name)
 			s.Missed = max(s.Missed, missed)
@@ -61,21 +72,17 @@ func (l Local) linkStats(names []string, shares func(link string) (queues []uint
 	return out, nil
 }
 
-// linkDevice fills in what /sys has of an interface.
-func (l Local) linkDevice(s *LinkStat) {
-	at := "/sys/class/net/" + s.Name
-	s.Device = l.exists(at + "/device")
-	if missed, err := l.read(at + "/statistics/rx_missed_errors"); err == nil {
-		s.Missed, _ = strconv.ParseUint(missed, 10, 64)
-	}
+func (l Local) shapeOf(link string) LinkShape {
+	at := "/sys/class/net/" + link
+	s := LinkShape{Name: link, Device: l.exists(at + "/device")}
 	s.Queues, s.SendQueues = l.queues(at)
 	if !s.Device {
-		return
+		return s
 	}
 	// A virtio device has none of its own: they are those of the PCI device that it is on.
 	device, err := filepath.EvalSymlinks(l.path(at + "/device"))
 	if err != nil {
-		return
+		return s
 	}
 	for _, dir := range []string{device, filepath.Dir(device)} {
 		list, err := os.ReadDir(filepath.Join(dir, "msi_irqs"))
@@ -90,6 +97,7 @@ func (l Local) linkDevice(s *LinkStat) {
 		break
 	}
 	slices.Sort(s.IRQs)
+	return s
 }
 
 // queues counts an interface's receive and transmit queues.

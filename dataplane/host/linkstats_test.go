@@ -19,7 +19,7 @@ func TestLinkStats(t *testing.T) {
 		"/sys/class/net/veth1/queues/rx-0/rps_cpus": "0",
 	})
 	must(t, os.Symlink(l.path(pci+"/virtio0"), l.path("/sys/class/net/eth0/device")))
-	got, err := l.linkStats([]string{"eth0", "veth1", "gone"}, func(link string) ([]uint64, uint64) {
+	got, err := l.linkStats([]LinkShape{l.shapeOf("eth0"), l.shapeOf("veth1"), l.shapeOf("gone")}, func(link string) ([]uint64, uint64) {
 		if link != "eth0" {
 			t.Errorf("the driver of %s was asked", link)
 		}
@@ -38,7 +38,7 @@ func TestLinkStats(t *testing.T) {
 	}
 	for _, text := range []string{"eth0: 1 2 3\n", "eth0: a b c d e f g h i j\n"} {
 		l := fakeRoot(t, map[string]string{"/proc/thread-self/net/dev": text})
-		if got, err := l.linkStats([]string{"eth0"}, queueShares); err == nil {
+		if got, err := l.linkStats([]LinkShape{{Name: "eth0"}}, queueShares); err == nil {
 			t.Errorf("%q: %+v, expected an error", text, got)
 		}
 	}
@@ -104,7 +104,7 @@ func TestDriverStats(t *testing.T) {
 		if _, err := DriverStats("no-such-link"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%v, expected fs.ErrNotExist", err)
 		}
-		got, err := LinkStats([]string{"vt0", "lo"})
+		got, err := LinkStats([]LinkShape{ShapeOf("vt0"), ShapeOf("lo")})
 		if err != nil || len(got) != 2 || slices.ContainsFunc(got, func(s LinkStat) bool { return s.Device || s.Queues == 0 }) {
 			t.Errorf("%+v, %v, expected two links without a device", got, err)
 		}

@@ -24,15 +24,17 @@ type Loser interface {
 type network struct {
 	links  func() ([]flow.Link, error)
 	losses func() ([]flow.Loss, error)
-	stats  func([]string) ([]host.LinkStat, error)
+	shape  func(link string) host.LinkShape
+	stats  func([]host.LinkShape) ([]host.LinkStat, error)
 	irqs   func() (map[int]map[int]uint64, error)
 	ip     func() (host.IPStat, error)
 	xfrm   func() ([]flow.Stat, error)
 	runs   func(program string) bool
 
 	known    []flow.Link
+	shapes   []host.LinkShape
 	balance  bool
-	lookedAt time.Time // at both
+	lookedAt time.Time // at these
 
 	before   netCounts
 	lost     map[flow.Key]flow.Loss
@@ -50,7 +52,7 @@ type netCounts struct {
 }
 
 func newNetwork(p Paths) *network {
-	n := &network{links: func() ([]flow.Link, error) { return nil, nil }, stats: host.LinkStats, irqs: host.Interrupts, ip: host.IPStats, xfrm: flow.KernelStats,
+	n := &network{links: func() ([]flow.Link, error) { return nil, nil }, shape: host.ShapeOf, stats: host.LinkStats, irqs: host.Interrupts, ip: host.IPStats, xfrm: flow.KernelStats,
 		runs: host.Runs}
 	if l, ok := p.(Linker); ok {
 		n.links = l.Links
@@ -114,16 +116,16 @@ func (n *network) look(now time.Time) {
 		return // the fast path is busy: they are as before
 	}
 	n.lookedAt, n.known, n.balance = now, links, n.runs("irqbalance")
+	n.shapes = nil
+	for _, l := range links {
+		n.shapes = append(n.shapes, n.shape(l.Name))
+	}
 }
 
 func (n *network) read() netCounts {
 	c := netCounts{links: map[string]host.LinkStat{}, xfrm: map[string]uint64{}}
-	var names []string
-	for _, l := range n.known {
-		names = append(names, l.Name)
-	}
-	if len(names) > 0 {
-		stats, _ := n.stats(names)
+	if len(n.shapes) > 0 {
+		stats, _ := n.stats(n.shapes)
 		for _, s := range stats {
 			c.links[s.Name] = s
 		}

@@ -16,7 +16,7 @@ import (
 func stillNetwork() *network {
 	none := errors.New("not here")
 	return &network{
-		links: func() ([]flow.Link, error) { return nil, nil }, stats: func([]string) ([]host.LinkStat, error) { return nil, none },
+		links: func() ([]flow.Link, error) { return nil, nil }, shape: func(link string) host.LinkShape { return host.LinkShape{Name: link} }, stats: func([]host.LinkShape) ([]host.LinkStat, error) { return nil, none },
 		irqs: func() (map[int]map[int]uint64, error) { return nil, none }, ip: func() (host.IPStat, error) { return host.IPStat{}, none },
 		xfrm: func() ([]flow.Stat, error) { return nil, none }, runs: func(string) bool { return false },
 	}
@@ -26,8 +26,8 @@ func stillNetwork() *network {
 // packets, and not each round.
 func TestNetwork(t *testing.T) {
 	n := stillNetwork()
-	eth := host.LinkStat{Name: "eth0", Device: true, Queues: 2, SendQueues: 2, IRQs: []int{24, 25, 26}, Shares: []uint64{100, 100}}
-	lan := host.LinkStat{Name: "lan0", Queues: 1}
+	eth := host.LinkStat{LinkShape: host.LinkShape{Name: "eth0", Device: true, Queues: 2, SendQueues: 2, IRQs: []int{24, 25, 26}}, Shares: []uint64{100, 100}}
+	lan := host.LinkStat{LinkShape: host.LinkShape{Name: "lan0", Queues: 1}}
 	irqs := map[int]map[int]uint64{24: {0: 10, 1: 10}, 25: {0: 5, 1: 0}, 26: {0: 1, 1: 1}}
 	ip := host.IPStat{TooBig: 10, Segments: 1000, Retransmitted: 5}
 	seqErrors, lists := uint64(3), 0
@@ -36,7 +36,7 @@ func TestNetwork(t *testing.T) {
 	n.links = func() ([]flow.Link, error) {
 		return []flow.Link{{Name: "eth0"}, {Name: "lan0", Inside: true}, {Name: "gone"}}, nil
 	}
-	n.stats = func([]string) ([]host.LinkStat, error) {
+	n.stats = func([]host.LinkShape) ([]host.LinkStat, error) {
 		e := eth
 		e.Shares = append([]uint64(nil), eth.Shares...)
 		return []host.LinkStat{e, lan}, nil
