@@ -183,7 +183,7 @@ func (k *conn) signatureKey(side string, certs bool) {
 	for _, key := range []string{"sigkey", "ckaid"} {
 		v, s := k.take(side + key)
 		if s != nil && v != "%cert" && v != "%none" && !(certs && side == k.local) {
-			k.fail(s, "raw public keys are not supported yet")
+			k.fail(s, "raw public keys are not carried over: put them as PEM into the folder pubkey, for the key pubkeys")
 		}
 	}
 }
