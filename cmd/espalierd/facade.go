@@ -24,6 +24,10 @@ func (f facade) Initiate(ctx context.Context, conn, child string, noWait bool) e
 	return notFound(f.Engine.Initiate(ctx, conn, child, noWait))
 }
 
+func (f facade) InitiateIKE(ctx context.Context, conn string, noWait bool) error {
+	return notFound(f.Engine.InitiateIKE(ctx, conn, noWait))
+}
+
 func (f facade) Terminate(ctx context.Context, t vici.Target, noWait bool) error {
 	return notFound(f.Engine.Terminate(ctx, engine.Target{IKE: t.IKE, Child: t.Child, Force: t.Force}, noWait))
 }

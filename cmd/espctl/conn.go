@@ -154,6 +154,7 @@ func (cmd *connUpCmd) Run(e *env) error {
 	if cmd.Child != "" {
 		req.Put("child", cmd.Child)
 	}
+	req.Put("ensure", "yes")
 	if err := e.control("initiate", req, cmd.Timeout); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (cmd *logMonitorCmd) Run(e *env) error {
 
 // Run follows the alerts.
 func (cmd *logAlertsCmd) Run(e *env) error {
-	return e.follow("alert", cmd.Count, func(m vici.Message) logLine {
+	return e.follow("problem", cmd.Count, func(m vici.Message) logLine {
 		return logLine{Schema: schema, IKE: m.Text("ike"), ID: m.Text("ike-id"), Child: m.Text("child"), Alert: m.Text("type"), Cause: m.Text("cause"), Text: m.Text("msg")}
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"espalier/ike/vici"
@@ -20,6 +21,9 @@ type saRekeyCmd struct {
 
 // Run begins the rekeying; the log tells how it ends.
 func (cmd *saRekeyCmd) Run(e *env) error {
+	if cmd.Reauth && cmd.Child != "" {
+		return errors.New("--reauth: expected an IKE SA alone, whose children all get new SAs, got a child")
+	}
 	var req vici.Message
 	req.Put("ike", cmd.Name)
 	if cmd.Child != "" {

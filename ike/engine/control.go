@@ -18,7 +18,7 @@ import (
 type Target struct {
 	IKE   uint64 // unique id of the IKE SA, always set
 	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children
-	Force bool   // the IKE SA: do not wait for the peer's answer, nor tell it
+	Force bool   // the IKE SA: do not wait for the peer's answer
 }
 
 // wait is somebody who waits for a session to get somewhere.
@@ -115,10 +115,9 @@ func (e *Engine) Terminate(ctx context.Context, t Target, noWait bool) error {
 				x.waits = append(x.waits, w)
 			}
 			s.unwanted(x, t.Child)
+			s.step(x, sa.Terminate{ChildID: t.Child})
 			if t.Force && t.Child == 0 {
 				s.step(x, sa.Abort{Reason: "terminated without the peer's consent"})
-			} else {
-				s.step(x, sa.Terminate{ChildID: t.Child})
 			}
 		})
 		switch {
@@ -245,19 +244,22 @@ func (s *shard) selected(conn string, id uint64) iter.Seq[*session] {
 // addUsage asks the data plane for the counts of a session's CHILD SAs.
 func (e *Engine) addUsage(info *sa.Info) {
 	for i := range info.Children {
-		c := &info.Children[i]
-		if !c.State.InKernel() {
-			continue
+		if c := &info.Children[i]; c.State.InKernel() {
+			e.childUsage(c)
 		}
-		in := dataplane.SAKey{Dst: c.Local.Addr(), Proto: c.Proto, SPI: c.SPIIn}
-		out := dataplane.SAKey{Dst: c.Remote.Addr(), Proto: c.Proto, SPI: c.SPIOut, Mark: c.MarkOut}
-		c.In = e.usage(in)
-		if c.In == (sa.Usage{}) && c.MarkIn != (dataplane.Mark{}) {
-			in.Mark = c.MarkIn // whether the inbound SA has the mark is the configuration's choice
-			c.In = e.usage(in)
-		}
-		c.Out = e.usage(out)
 	}
+}
+
+// childUsage is addUsage for one CHILD SA.
+func (e *Engine) childUsage(c *sa.ChildInfo) {
+	in := dataplane.SAKey{Dst: c.Local.Addr(), Proto: c.Proto, SPI: c.SPIIn}
+	out := dataplane.SAKey{Dst: c.Remote.Addr(), Proto: c.Proto, SPI: c.SPIOut, Mark: c.MarkOut}
+	c.In = e.usage(in)
+	if c.In == (sa.Usage{}) && c.MarkIn != (dataplane.Mark{}) {
+		in.Mark = c.MarkIn // whether the inbound SA has the mark is the configuration's choice
+		c.In = e.usage(in)
+	}
+	c.Out = e.usage(out)
 }
 
 func (e *Engine) usage(k dataplane.SAKey) sa.Usage {

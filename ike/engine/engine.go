@@ -58,6 +58,7 @@ type Engine struct {
 	standing standing
 	counters counters
 	tallies  tallies
+	lastUse  lastUse
 }
 
 // config is what a reload replaces as a whole.

@@ -19,15 +19,22 @@ import (
 // KeyingTries say. With noWait it returns as soon as the first attempt began.
 // Errors: ErrNotFound, ErrStopping; else why it failed, in a sentence.
 func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) error {
+	if c := e.config.Load().set.ByName(conn); c != nil && child == "" && len(c.Children) > 0 {
+		child = c.Children[0].Name
+	}
 	return e.initiate(ctx, conn, child, nil, noWait)
 }
 
-// initiate is Initiate for a packet that asks for the child, or for none.
+// InitiateIKE is Initiate for the IKE SA alone, whatever children the connection has
+// (RFC 6023); one that is up is success.
+func (e *Engine) InitiateIKE(ctx context.Context, conn string, noWait bool) error {
+	return e.initiate(ctx, conn, "", nil, noWait)
+}
+
+// initiate is Initiate for a packet that asks for the child, or for none; an empty
+// child means the IKE SA alone.
 func (e *Engine) initiate(ctx context.Context, conn, child string, packet *sa.Packet, noWait bool) error {
 	c := e.config.Load().set.ByName(conn)
-	if c != nil && child == "" && len(c.Children) > 0 {
-		child = c.Children[0].Name
-	}
 	if c == nil || c.OnlyShunts() || child != "" && c.Child(child) == nil {
 		return fmt.Errorf("connection %q child %q: %w", conn, child, ErrNotFound)
 	}
@@ -100,7 +107,7 @@ func (e *Engine) attempt(ctx context.Context, c *sa.Connection, w *wait, pick fu
 		x := &session{m: sa.NewInitiator(id, spi, c, w.child, way.local, way.remote), bucket: bucket, spi: spi, child: w.child}
 		x.waits = append(x.waits, w)
 		s.add(x)
-		s.step(x, sa.Start{Packet: w.packet})
+		s.step(x, sa.Start{Packet: w.packet, Alone: w.child == ""})
 	})
 	if err == nil && stopping {
 		err = ErrStopping

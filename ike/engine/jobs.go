@@ -200,6 +200,9 @@ func (e *Engine) execute(bucket uint8, spec sa.Spec) (any, error) {
 		spec.Min, spec.Max = sa.ChildSPIRange(bucket, e.opts.Settings.NodeID)
 		return spec.Reserve(e.dp)
 	case sa.Kernel:
+		if bus := e.opts.Sightings; bus != nil && bus.Watched() {
+			e.lastUse.keep(e, spec.Ops)
+		}
 		return nil, e.dp.Apply(spec.Ops)
 	case sa.Arm:
 		return nil, spec.Perform(e.dp)

@@ -17,6 +17,7 @@ func (e *Engine) Credentials() *auth.Credentials { return e.config.Load().creds 
 type InstalledPolicy struct {
 	Conn              string
 	Child             *sa.ChildConfig
+	ReqID             uint32 // of a trap; 0: a shunt has none
 	LocalTS, RemoteTS []selector.Spec
 }
 
@@ -24,12 +25,12 @@ type InstalledPolicy struct {
 // the configuration.
 func (e *Engine) InstalledPolicies() []InstalledPolicy {
 	var out []InstalledPolicy
-	traps := e.traps.selectors()
+	traps := e.traps.installed()
 	byHand := e.standing.hands()
 	for _, c := range e.Connections() {
 		for _, ch := range c.Children {
 			if t, ok := traps[ChildName{c.Name, ch.Name}]; ok {
-				out = append(out, InstalledPolicy{Conn: c.Name, Child: ch, LocalTS: fixed(t.Local), RemoteTS: fixed(t.Remote)})
+				out = append(out, InstalledPolicy{Conn: c.Name, Child: ch, ReqID: t.reqid, LocalTS: fixed(t.Local), RemoteTS: fixed(t.Remote)})
 			}
 		}
 		for _, ch := range c.Shunts {
@@ -49,13 +50,19 @@ func fixed(list []selector.TS) []selector.Spec {
 	return out
 }
 
-// selectors are those of the traps that are installed.
-func (t *traps) selectors() map[ChildName]sa.Resolved {
+// installedTrap is what a trap stands in the kernel with.
+type installedTrap struct {
+	sa.Resolved
+	reqid uint32
+}
+
+// installed are the traps that are.
+func (t *traps) installed() map[ChildName]installedTrap {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make(map[ChildName]sa.Resolved, len(t.byName))
+	out := make(map[ChildName]installedTrap, len(t.byName))
 	for n, x := range t.byName {
-		out[n] = x.t.Selectors()
+		out[n] = installedTrap{x.t.Selectors(), x.grant.ids.ReqID}
 	}
 	return out
 }

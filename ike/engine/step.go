@@ -73,7 +73,7 @@ func (s *shard) perform(x *session, a sa.Action) {
 	case sa.Publish:
 		s.observe(x, a.Event)
 		s.e.bus.Publish(s.env.Now, a.Event)
-		s.sighted(x, a.Event)
+		s.sighted(x, a)
 		s.updown(x, a.Event)
 	case sa.Authenticated:
 		s.e.counters.established.Add(1)
@@ -104,15 +104,23 @@ func (s *shard) perform(x *session, a sa.Action) {
 
 // sighted publishes what happened to an SA together with its session, to those who
 // want that.
-func (s *shard) sighted(x *session, ev event.Event) {
+func (s *shard) sighted(x *session, p sa.Publish) {
 	bus := s.e.opts.Sightings
 	if bus == nil || !bus.Watched() {
 		return
 	}
-	switch ev.(type) {
-	case event.IKEUp, event.IKEDown, event.IKERekeyed, event.IKEMoved, event.ChildUp, event.ChildDown:
-		bus.Publish(s.env.Now, sa.Sighting{Event: ev, Info: x.m.Info()})
+	switch p.Event.(type) {
+	case event.ChildUp:
+		if p.Child != nil {
+			s.e.childUsage(p.Child) // it is in the kernel still
+		}
+	case event.ChildDown:
+		p.Child.In, p.Child.Out = s.e.lastUse.take(p.Child)
+	case event.IKEUp, event.IKEDown, event.IKERekeyed, event.IKEMoved, event.Failed:
+	default:
+		return
 	}
+	bus.Publish(s.env.Now, sa.Sighting{Event: p.Event, Info: x.m.Info(), Child: p.Child})
 }
 
 // updown tells who runs scripts what happened.

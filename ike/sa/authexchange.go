@@ -386,7 +386,7 @@ func (m *Machine) establish() {
 	m.publish(event.IKEUp{IKE: m.eventIKE(), Proposal: k.Chosen.String(), NATLocal: k.NATLocal, NATPeer: k.NATRemote,
 		LocalAuth: k.LocalAuth, PeerAuth: k.RemoteAuth})
 	for i := range m.s.Children {
-		m.childUp(&m.s.Children[i])
+		m.childUp(&m.s.Children[i], nil)
 		m.sayFallback(&m.s.Children[i])
 	}
 	m.displace()

@@ -529,13 +529,38 @@ func (c *Child) eventChild() event.Child {
 		Encap: c.Encap, Proposal: c.Chosen.String(), LocalTS: tsTexts(c.LocalTS), RemoteTS: tsTexts(c.PeerTS)}
 }
 
-func (m *Machine) childUp(c *Child) {
+// childUp tells that a CHILD SA is installed, in the place of old unless that is nil.
+func (m *Machine) childUp(c *Child, old *ChildInfo) {
 	m.wantPacket(c.Name, nil)
-	m.publish(event.ChildUp{IKE: m.eventIKE(), Child: c.eventChild()})
+	m.act(Publish{Event: event.ChildUp{IKE: m.eventIKE(), Child: c.eventChild()}, Child: old})
+}
+
+// replacedInfo is what is known of a child that a new one takes the place of, in the
+// state that strongSwan tells: it is gone already when the peer replaced it.
+func (m *Machine) replacedInfo(old *Child, side Side) *ChildInfo {
+	if old == nil {
+		return nil
+	}
+	info := m.childInfo(old)
+	info.State = ChildSARekeying
+	if side == OfPeer {
+		info.State = ChildSADeleted
+	}
+	if info.RekeyAt.IsZero() && !info.ExpiresAt.IsZero() {
+		info.RekeyAt = m.env.Now
+	}
+	return &info
 }
 
 func (m *Machine) childDown(c *Child, reason string) {
-	m.publish(event.ChildDown{IKE: m.eventIKE(), Child: c.eventChild(), Reason: reason})
+	info := m.childInfo(c)
+	switch {
+	case m.s.Phase < Cleaning:
+		info.State = ChildSADeleted
+	case info.State == ChildSADestroying: // it ends with the IKE SA, whatever it was before
+		info.State = ChildSAInstalled
+	}
+	m.act(Publish{Event: event.ChildDown{IKE: m.eventIKE(), Child: c.eventChild(), Reason: reason}, Child: &info})
 	m.followed(c)
 }
 

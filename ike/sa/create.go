@@ -439,9 +439,9 @@ func (m *Machine) createInstalled(c *Create, side Side) {
 	m.scheduleChild(cand)
 	m.s.Children = append(m.s.Children, *cand)
 	c.Candidate = nil
-	m.childUp(cand)
-	m.network()
 	old := m.child(c.Old)
+	m.childUp(cand, m.replacedInfo(old, side))
+	m.network()
 	if old != nil {
 		m.env.Traffic.ChildRekey++
 	}

@@ -95,6 +95,9 @@ type ChildInfo struct {
 type Sighting struct {
 	event.Event
 	Info Info
+	// Child is, for a ChildUp, the CHILD SA that it takes the place of, nil when there
+	// is none, for a ChildDown the one that is gone, with its last counts.
+	Child *ChildInfo
 }
 
 // Usage is what went through an SA in one direction.
@@ -162,6 +165,7 @@ const (
 	ChildSARekeying
 	ChildSARekeyed // replaced, waiting for its delete
 	ChildSADeleting
+	ChildSADeleted    // its delete is over
 	ChildSADestroying // only cleaning up is left
 )
 
@@ -188,6 +192,8 @@ func (s ChildState) String() string {
 		return "REKEYED"
 	case ChildSADeleting:
 		return "DELETING"
+	case ChildSADeleted:
+		return "DELETED"
 	case ChildSADestroying:
 		return "DESTROYING"
 	}

@@ -23,11 +23,11 @@ const maxHashes = 16
 const maxCookies = 4
 
 // start begins as initiator.
-func (m *Machine) start(p *Packet) {
+func (m *Machine) start(e Start) {
 	if m.s.Phase != Fresh || m.conn == nil {
 		return
 	}
-	if m.s.ChildName == "" && len(m.conn.Children) > 0 {
+	if m.s.ChildName == "" && !e.Alone && len(m.conn.Children) > 0 {
 		m.s.ChildName = m.conn.Children[0].Name
 	}
 	if m.s.ChildName != "" && m.conn.Child(m.s.ChildName) == nil {
@@ -41,7 +41,7 @@ func (m *Machine) start(p *Packet) {
 		m.fail(severalRounds)
 		return
 	}
-	m.wantPacket(m.s.ChildName, p)
+	m.wantPacket(m.s.ChildName, e.Packet)
 	m.s.Setup.KE = suite.FirstKE(m.conn.Proposals)
 	m.to(Generating)
 	m.job(jobGenerate)

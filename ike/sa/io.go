@@ -53,7 +53,10 @@ type Event interface{ isEvent() }
 
 type (
 	// Start begins as initiator: the first event of a machine made by NewInitiator.
-	Start struct{ Packet *Packet } // the packet that asked for the first child; nil: none did
+	Start struct {
+		Packet *Packet // that asked for the first child; nil: none did
+		Alone  bool    // without a child's name: the IKE SA alone, not the connection's first child
+	}
 	// Received is a datagram without non-ESP marker, its sockets' addresses
 	// with ports.
 	Received struct {
@@ -161,8 +164,11 @@ type (
 	// longer does.
 	Own    struct{ SPI wire.SPI }
 	Disown struct{ SPI wire.SPI }
-	// Publish hands an event to the observers.
-	Publish struct{ Event event.Event }
+	// Publish hands an event to the observers, with the child of a Sighting.
+	Publish struct {
+		Event event.Event
+		Child *ChildInfo
+	}
 	// Authenticated: the session no longer counts as half open.
 	Authenticated struct{}
 	// Restart asks for a CHILD SA that is gone to be set up again, PutTrap for a trap

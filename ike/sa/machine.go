@@ -63,7 +63,7 @@ func (m *Machine) Handle(env *Env, ev Event) []Action {
 	}
 	switch e := ev.(type) {
 	case Start:
-		m.start(e.Packet)
+		m.start(e)
 	case Received:
 		m.received(e)
 	case JobDone:
@@ -433,7 +433,7 @@ func (m *Machine) wipe() {
 	}
 }
 
-func (m *Machine) publish(e event.Event) { m.act(Publish{e}) }
+func (m *Machine) publish(e event.Event) { m.act(Publish{Event: e}) }
 
 // eventIKE names this IKE SA for observers.
 func (m *Machine) eventIKE() event.IKE {

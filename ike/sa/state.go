@@ -161,7 +161,7 @@ func mayStep(t Transition) bool {
 type State struct {
 	ID        uint64 // unique id
 	Conn      string // connection name; empty on a responder before one is chosen
-	ChildName string // initiator: the child to negotiate with IKE_AUTH; empty: the first
+	ChildName string // initiator: the child to negotiate with IKE_AUTH; empty: none
 	Phase     Phase
 	Began     bool // we began the first IKE SA, of which this may be a successor
 	NextJob   uint32

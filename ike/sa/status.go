@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"espalier/dataplane"
+	"espalier/ike/auth"
 	"espalier/ike/suite"
 	"espalier/ike/wire"
 )
@@ -25,6 +26,8 @@ func (m *Machine) Info() Info {
 	}
 	if !k.RemoteID.IsAny() {
 		i.RemoteID = k.RemoteID.String()
+	} else if id, ok := m.askedFor(); ok {
+		i.RemoteID = id.String()
 	}
 	i.LocalVIPs, i.RemoteVIPs = slices.Clone(m.leased(false)), slices.Clone(m.leased(true))
 	if m.s.Reauth != nil {
@@ -45,6 +48,16 @@ func (m *Machine) Info() Info {
 		i.Children = append(i.Children, m.childInfo(&m.s.Children[n]))
 	}
 	return i
+}
+
+// askedFor is the identity that we ask the peer for in IKE_AUTH.
+func (m *Machine) askedFor() (auth.ID, bool) {
+	k := &m.s.IKE
+	if !k.Initiator || k.LocalID.IsAny() || m.conn == nil || len(m.conn.Remote) == 0 {
+		return auth.ID{}, false
+	}
+	id := m.conn.Remote[0].ID
+	return id, isConcrete(id)
 }
 
 // InKernel reports whether a CHILD SA of the configuration, for all CPUs, is in
@@ -120,8 +133,10 @@ func (m *Machine) childState(c *Child) ChildState {
 			return ChildSARekeying
 		}
 		return ChildSAInstalled
-	case ChildDeleting, ChildFading:
+	case ChildDeleting:
 		return ChildSADeleting
+	case ChildFading:
+		return ChildSADeleted
 	}
 	return ChildSADestroying
 }

@@ -60,7 +60,7 @@ func TestInfoRekeying(t *testing.T) {
 	for i := 0; i < 60 && moon.Live()[0].Info().State != sa.IKERekeying; i++ {
 		w.Advance(time.Second)
 	}
-	expect("while the IKE SA is rekeyed", moon, "REKEYING [] [IKE_REKEY] [] DELETING INSTALLED")
+	expect("while the IKE SA is rekeyed", moon, "REKEYING [] [IKE_REKEY] [] DELETED INSTALLED")
 	w.Mangle = nil
 	w.Advance(time.Minute)
 	expect("at last", moon, "ESTABLISHED [] [] [] INSTALLED")

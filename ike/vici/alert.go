@@ -1,80 +1,75 @@
 package vici
 
-import "espalier/internal/event"
+import (
+	"espalier/ike/sa"
+	"espalier/internal/event"
+)
 
-// alerted raises the alert event: something failed, or an SA loses packets. Its type
-// is charon's name for what happened where charon has one, else the cause's own.
-func (c *client) alerted(e event.Event) error {
-	switch e := e.(type) {
-	case event.Failed:
-		return c.failed(e)
-	case event.Dropped:
-		return c.dropped(e)
+// alerted raises charon's alert event: what failed, by charon's name, and the IKE SA.
+// A failure that charon has no name for raises none, and some raise two.
+func (s *sightings) alerted(f *event.Failed, info *sa.Info, now event.Record) error {
+	for _, name := range alertNames(f, info) {
+		err := s.client.announce(eventAlert, func() Message {
+			var m Message
+			m.Put("type", name)
+			m.PutSection("ike-sa", Message{Section{connName(info), ikeSection(info, now.Time)}})
+			return m
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (c *client) dropped(d event.Dropped) error {
-	return c.announce(eventAlert, func() Message {
-		var m Message
-		m.Put("type", "PACKETS_DROPPED")
-		if d.Conn != "" {
-			m.Put("ike", d.Conn)
-			m.Put("child", d.Child)
-		}
-		m.Put("cause", d.Reason)
-		m.Put("msg", logText(d))
-		return m
-	})
+// alertNames are charon's alerts of a failure.
+func alertNames(f *event.Failed, info *sa.Info) []string {
+	name := alertName(f)
+	switch {
+	case name == "":
+		return nil
+	case ofChild(f) && (info.State == sa.IKEEstablished || info.State == sa.IKERekeying):
+		return []string{name, "keep-on-child-sa-failure"}
+	case f.Cause == event.PeerTimeout && info.Initiator && info.Established.IsZero():
+		return []string{name, "peer-init-unreachable"}
+	}
+	return []string{name}
 }
 
-func (c *client) failed(f event.Failed) error {
-	return c.announce(eventAlert, func() Message {
-		var m Message
-		m.Put("type", alertType(&f))
-		if f.Conn != "" {
-			m.Put("ike", f.Conn)
-		}
-		if f.UniqueID != 0 {
-			m.PutUint("ike-id", f.UniqueID)
-		}
-		if f.ChildName != "" {
-			m.Put("child", f.ChildName)
-		}
-		m.Put("cause", string(f.Cause))
-		m.PutFlag("by-peer", f.ByPeer)
-		m.Put("msg", logText(f))
-		return m
-	})
-}
+// ofChild tells whether a CHILD SA failed. A responder that finds no child for the
+// peer's traffic selectors has no name for it.
+func ofChild(f *event.Failed) bool { return f.ChildName != "" || f.Cause == event.TSUnacceptable }
 
-// alertType names a failure as charon's alerts do.
-func alertType(f *event.Failed) string {
+func alertName(f *event.Failed) string {
 	switch f.Cause {
-	case event.AuthenticationFailed, event.CredentialMissing:
-		if f.ByPeer || f.Cause == event.CredentialMissing {
-			return "LOCAL_AUTH_FAILED"
+	case event.AuthenticationFailed:
+		if f.ByPeer {
+			return "local-auth-failed"
 		}
-		return "PEER_AUTH_FAILED"
+		return "peer-auth-failed"
+	case event.CredentialMissing:
+		return "local-auth-failed"
 	case event.NoProposalChosen:
 		if f.ChildName != "" {
-			return "PROPOSAL_MISMATCH_CHILD"
+			return "proposal-mismatch-child"
 		}
-		return "PROPOSAL_MISMATCH_IKE"
+		return "proposal-mismatch-ike"
 	case event.TSUnacceptable:
-		return "TS_MISMATCH"
+		return "ts-mismatch"
 	case event.InvalidSyntax:
-		return "PARSE_ERROR_BODY"
+		return "parse-error-body"
 	case event.PeerTimeout:
-		return "RETRANSMIT_SEND_TIMEOUT"
+		return "retransmit-send-timeout"
+	case event.HalfOpenTimeout:
+		return "half-open-timeout"
 	case event.KernelRefused:
-		return "INSTALL_CHILD_SA_FAILED"
+		return "install-child-sa-failed"
 	case event.AddressFailure:
-		return "VIP_FAILURE"
+		return "vip-failure"
 	case event.Overdue:
-		return "IKE_SA_EXPIRED"
+		return "ike-sa-expired"
 	case event.NotUnique:
-		return "UNIQUE_KEEP"
+		return "unique-keep"
 	}
-	return string(f.Cause) // HALF_OPEN_TIMEOUT is charon's, too
+	return ""
 }

@@ -30,12 +30,21 @@ func parseLevel(req Message) (int, error) {
 }
 
 // logScope says which events concern a command; empty fields take all.
-type logScope struct{ conn, child string }
+type logScope struct {
+	conn, child string
+	failed      bool // a failure of it was told
+}
+
+// silent is the level of a client that wants no log, or does not wait for any.
+const silent = -1
+
+// detailLevel is that of what helps to find out why something failed.
+const detailLevel = 1
 
 // withControlLog runs do and streams the events of the scope to the client
 // meanwhile. err is do's; sendErr says that the client has gone, which ends the
 // context that do waits on.
-func (c *client) withControlLog(scope logScope, level int, do func() error) (err, sendErr error) {
+func (c *client) withControlLog(scope *logScope, level int, do func() error) (err, sendErr error) {
 	if !c.events[eventControlLog] || level < 0 {
 		err = do()
 		return err, c.ctx.Err()
@@ -63,7 +72,7 @@ func (c *client) withControlLog(scope logScope, level int, do func() error) (err
 }
 
 // drainLog raises what waits in the subscription.
-func (c *client) drainLog(sub *event.Subscription, scope logScope, level int) error {
+func (c *client) drainLog(sub *event.Subscription, scope *logScope, level int) error {
 	for {
 		r, more := sub.Next()
 		if !more {
@@ -74,31 +83,47 @@ func (c *client) drainLog(sub *event.Subscription, scope logScope, level int) er
 		if !concerns || l > level {
 			continue
 		}
+		if _, failed := r.Event.(event.Failed); failed {
+			scope.failed = true
+		}
 		var m Message
 		m.Put("group", group)
 		m.PutInt("level", int64(l))
-		m.putLogText(ike, r.Event)
+		m.putLogText(ike, logText(r.Event))
 		if err := c.raise(eventControlLog, m); err != nil {
 			return err
 		}
 	}
 }
 
+// explained raises a control-log event with the reason of a failure that no event
+// tells of.
+func (c *client) explained(conn string, reason error) error {
+	if !c.events[eventControlLog] {
+		return nil
+	}
+	var m Message
+	m.Put("group", "IKE")
+	m.PutInt("level", detailLevel)
+	m.putLogText(event.IKE{Conn: conn}, reason.Error())
+	return c.raise(eventControlLog, m)
+}
+
 // putLogText is what the log events have in common: the IKE SA, if there is one, and
 // the text.
-func (m *Message) putLogText(ike event.IKE, e event.Event) {
+func (m *Message) putLogText(ike event.IKE, text string) {
 	if ike.Conn != "" {
 		m.Put("ikesa-name", ike.Conn)
 	}
 	if ike.UniqueID != 0 {
 		m.PutUint("ikesa-uniqueid", ike.UniqueID)
 	}
-	m.Put("msg", logText(e))
+	m.Put("msg", text)
 }
 
 // match says which of charon's log groups an event belongs to, which IKE SA it
 // is about, and whether that concerns the scope.
-func (s logScope) match(e event.Event) (group string, ike event.IKE, concerns bool) {
+func (s *logScope) match(e event.Event) (group string, ike event.IKE, concerns bool) {
 	child := ""
 	switch e := e.(type) {
 	case event.IKEUp:

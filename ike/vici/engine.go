@@ -37,6 +37,9 @@ type Engine interface {
 	// Errors: ErrNotFound; else why it failed, in a sentence for people.
 	Initiate(ctx context.Context, conn, child string, noWait bool) error
 
+	// InitiateIKE is Initiate for the IKE SA alone, whatever children conn has.
+	InitiateIKE(ctx context.Context, conn string, noWait bool) error
+
 	// Terminate deletes what target names. It returns when that is gone, its
 	// events published, when ctx ends, with ctx's error, or with noWait as soon
 	// as the delete began; ending ctx does not stop the delete.
@@ -106,6 +109,7 @@ type Authority struct {
 type Policy struct {
 	Conn              string
 	Child             *sa.ChildConfig
+	ReqID             uint32 // of a trap; 0: a shunt has none
 	LocalTS, RemoteTS []selector.Spec
 }
 
@@ -116,7 +120,7 @@ var ErrNotFound = errors.New("not found")
 type Target struct {
 	IKE   uint64 // unique id of the IKE SA, always set
 	Child uint64 // unique id of the CHILD SA; 0: the IKE SA with all its children
-	Force bool   // do not wait for the peer's answer
+	Force bool   // tell the peer, but do not wait for its answer
 }
 
 // Stats are the daemon's numbers.

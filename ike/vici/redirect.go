@@ -36,7 +36,7 @@ func parseRedirect(req Message) (f redirectFilter, gateway string, err error) {
 	if ip != "" {
 		start, end, err := selector.ParseAddrs(ip)
 		if err != nil {
-			return f, "", fmt.Errorf("peer-ip: %w", err)
+			return f, "", errors.New("invalid peer IP selector") // charon's words
 		}
 		f.addrs = selector.TS{Start: start, End: end}
 	}
@@ -92,13 +92,11 @@ func (c *client) redirect(req Message) (Message, error) {
 			last = err
 		}
 	}
-	m := success()
 	switch {
 	case begun == 0 && last != nil:
-		m = failure("redirecting failed: %s", last)
+		return matched(len(ids), fmt.Sprintf("redirecting failed: %s", last)), nil
 	case begun == 0:
-		m = failure("no matching SAs to redirect found")
+		return matched(0, "no matching SAs to redirect found"), nil
 	}
-	m.PutInt("matches", int64(begun))
-	return m, nil
+	return matched(begun, ""), nil
 }

@@ -21,14 +21,16 @@ func listSA(info *sa.Info, now time.Time, keep func(*sa.ChildInfo) bool) Message
 	for i := range info.Children {
 		c := &info.Children[i]
 		if keep == nil || keep(c) {
-			// Names of configurations are shared by successors while they are
-			// rekeyed; the id keeps the sections apart.
-			children.PutSection(c.Name+"-"+strconv.FormatUint(c.UniqueID, 10), childSection(c, now))
+			children.PutSection(childName(c), childSection(c, now))
 		}
 	}
 	body.PutSection("child-sas", children)
 	return Message{Section{connName(info), body}}
 }
+
+// childName is a section's: names of configurations are shared by successors while they
+// are rekeyed, the id keeps the sections apart.
+func childName(c *sa.ChildInfo) string { return c.Name + "-" + strconv.FormatUint(c.UniqueID, 10) }
 
 // connName stands in for a name where no connection is chosen yet.
 func connName(info *sa.Info) string {
@@ -65,7 +67,7 @@ func ikeSection(info *sa.Info, now time.Time) Message {
 	m.putIfIDs(info.IfIDIn, info.IfIDOut)
 	m.putAlgorithms(&info.Algorithms)
 	m.PutFlag("ppk", info.PPK)
-	if info.State == sa.IKEEstablished {
+	if info.State == sa.IKEEstablished && !info.Established.IsZero() {
 		m.PutInt("established", seconds(now.Sub(info.Established)))
 		m.putUntil("rekey-time", info.RekeyAt, now)
 		m.putUntil("reauth-time", info.ReauthAt, now)
@@ -88,7 +90,7 @@ func childSection(c *sa.ChildInfo, now time.Time) Message {
 	}
 	m.Put("state", c.State.String())
 	m.Put("mode", c.Mode.String())
-	if c.State.InKernel() {
+	if c.State >= sa.ChildSAInstalled && c.State < sa.ChildSADestroying {
 		m.putInstalled(c, now)
 	}
 	m.PutList("local-ts", tsTexts(c.LocalTS))
@@ -96,7 +98,7 @@ func childSection(c *sa.ChildInfo, now time.Time) Message {
 	return m
 }
 
-// putInstalled is what charon tells of a CHILD SA only while it is installed.
+// putInstalled is what charon tells of a CHILD SA from its installation to its end.
 func (m *Message) putInstalled(c *sa.ChildInfo, now time.Time) {
 	m.Put("protocol", c.Proto.String())
 	m.PutFlag("encap", c.Encap)

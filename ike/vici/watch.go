@@ -20,6 +20,7 @@ const (
 	eventIKEUpdate   = "ike-update"
 	eventChildUpDown = "child-updown"
 	eventChildRekey  = "child-rekey"
+	eventProblem     = "problem" // Espalier's own
 )
 
 // watchRing is how many events wait for a client that is slower than the engine;
@@ -32,7 +33,7 @@ const logEventLevel = 1
 // comesAnyTime reports whether an event belongs to no command.
 func comesAnyTime(name string) bool {
 	switch name {
-	case eventLog, eventAlert, eventIKEUpDown, eventIKERekey, eventIKEUpdate, eventChildUpDown, eventChildRekey:
+	case eventLog, eventAlert, eventIKEUpDown, eventIKERekey, eventIKEUpdate, eventChildUpDown, eventChildRekey, eventProblem:
 		return true
 	}
 	return false
@@ -64,11 +65,11 @@ func (c *client) watch(name string, on bool) {
 		w.on = map[string]bool{}
 	}
 	w.on[name] = on
-	c.run1(&w.log, c.srv.cfg.Events, w.on[eventLog] || w.on[eventAlert], func(r event.Record) error {
-		return errors.Join(c.logged(r.Event), c.alerted(r.Event))
+	c.run1(&w.log, c.srv.cfg.Events, w.on[eventLog] || w.on[eventProblem], func(r event.Record) error {
+		return errors.Join(c.logged(r.Event), c.troubled(r.Event))
 	})
-	sas := w.on[eventIKEUpDown] || w.on[eventIKERekey] || w.on[eventIKEUpdate] || w.on[eventChildUpDown] || w.on[eventChildRekey]
-	seen := &sightings{client: c, ended: map[uint64]bool{}}
+	sas := w.on[eventAlert] || w.on[eventIKEUpDown] || w.on[eventIKERekey] || w.on[eventIKEUpdate] || w.on[eventChildUpDown] || w.on[eventChildRekey]
+	seen := &sightings{client: c, ended: map[uint64]bool{}, down: map[uint64]sa.IKEState{}}
 	c.run1(&w.sas, c.srv.cfg.Sightings, sas, seen.take)
 }
 
@@ -127,7 +128,7 @@ func (c *client) logged(e event.Event) error {
 	if l > logEventLevel {
 		return nil
 	}
-	group, ike, _ := logScope{}.match(e)
+	group, ike, _ := (&logScope{}).match(e)
 	if group == "" {
 		group = "DMN" // charon's group for what belongs to no other
 	}
@@ -136,7 +137,7 @@ func (c *client) logged(e event.Event) error {
 		m.Put("group", group)
 		m.PutInt("level", int64(l))
 		m.Put("thread", "0")
-		m.putLogText(ike, e)
+		m.putLogText(ike, logText(e))
 		return m
 	})
 }
@@ -144,7 +145,8 @@ func (c *client) logged(e event.Event) error {
 // sightings turns what happens to sessions into events.
 type sightings struct {
 	client *client
-	ended  map[uint64]bool // CHILD SAs that need no word of their end: rekeyed, or told
+	ended  map[uint64]bool        // CHILD SAs that were replaced: their end needs no word
+	down   map[uint64]sa.IKEState // IKE SAs that end, in the state in which they began to
 }
 
 func (s *sightings) take(r event.Record) error {
@@ -155,8 +157,13 @@ func (s *sightings) take(r event.Record) error {
 	if len(s.ended) > watchRing { // those whose end was lost would stay
 		clear(s.ended)
 	}
+	if len(s.down) > watchRing {
+		clear(s.down)
+	}
 	c, info, now := s.client, &seen.Info, r.Time
 	switch e := seen.Event.(type) {
+	case event.Failed:
+		return s.failed(&e, info, r)
 	case event.IKEUp:
 		return c.announce(eventIKEUpDown, func() Message { return upDown(true, connName(info), ikeSection(info, now)) })
 	case event.IKEDown:
@@ -164,7 +171,7 @@ func (s *sightings) take(r event.Record) error {
 	case event.IKERekeyed:
 		return c.announce(eventIKERekey, func() Message {
 			old := *info
-			old.SPIi, old.SPIr, old.State = wire.SPI(e.OldSPIi), wire.SPI(e.OldSPIr), sa.IKERekeyed
+			old.SPIi, old.SPIr, old.State = wire.SPI(e.OldSPIi), wire.SPI(e.OldSPIr), sa.IKERekeying
 			return Message{Section{connName(info), Message{Section{"old", ikeSection(&old, now)}, Section{"new", ikeSection(info, now)}}}}
 		})
 	case event.IKEMoved:
@@ -180,40 +187,48 @@ func (s *sightings) take(r event.Record) error {
 			return m
 		})
 	case event.ChildUp:
-		return s.childUp(info, &e.Child, r)
+		return s.childUp(info, &e.Child, seen.Child, r)
 	case event.ChildDown:
-		if s.ended[e.Child.UniqueID] {
-			delete(s.ended, e.Child.UniqueID)
-			return nil
-		}
-		ch := childOf(info, &e.Child)
-		return c.announce(eventChildUpDown, func() Message { return childUpDown(false, info, &ch, r) })
+		return s.childDown(info, &e.Child, seen.Child, r)
 	}
 	return nil
 }
 
-// ikeDown tells that an IKE SA has ended. As with charon its CHILD SAs end with it, and
-// before it.
-func (s *sightings) ikeDown(info *sa.Info, r event.Record) error {
-	info.State = sa.IKEDeleting
-	for i := range info.Children {
-		ch := &info.Children[i]
-		if s.ended[ch.UniqueID] || !ch.State.InKernel() {
-			continue
-		}
-		s.ended[ch.UniqueID] = true
-		if err := s.client.announce(eventChildUpDown, func() Message { return childUpDown(false, info, ch, r) }); err != nil {
-			return err
-		}
+// failed tells that something failed. An IKE SA that the peer refuses ends with it and was never
+// up, which charon tells as an end all the same.
+func (s *sightings) failed(f *event.Failed, info *sa.Info, r event.Record) error {
+	if f.Cause == event.PeerTimeout {
+		s.down[info.UniqueID] = sa.IKEEstablished // no delete is sent
+	}
+	up := !info.Established.IsZero()
+	switch {
+	case !up:
+		info.State = sa.IKEConnecting
+	case info.State > sa.IKERekeying:
+		info.State = sa.IKEEstablished // it ends by this
+	}
+	if err := s.alerted(f, info, r); err != nil {
+		return err
+	}
+	if !info.Initiator || up || ofChild(f) || f.Cause == event.PeerTimeout {
+		return nil
 	}
 	return s.client.announce(eventIKEUpDown, func() Message { return upDown(false, connName(info), ikeSection(info, r.Time)) })
 }
 
+// ikeDown tells that an IKE SA has ended. As with charon its CHILD SAs follow.
+func (s *sightings) ikeDown(info *sa.Info, r event.Record) error {
+	if _, told := s.down[info.UniqueID]; !told {
+		s.down[info.UniqueID] = sa.IKEDeleting
+	}
+	info.State = s.down[info.UniqueID]
+	return s.client.announce(eventIKEUpDown, func() Message { return upDown(false, connName(info), ikeSection(info, r.Time)) })
+}
+
 // childUp tells of a new CHILD SA, which may take the place of another one.
-func (s *sightings) childUp(info *sa.Info, child *event.Child, r event.Record) error {
+func (s *sightings) childUp(info *sa.Info, child *event.Child, old *sa.ChildInfo, r event.Record) error {
 	c := s.client
 	ch := childOf(info, child)
-	old := replacedBy(info, child)
 	if old == nil {
 		return c.announce(eventChildUpDown, func() Message { return childUpDown(true, info, &ch, r) })
 	}
@@ -226,14 +241,23 @@ func (s *sightings) childUp(info *sa.Info, child *event.Child, r event.Record) e
 	})
 }
 
-// replacedBy is the CHILD SA that was rekeyed into child, nil when none was.
-func replacedBy(info *sa.Info, child *event.Child) *sa.ChildInfo {
-	for i := range info.Children {
-		if o := &info.Children[i]; o.State == sa.ChildSARekeyed && o.Name == child.Name && o.ReqID == child.ReqID && o.UniqueID != child.UniqueID {
-			return o
+// childDown tells of a CHILD SA that is gone, unless another one had its place.
+func (s *sightings) childDown(info *sa.Info, child *event.Child, was *sa.ChildInfo, r event.Record) error {
+	if s.ended[child.UniqueID] {
+		delete(s.ended, child.UniqueID)
+		return nil
+	}
+	if info.State >= sa.IKEDestroying {
+		info.State = sa.IKEDeleting
+		if state, ok := s.down[info.UniqueID]; ok {
+			info.State = state
 		}
 	}
-	return nil
+	if was == nil {
+		ch := childOf(info, child)
+		was = &ch
+	}
+	return s.client.announce(eventChildUpDown, func() Message { return childUpDown(false, info, was, r) })
 }
 
 // childOf finds the child of an event; of one that is gone, the event's own words
@@ -251,8 +275,7 @@ func childOf(info *sa.Info, child *event.Child) sa.ChildInfo {
 
 func childUpDown(up bool, info *sa.Info, ch *sa.ChildInfo, r event.Record) Message {
 	body := ikeSection(info, r.Time)
-	// The child's name alone, where list-sa has the id behind it.
-	body.PutSection("child-sas", Message{Section{ch.Name, childSection(ch, r.Time)}})
+	body.PutSection("child-sas", Message{Section{childName(ch), childSection(ch, r.Time)}})
 	return upDown(up, connName(info), body)
 }
 

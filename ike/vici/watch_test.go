@@ -74,28 +74,38 @@ func TestEventsAboutSAs(t *testing.T) {
 	}
 	info := sa.Info{UniqueID: 1, Conn: "gw", State: sa.IKEEstablished, Children: []sa.ChildInfo{{UniqueID: 2, Name: "net", ReqID: 1, State: sa.ChildSAInstalled}}}
 	rekeyed := info
-	rekeyed.Children = []sa.ChildInfo{{UniqueID: 2, Name: "net", ReqID: 1, State: sa.ChildSARekeyed}, {UniqueID: 3, Name: "net", ReqID: 1, State: sa.ChildSAInstalled}}
+	rekeyed.Children = []sa.ChildInfo{{UniqueID: 3, Name: "net", ReqID: 1, State: sa.ChildSAInstalled}}
 	old, fresh := event.Child{Name: "net", UniqueID: 2, ReqID: 1}, event.Child{Name: "net", UniqueID: 3, ReqID: 1}
-	see := func(e event.Event, i sa.Info) { sightings.Publish(vicitest.Now, sa.Sighting{Event: e, Info: i}) }
-	see(event.IKEUp{}, info)
-	see(event.ChildUp{Child: old}, info)
-	see(event.ChildUp{Child: fresh}, rekeyed)
-	see(event.ChildDown{Child: old}, rekeyed) // the end of a rekeying: nobody is told
-	see(event.IKERekeyed{}, info)
-	see(event.IKEMoved{}, info)
-	see(event.ChildDown{Child: fresh}, rekeyed)
-	see(event.IKEDown{}, info)
-	see(event.ChildDown{Child: old}, info) // it was told with the IKE SA's end
-	see(event.IKEUp{}, info)
+	see := func(e event.Event, i sa.Info, child *sa.ChildInfo) {
+		sightings.Publish(vicitest.Now, sa.Sighting{Event: e, Info: i, Child: child})
+	}
+	first, second := &info.Children[0], &rekeyed.Children[0]
+	ending := rekeyed
+	ending.State, ending.Children = sa.IKEDestroying, nil
+	refused := sa.Info{UniqueID: 4, Conn: "gw", State: sa.IKEDestroying, Initiator: true}
+	see(event.IKEUp{}, info, nil)
+	see(event.ChildUp{Child: old}, info, nil)
+	see(event.ChildUp{Child: fresh}, rekeyed, first)
+	see(event.ChildDown{Child: old}, rekeyed, first) // the end of a rekeying: nobody is told
+	see(event.IKERekeyed{}, info, nil)
+	see(event.IKEMoved{}, info, nil)
+	see(event.IKEDown{}, ending, nil)
+	see(event.ChildDown{Child: fresh}, ending, second) // follows the IKE SA's end
+	see(event.ChildDown{Child: old}, info, nil)        // was not seen to come
+	see(event.Failed{Cause: event.PeerTimeout}, refused, nil)
+	see(event.Failed{Cause: event.AuthenticationFailed, ByPeer: true}, refused, nil)
+	see(event.Failed{Cause: event.TSUnacceptable}, info, nil)
+	see(event.IKEUp{}, info, nil)
 	for _, want := range []string{
 		"ike-updown up=yes gw{uniqueid=1}",
-		"child-updown up=yes gw{uniqueid=1 child-sas{net{uniqueid=2}}}",
+		"child-updown up=yes gw{uniqueid=1 child-sas{net-2{uniqueid=2}}}",
 		"child-rekey gw{uniqueid=1 child-sas{net{old{uniqueid=2} new{uniqueid=3}}}}",
 		"ike-rekey gw{old{uniqueid=1} new{uniqueid=1}}",
 		"ike-update local-host=%any local-port=0 remote-host=%any remote-port=0 gw{uniqueid=1}",
-		"child-updown gw{uniqueid=1 child-sas{net{uniqueid=3}}}",
-		"child-updown gw{uniqueid=1 child-sas{net{uniqueid=2}}}",
 		"ike-updown gw{uniqueid=1}",
+		"child-updown gw{uniqueid=1 child-sas{net-3{uniqueid=3}}}",
+		"child-updown gw{uniqueid=1 child-sas{net-2{uniqueid=2}}}",
+		"ike-updown gw{uniqueid=4}",
 		"ike-updown up=yes gw{uniqueid=1}",
 	} {
 		if got := text(next(t, r)); got != want {
@@ -105,7 +115,7 @@ func TestEventsAboutSAs(t *testing.T) {
 	for _, name := range []string{"ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"} {
 		exchange(t, conn, r, vici.Packet{Type: vici.EventUnregister, Name: name})
 	}
-	see(event.IKEUp{}, info)
+	see(event.IKEUp{}, info, nil)
 	if p := exchange(t, conn, r, vici.Packet{Type: vici.CmdRequest, Name: "version"}); p.Type != vici.CmdResponse {
 		t.Errorf("after unregistering: %s %s, want the reply alone", p.Type, p.Name)
 	}
@@ -122,12 +132,12 @@ func unwatched(t *testing.T, bus *event.Bus) {
 	}
 }
 
-func TestAlertEvent(t *testing.T) {
+func TestProblemEvent(t *testing.T) {
 	e := vicitest.New()
 	path, _ := start(t, e, nil)
 	conn := dialRaw(t, path)
 	r := bufio.NewReader(conn)
-	if p := exchange(t, conn, r, vici.Packet{Type: vici.EventRegister, Name: "alert"}); p.Type != vici.EventConfirm {
+	if p := exchange(t, conn, r, vici.Packet{Type: vici.EventRegister, Name: "problem"}); p.Type != vici.EventConfirm {
 		t.Fatalf("registering: %s", p.Type)
 	}
 	ike := event.IKE{Conn: "gw", UniqueID: 7}
@@ -139,19 +149,64 @@ func TestAlertEvent(t *testing.T) {
 	e.Bus.Publish(vicitest.Now, event.Dropped{Conn: "gw", Child: "net", Reason: "replay", Packets: 3, Fix: "replay_window = 128"})
 	e.Bus.Publish(vicitest.Now, event.Dropped{Reason: "integrity"})
 	for _, want := range []string{
-		"alert type=PROPOSAL_MISMATCH_CHILD ike=gw ike-id=7 child=net cause=NO_PROPOSAL_CHOSEN by-peer=yes msg=negotiation failed",
-		"alert type=PROPOSAL_MISMATCH_IKE cause=NO_PROPOSAL_CHOSEN msg=negotiation failed",
-		"alert type=PEER_AUTH_FAILED ike=gw ike-id=7 cause=AUTHENTICATION_FAILED msg=negotiation failed",
-		"alert type=KEY_EXCHANGE_FAILED ike=gw ike-id=7 cause=KEY_EXCHANGE_FAILED msg=negotiation failed",
-		"alert type=PACKETS_DROPPED ike=gw child=net cause=replay msg=packets of an SA were lost: conn=gw child=net",
-		"alert type=PACKETS_DROPPED cause=integrity msg=packets of an SA were lost",
+		"problem type=PROPOSAL_MISMATCH_CHILD ike=gw ike-id=7 child=net cause=NO_PROPOSAL_CHOSEN by-peer=yes msg=negotiation failed",
+		"problem type=PROPOSAL_MISMATCH_IKE cause=NO_PROPOSAL_CHOSEN msg=negotiation failed",
+		"problem type=PEER_AUTH_FAILED ike=gw ike-id=7 cause=AUTHENTICATION_FAILED msg=negotiation failed",
+		"problem type=KEY_EXCHANGE_FAILED ike=gw ike-id=7 cause=KEY_EXCHANGE_FAILED msg=negotiation failed",
+		"problem type=PACKETS_DROPPED ike=gw child=net cause=replay msg=packets of an SA were lost: conn=gw child=net",
+		"problem type=PACKETS_DROPPED cause=integrity msg=packets of an SA were lost",
 	} {
 		if got := text(next(t, r)); !strings.HasPrefix(got, want) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
-	exchange(t, conn, r, vici.Packet{Type: vici.EventUnregister, Name: "alert"})
+	exchange(t, conn, r, vici.Packet{Type: vici.EventUnregister, Name: "problem"})
 	unwatched(t, &e.Bus)
+}
+
+// A failure that charon has an alert for raises it, with the IKE SA as it was.
+func TestAlertEvent(t *testing.T) {
+	var sightings event.Bus
+	path, _ := start(t, vicitest.New(), func(c *vici.Config) { c.Sightings = &sightings })
+	conn := dialRaw(t, path)
+	r := bufio.NewReader(conn)
+	if p := exchange(t, conn, r, vici.Packet{Type: vici.EventRegister, Name: "alert"}); p.Type != vici.EventConfirm {
+		t.Fatalf("registering: %s", p.Type)
+	}
+	up := sa.Info{UniqueID: 7, Conn: "gw", State: sa.IKEEstablished, Initiator: true, Established: vicitest.Now}
+	half := sa.Info{UniqueID: 8, Conn: "gw", State: sa.IKEDestroying, Initiator: true}
+	for _, tc := range []struct {
+		failed event.Failed
+		info   sa.Info
+		want   []string
+	}{
+		{event.Failed{ChildName: "net", Cause: event.NoProposalChosen, ByPeer: true}, up, []string{"proposal-mismatch-child", "keep-on-child-sa-failure"}},
+		{event.Failed{Cause: event.TSUnacceptable}, up, []string{"ts-mismatch", "keep-on-child-sa-failure"}},
+		{event.Failed{Cause: event.NoProposalChosen}, half, []string{"proposal-mismatch-ike"}},
+		{event.Failed{Cause: event.KeyExchangeFailed}, half, nil}, // charon has none
+		{event.Failed{Cause: event.AuthenticationFailed}, half, []string{"peer-auth-failed"}},
+		{event.Failed{Cause: event.AuthenticationFailed, ByPeer: true}, half, []string{"local-auth-failed"}},
+		{event.Failed{Cause: event.PeerTimeout}, half, []string{"retransmit-send-timeout", "peer-init-unreachable"}},
+		{event.Failed{Cause: event.PeerTimeout}, up, []string{"retransmit-send-timeout"}},
+	} {
+		sightings.Publish(vicitest.Now, sa.Sighting{Event: tc.failed, Info: tc.info})
+		for _, name := range tc.want {
+			p := next(t, r)
+			want := fmt.Sprintf("alert type=%s ike-sa{gw{uniqueid=%d}}", name, tc.info.UniqueID)
+			if got := text(p); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			state := "CONNECTING"
+			if !tc.info.Established.IsZero() {
+				state = "ESTABLISHED"
+			}
+			if got := p.Message.Section("ike-sa").Section("gw").Text("state"); got != state {
+				t.Errorf("%s: state %s, want %s", name, got, state)
+			}
+		}
+	}
+	exchange(t, conn, r, vici.Packet{Type: vici.EventUnregister, Name: "alert"})
+	unwatched(t, &sightings)
 }
 
 func TestLogEvent(t *testing.T) {

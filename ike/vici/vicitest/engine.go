@@ -134,6 +134,16 @@ func (e *Engine) Initiate(ctx context.Context, conn, child string, noWait bool) 
 	return nil
 }
 
+// InitiateIKE finds the connection's session up, if there is one.
+func (e *Engine) InitiateIKE(_ context.Context, conn string, _ bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.ContainsFunc(e.sessions, func(s sa.Info) bool { return s.Conn == conn }) {
+		return vici.ErrNotFound
+	}
+	return nil
+}
+
 // Terminate removes the target at once.
 func (e *Engine) Terminate(ctx context.Context, t vici.Target, noWait bool) error {
 	e.mu.Lock()
@@ -153,7 +163,10 @@ func (e *Engine) Terminate(ctx context.Context, t vici.Target, noWait bool) erro
 	if k < 0 {
 		return vici.ErrNotFound
 	}
-	if children[k].Name == Silent && !noWait {
+	if children[k].Name == Silent && noWait {
+		return nil
+	}
+	if children[k].Name == Silent {
 		e.mu.Unlock()
 		<-ctx.Done()
 		e.mu.Lock()
