@@ -198,7 +198,8 @@ func (g *gateway) openControl() (err error) {
 		more = map[string]vici.Command{}
 	}
 	more["plan"] = facade.planCommand
-	g.control = vici.NewServer(vici.Config{Engine: facade, Events: g.bus, Sightings: g.sightings, Version: daemonVersion(), Log: g.log, More: more})
+	g.control = vici.NewServer(vici.Config{Engine: facade, Events: g.bus, Sightings: g.sightings, Version: daemonVersion(),
+		Release: (&installedSwanctl{log: g.log}).get, Log: g.log, More: more})
 	if g.listeners, err = listen(g.runDir, &g.cfg.Settings, g.log); err != nil {
 		return errors.Join(err, g.engine.Close())
 	}

@@ -16,12 +16,12 @@ import (
 
 // listConns streams one list-conn event a connection.
 func (c *client) listConns(req Message) (Message, error) {
-	creds := c.srv.cfg.Engine.Credentials()
+	creds, r := c.srv.cfg.Engine.Credentials(), c.srv.release()
 	for _, conn := range c.srv.cfg.Engine.Connections() {
 		if name := req.Text("ike"); name != "" && name != conn.Name {
 			continue
 		}
-		if err := c.raise(eventListConn, listConn(conn, creds)); err != nil {
+		if err := c.raise(eventListConn, listConn(conn, creds, r)); err != nil {
 			return nil, err
 		}
 	}
@@ -41,14 +41,20 @@ func (c *client) getConns(Message) (Message, error) {
 }
 
 // listConn is the list-conn event's message: one section, named by the connection.
-func listConn(conn *sa.Connection, creds *auth.Credentials) Message {
+func listConn(conn *sa.Connection, creds *auth.Credentials, r Release) Message {
 	var m Message
 	m.PutList("local_addrs", addrTexts(conn.LocalAddrs))
 	m.PutList("remote_addrs", addrTexts(conn.RemoteAddrs))
+	if r.has(withPorts) {
+		m.putPorts(conn)
+	}
 	m.Put("version", "IKEv2")
 	m.PutInt("reauth_time", seconds(conn.ReauthTime))
 	m.PutInt("rekey_time", seconds(conn.RekeyTime))
 	m.Put("unique", uniqueText(conn.Unique))
+	if r.has(withProposals) {
+		m.PutSection("proposals", proposalsSection(conn.Proposals))
+	}
 	if conn.DPDDelay != 0 {
 		m.PutInt("dpd_delay", seconds(conn.DPDDelay))
 	}
@@ -68,7 +74,7 @@ func listConn(conn *sa.Connection, creds *auth.Credentials) Message {
 	var children Message
 	for _, list := range [][]*sa.ChildConfig{conn.Children, conn.Shunts} {
 		for _, ch := range list {
-			children.PutSection(ch.Name, childConfSection(ch))
+			children.PutSection(ch.Name, childConfSection(ch, r))
 		}
 	}
 	m.PutSection("children", children)
@@ -130,7 +136,7 @@ func subjects(list []pki.Fingerprint, creds *auth.Credentials) []string {
 	return out
 }
 
-func childConfSection(ch *sa.ChildConfig) Message {
+func childConfSection(ch *sa.ChildConfig, r Release) Message {
 	var m Message
 	m.Put("mode", childMode(ch))
 	m.PutInt("rekey_time", seconds(ch.RekeyTime))
@@ -138,6 +144,10 @@ func childConfSection(ch *sa.ChildConfig) Message {
 	m.PutUint("rekey_packets", ch.RekeyPackets)
 	m.Put("dpd_action", actionText(ch.DPDAction))
 	m.Put("close_action", actionText(ch.CloseAction))
+	if r.has(withProposals) {
+		m.PutSection("esp_proposals", proposalsSection(ch.Proposals))
+		m.PutSection("ah_proposals", nil) // AH is not supported
+	}
 	m.PutList("local-ts", specTexts(ch.LocalTS))
 	m.PutList("remote-ts", specTexts(ch.RemoteTS))
 	if ch.Interface != "" {
@@ -156,7 +166,7 @@ func (c *client) listPolicies(req Message) (Message, error) {
 	for name, kind := range map[string]sa.Shunt{"trap": sa.NoShunt, "pass": sa.ShuntPass, "drop": sa.ShuntDrop} {
 		_, kinds[kind] = req.Get(name)
 	}
-	policies := c.srv.cfg.Engine.Policies()
+	policies, r := c.srv.cfg.Engine.Policies(), c.srv.release()
 	for _, shunts := range []bool{false, true} { // traps come first
 		for i := range policies {
 			p := &policies[i]
@@ -169,7 +179,7 @@ func (c *client) listPolicies(req Message) (Message, error) {
 			if ike := req.Text("ike"); ike != "" && ike != p.Conn {
 				continue
 			}
-			if err := c.raise(eventListPolicy, listPolicy(p)); err != nil {
+			if err := c.raise(eventListPolicy, listPolicy(p, r)); err != nil {
 				return nil, err
 			}
 		}
@@ -177,9 +187,12 @@ func (c *client) listPolicies(req Message) (Message, error) {
 	return nil, nil
 }
 
-func listPolicy(p *Policy) Message {
+func listPolicy(p *Policy, r Release) Message {
 	var m Message
 	m.Put("child", p.Child.Name)
+	if p.ReqID != 0 && r.has(withPorts) {
+		m.PutUint("reqid", uint64(p.ReqID))
+	}
 	m.Put("ike", p.Conn)
 	m.Put("mode", childMode(p.Child))
 	m.PutList("local-ts", specTexts(p.LocalTS))

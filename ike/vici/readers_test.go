@@ -2,6 +2,7 @@ package vici
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"espalier/ike/auth"
 	"espalier/ike/pki"
 	"espalier/ike/sa"
+	"espalier/ike/suite"
 	"espalier/internal/event"
 )
 
@@ -43,8 +45,53 @@ func TestListConnHasCharonsKeysInCharonsOrder(t *testing.T) {
 		"remote-1 {class=public key groups=[] cert_policy=[] certs=[] cacerts=[]} " +
 		"remote-2 {ca_id=ca revocation=GOOD id=sun class=public key groups=[] cert_policy=[1.2.3] certs=[sun] cacerts=[]} children {net {mode=TRANSPORT rekey_time=60 rekey_bytes=5 rekey_packets=6 " +
 		"dpd_action=start close_action=trap local-ts=[dynamic] remote-ts=[10.2.0.3..10.2.0.9 10.3.0.0/16] interface=eth0 priority=7}}}"
-	if got := raw(listConn(conn, creds)); got != want {
+	if got := raw(listConn(conn, creds, Release{6, 0, 1})); got != want {
 		t.Errorf("list-conn\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What later releases have besides stands where charon 6.1.0 has it.
+func TestListConnOfLaterReleases(t *testing.T) {
+	ike, err := suite.ParseIKE("aes256-aes128ctr-sha256-x25519-ke1_ecp256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	esp, err := suite.ParseESP("aes256gcm16-chacha20poly1305-esn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := &sa.Connection{Name: "gw", RemotePort: 4500, Proposals: []suite.Proposal{ike}, Children: []*sa.ChildConfig{{Name: "net", Proposals: []suite.Proposal{esp, esp}}}}
+	ports := "local_port=500 remote_port=4500 version="
+	proposals := "unique=UNIQUE_NO proposals {0 {encr=[AES_CBC_256 AES_CTR_128] integ=[HMAC_SHA2_256_128] prf=[PRF_HMAC_SHA2_256] ke=[CURVE_25519] ake1=[ECP_256]}} children"
+	one := "{encr=[AES_GCM_16_256 CHACHA20_POLY1305] sn=[EXT_SEQ]}"
+	child := "close_action=none esp_proposals {0 " + one + " 1 " + one + "} ah_proposals {} local-ts="
+	for _, tc := range []struct {
+		r                Release
+		ports, proposals bool
+	}{{Release{6, 0, 2}, false, false}, {Release{6, 0, 3}, true, false}, {Release{6, 1, 0}, true, true}, {Release{}, true, true}} {
+		got := raw(listConn(conn, auth.NewBuilder().Build(), tc.r))
+		if strings.Contains(got, ports) != tc.ports || strings.Contains(got, proposals) != tc.proposals || strings.Contains(got, child) != tc.proposals {
+			t.Errorf("%v: %s\nwant ports: %v, proposals: %v", tc.r, got, tc.ports, tc.proposals)
+		}
+		policy := raw(listPolicy(&Policy{Conn: "gw", Child: conn.Children[0], ReqID: 7}, tc.r))
+		if strings.HasPrefix(policy, "gw/net {child=net reqid=7 ike=gw mode=") != tc.ports {
+			t.Errorf("%v: %s, want the reqid: %v", tc.r, policy, tc.ports)
+		}
+	}
+}
+
+func TestParseRelease(t *testing.T) {
+	for line, want := range map[string]Release{
+		"strongSwan 6.0.1 swanctl": {6, 0, 1}, "strongSwan 6.1.0 swanctl (--list-conns/-L)": {6, 1, 0}, "strongSwan 6.2rc1 swanctl": {6, 2, 0},
+	} {
+		if got, err := ParseRelease(line); got != want || err != nil {
+			t.Errorf("%q: %v, %v, want %v", line, got, err, want)
+		}
+	}
+	for _, line := range []string{"", "swanctl 6.0.1", "strongSwan swanctl", "strongSwan 6.0.1 pki"} {
+		if got, err := ParseRelease(line); err == nil {
+			t.Errorf("%q: %v, want an error", line, got)
+		}
 	}
 }
 
@@ -55,7 +102,7 @@ func TestListConnOfShuntsAlone(t *testing.T) {
 	want := "lan {local_addrs=[%any] remote_addrs=[%any] version=IKEv2 reauth_time=0 rekey_time=0 unique=UNIQUE_NO " +
 		"local-1 {groups=[] cert_policy=[] certs=[] cacerts=[]} remote-1 {groups=[] cert_policy=[] certs=[] cacerts=[]} " +
 		"children {p {mode=PASS " + rest + " d {mode=DROP " + rest + "}}"
-	if got := raw(listConn(conn, auth.NewBuilder().Build())); got != want {
+	if got := raw(listConn(conn, auth.NewBuilder().Build(), Release{6, 0, 1})); got != want {
 		t.Errorf("list-conn\n%s\nwant\n%s", got, want)
 	}
 }

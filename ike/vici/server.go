@@ -23,8 +23,10 @@ type Config struct {
 	// SAs; nil: there are none.
 	Sightings *event.Bus
 	Version   Version
-	Log       zerolog.Logger
-	Now       func() time.Time // default time.Now
+	// Release is the one whose listings clients expect; nil: the newest.
+	Release func() Release
+	Log     zerolog.Logger
+	Now     func() time.Time // default time.Now
 	// More are commands beside the server's own, by name.
 	More map[string]Command
 
@@ -45,6 +47,13 @@ type Version struct {
 	SysName string // uname's sysname, release and machine
 	Release string
 	Machine string
+}
+
+func (s *Server) release() Release {
+	if s.cfg.Release == nil {
+		return Release{}
+	}
+	return s.cfg.Release()
 }
 
 // Server serves vici clients. A client that reads slowly, or not at all, makes
