@@ -5,6 +5,7 @@
 #   make test      all tests: static checks, unit tests, and those that need a kernel with IPsec, in a virtual machine
 #   make figures   measures what the project promises (ONLY=PREFIX for some of it)
 #   make generate  makes the BPF objects from their C source (make test fails when they differ)
+#   make sid       what is compared with strongSwan, with the newest one, Debian sid's (part of make soak)
 #   make soak      what takes too long for make test (SOAK_TIME for each fuzz target)
 #
 # LAB_FLAGS goes to tools/lab: --uml PATH for a User-Mode Linux kernel, --kernel bookworm, --cpus 4 ... (bin/lab --help).
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: run build test check generate generated unit lab-test fast-test kernels figures soak clean
+.PHONY: run build test check generate generated unit lab-test fast-test kernels figures sid soak clean
 
 LAB_FLAGS ?=
 LAB_TIME ?= 45m
@@ -92,8 +93,13 @@ figures:
 	@echo "== figures $(ONLY)" >&2
 	@$(GO) run ./tools/figures $(ONLY)
 
+# The guest's root with sid's programs costs a minute of a processor and 190 MB, and what sid has changes: no part of make test.
+sid: build
+	@echo "== tests with the newest strongSwan, of Debian sid"
+	@$(LAB) test $(LAB_FLAGS) $(if $(UML),--uml "$(UML)") --time-limit 20m --root sid --run 'TestSwanctl|TestPerCPUStrongSwan$$' ./tools/lab/e2e
+
 # Each fuzz target for SOAK_TIME, then the tests with the build tag soak.
-soak: build
+soak: build sid
 	@for package in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 			echo "== fuzzing $$package $$target for $(SOAK_TIME)"; \
