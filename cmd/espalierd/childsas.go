@@ -35,6 +35,7 @@ type childSA struct {
 	conn, name string
 	reqID      uint32 // that of the SAs of single CPUs beside it as well
 	canSplit   bool
+	bound      bool // it is one CPU's itself
 }
 
 var (
@@ -70,7 +71,7 @@ func (c *childSAs) take(e event.Event) {
 	switch ev := e.(type) {
 	case event.ChildUp:
 		c.bySPI[ev.Child.SPIIn] = childSA{Target: engine.Target{IKE: ev.IKE.UniqueID, Child: ev.Child.UniqueID},
-			conn: ev.Conn, name: ev.Child.Name, reqID: ev.Child.ReqID, canSplit: ev.Child.PerCPU}
+			conn: ev.Conn, name: ev.Child.Name, reqID: ev.Child.ReqID, canSplit: ev.Child.PerCPU, bound: ev.Child.CPU != nil}
 	case event.ChildDown:
 		delete(c.bySPI, ev.Child.SPIIn)
 	case event.PathMTU:
@@ -117,7 +118,7 @@ func (c *childSAs) Whole(spi uint32) string {
 	switch {
 	case !ok:
 		return "it is not one of this daemon's"
-	case s.canSplit || e == nil:
+	case s.canSplit || s.bound || e == nil:
 		return ""
 	}
 	return e.WhyWhole(s.conn, s.name)

@@ -9,6 +9,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/dataplane/tune"
+	"espalier/ike/engine"
 	"espalier/internal/event"
 )
 
@@ -40,6 +41,13 @@ func TestChildSAs(t *testing.T) {
 		if s := c.Whole(104); s != "it is not one of this daemon's" {
 			t.Error(s)
 		}
+		c.engine.Store(new(engine.Engine)) // which must not be asked about SAs that are of one CPU, or may have such beside them
+		for _, spi := range []uint32{100, 101} {
+			if s := c.Whole(spi); s != "" {
+				t.Errorf("SPI %d: %s", spi, s)
+			}
+		}
+		c.engine.Store(nil)
 		if err := c.Split(t.Context(), 104, 1); !errors.Is(err, errNoChild) {
 			t.Errorf("split of another's: %v", err)
 		}
