@@ -9,6 +9,7 @@
 #   make soak      what takes too long for make test (SOAK_TIME for each fuzz target)
 #
 # LAB_FLAGS goes to tools/lab: --uml PATH for a User-Mode Linux kernel, --kernel bookworm, --cpus 4 ... (bin/lab --help).
+# LAB_JOBS is how many virtual machines share the tests, with 2 GiB each; LAB_TIME ends each of them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,7 +17,9 @@ SHELL := /bin/bash
 .PHONY: run build test check generate generated unit lab-test fast-test kernels figures sid soak clean
 
 LAB_FLAGS ?=
-LAB_TIME ?= 45m
+LAB_TIME ?= 30m
+LAB_JOBS ?= 2
+KERNELS ?= bookworm trixie
 SOAK_TIME ?= 10m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -61,31 +64,34 @@ unit: build
 	@echo "== unit tests"
 	@$(GO) test ./...
 
-# Tests that need the guest have the build tag lab; only packages that have some run there.
+# Tests that need the guest have the build tag lab; only packages that have some run there. One machine leaves a processor idle for half of the time.
 lab-test: build
 	@echo "== tests in the virtual machine"
-	@$(LAB) test $(LAB_FLAGS) --time-limit $(LAB_TIME) --tagged ./...
+	@$(LAB) test $(LAB_FLAGS) --jobs $(LAB_JOBS) --time-limit $(LAB_TIME) --tagged ./...
 
-# An emulated processor is too slow to show what a flood or a full CPU does. Where a User-Mode Linux kernel is at hand, these tests run in it as well.
+# An emulated processor is too slow to show what a flood or a full CPU does, and sends few packets. Where a User-Mode Linux kernel is at hand, these tests run in
+# it as well.
 UML ?= $(or $(ESPALIER_LAB_UML),$(lastword $(sort $(wildcard ../shared/lab/linux-*-um.xz))))
 fast-test: build
 	@if [ -n "$(UML)" ]; then \
 		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
-		$(LAB) test --uml "$(UML)" --run 'TestGuardFlood$$|TestFlowSteering$$|TestTunerSplits$$' ./tools/lab/fastpath; \
+		$(LAB) test --uml "$(UML)" --run 'TestGuard$$|TestFlowSteering$$|TestTunerSplits$$|TestDaemonKilled$$|TestCounters$$' ./tools/lab/fastpath; \
 		echo "== numbered packets of SAs that move, and two minutes of changing load with the tuner"; \
 		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 100s; \
 		$(LAB) test --uml "$(UML)" --cpus 4 --run 'TestPinned$$|TestEvenFlows$$' ./tools/lab/fastpath; \
 	else \
-		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, nor how clear packets are spread"; \
+		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, how clear packets are spread, nor counts of 100,000 packets"; \
 	fi
 
 # The BPF programs load, attach and stay within their budgets on these kernels, too; lab-test does all of it on the newest.
-KERNELS ?= bookworm trixie
 kernels: build
-	@for kernel in $(KERNELS); do \
-		echo "== the BPF programs on Debian's kernel: $$kernel"; \
-		$(LAB) test --kernel $$kernel --run 'TestBudget|TestAttach|TestDrop' ./dataplane/flow/programs; \
-	done
+	@for kernel in $(KERNELS); do $(LAB) prepare --kernel $$kernel; done
+	@$(MAKE) --no-print-directory --output-sync=target -j $(LAB_JOBS) $(addprefix kernel-,$(KERNELS))
+
+.PHONY: $(addprefix kernel-,$(KERNELS))
+$(addprefix kernel-,$(KERNELS)): kernel-%:
+	@echo "== the BPF programs on Debian's kernel: $*"
+	@$(LAB) test --kernel $* --run 'TestBudget|TestAttach|TestDrop' ./dataplane/flow/programs
 
 # Only the figures on stdout.
 figures:

@@ -29,7 +29,7 @@ func (c *runCmd) Run(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	return c.machineFlags.run(ctx, nil, []guest.Step{{Dir: dir, Argv: l.rest}})
+	return c.machineFlags.run(ctx, nil, []guest.Step{{Dir: dir, Argv: l.rest}}, 1)
 }
 
 type prepareCmd struct {
@@ -169,8 +169,8 @@ func (f *machineFlags) tcg(ctx context.Context, host *debian.Host, q *vm.QEMU) e
 	return err
 }
 
-// run runs the steps in a machine and turns their status into an error. The shares come on top of those of the flags.
-func (f *machineFlags) run(ctx context.Context, shares []string, steps []guest.Step) error {
+// run runs the steps in a machine, or in several that claim them, and turns their status into an error. The shares come on top of those of the flags.
+func (f *machineFlags) run(ctx context.Context, shares []string, steps []guest.Step, jobs int) error {
 	m, err := f.prepare(ctx)
 	if err != nil {
 		return err
@@ -187,9 +187,12 @@ func (f *machineFlags) run(ctx context.Context, shares []string, steps []guest.S
 	if !f.Here {
 		size = fmt.Sprintf("; %d CPUs, %d MiB", f.CPUs, f.Mem)
 	}
+	if jobs > 1 {
+		size += fmt.Sprintf("; %d of them at once", jobs)
+	}
 	say("runner: %s%s, time limit %s", m.runner.Describe(), size, f.TimeLimit)
-	status, err := m.runner.Run(ctx, &vm.Job{Root: m.root, Shares: shares, Env: env, Steps: steps, CPUs: f.CPUs, MemMiB: f.Mem,
-		TimeLimit: f.TimeLimit, Init: m.init, Stdout: os.Stdout, Stderr: os.Stderr})
+	status, err := runJobs(ctx, m.runner, vm.Job{Root: m.root, Shares: shares, Env: env, Steps: steps, CPUs: f.CPUs, MemMiB: f.Mem,
+		TimeLimit: f.TimeLimit, Init: m.init, Stdout: os.Stdout, Stderr: os.Stderr}, jobs)
 	if err != nil {
 		return err
 	}

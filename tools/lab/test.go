@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -21,6 +22,7 @@ type testCmd struct {
 	Verbose  bool     `short:"v" help:"Print every test (-test.v)."`
 	RunRE    string   `name:"run" help:"Run only tests that match." placeholder:"REGEXP"`
 	Tagged   bool     `help:"Leave out packages that have no test with the build tag lab."`
+	Jobs     int      `help:"Machines that run at once and share the tests out among themselves; the output of each test is printed when it has ended." default:"1"`
 	Race     bool     `help:"Build with the race detector; needs a C compiler here."`
 	Packages []string `arg:"" help:"Go packages, as go test takes them."`
 }
@@ -38,15 +40,19 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	match, err := c.checkJobs()
+	if err != nil {
+		return err
+	}
 	pkgs, err := listPackages(ctx, "lab", c.Packages)
 	if err != nil {
 		return err
 	}
+	plain, err := listPackages(ctx, "", c.Packages)
+	if err != nil {
+		return err
+	}
 	if c.Tagged {
-		plain, err := listPackages(ctx, "", c.Packages)
-		if err != nil {
-			return err
-		}
 		pkgs = withTaggedTests(pkgs, plain)
 	}
 	bins, err := os.MkdirTemp("", "espalier-tests-")
@@ -54,6 +60,10 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 		return err
 	}
 	defer os.RemoveAll(bins)
+	claims, err := makeClaims(bins)
+	if err != nil {
+		return err
+	}
 	var steps []guest.Step
 	for i, p := range pkgs {
 		if p.tests() == 0 {
@@ -69,6 +79,14 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 		if c.Verbose {
 			argv = append(argv, "-test.v")
 		}
+		if c.Jobs > 1 {
+			units, err := unitsOf(p, find(plain, p.ImportPath), match)
+			if err != nil {
+				return err
+			}
+			steps = append(steps, p.steps(units, append(argv, l.rest...), claims)...)
+			continue
+		}
 		if c.RunRE != "" {
 			argv = append(argv, "-test.run="+c.RunRE)
 		}
@@ -77,7 +95,36 @@ func (c *testCmd) Run(ctx context.Context, l *lab) error {
 	if len(steps) == 0 {
 		return fmt.Errorf("no tests in %s", strings.Join(c.Packages, " "))
 	}
-	return c.machineFlags.run(ctx, []string{bins}, steps)
+	return c.machineFlags.run(ctx, []string{bins}, steps, c.Jobs)
+}
+
+// checkJobs refuses flags that do not go with several machines, and returns what --run matches.
+func (c *testCmd) checkJobs() (*regexp.Regexp, error) {
+	switch {
+	case c.Jobs < 1 || c.Jobs > 16:
+		return nil, fmt.Errorf("%w: --jobs %d: expected 1 to 16", errUsage, c.Jobs)
+	case c.Jobs > 1 && c.Here:
+		return nil, fmt.Errorf("%w: --jobs %d with --here: expected one, as there is one machine", errUsage, c.Jobs)
+	case c.Jobs > 1 && strings.Contains(c.RunRE, "/"):
+		return nil, fmt.Errorf("%w: --jobs %d with --run %s: expected names of whole tests, which are shared out", errUsage, c.Jobs, c.RunRE)
+	case c.Jobs == 1:
+		return nil, nil // the tests know what they match
+	}
+	match, err := regexp.Compile(c.RunRE)
+	if err != nil {
+		return nil, fmt.Errorf("%w: --run: %w", errUsage, err)
+	}
+	return match, nil
+}
+
+// find is the package with that path, or one without tests.
+func find(pkgs []pkg, path string) pkg {
+	for _, p := range pkgs {
+		if p.ImportPath == path {
+			return p
+		}
+	}
+	return pkg{ImportPath: path}
 }
 
 // build compiles the tests of one package into bin.

@@ -16,6 +16,8 @@ const (
 	KindStdout Kind = 'o'
 	// KindStderr carries bytes that a step wrote to its standard error.
 	KindStderr Kind = 'e'
+	// KindStep ends a step: what came since the one before is its output. It carries nothing.
+	KindStep Kind = 's'
 	// KindExit carries the exit status (4 bytes, big endian) and is the last frame: all output went before it.
 	KindExit Kind = 'x'
 	// KindFault carries a sentence: why the guest could not run the job. No frame follows it.
@@ -29,6 +31,8 @@ func (k Kind) String() string {
 		return "stdout"
 	case KindStderr:
 		return "stderr"
+	case KindStep:
+		return "step"
 	case KindExit:
 		return "exit"
 	case KindFault:
@@ -98,10 +102,10 @@ func (w frameWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Copy reads frames from r until the exit status, which it returns, and writes their output to stdout and stderr. It fails with
-// ErrNoExit when the stream ends early, with a FaultError when the guest says why it could not run the job, and
+// Copy reads frames from r until the exit status, which it returns, writes their output to stdout and stderr, and calls ended, unless nil, after each step. It
+// fails with ErrNoExit when the stream ends early, with a FaultError when the guest says why it could not run the job, and
 // when a frame is malformed.
-func Copy(r io.Reader, stdout, stderr io.Writer) (int, error) {
+func Copy(r io.Reader, stdout, stderr io.Writer, ended func()) (int, error) {
 	head := make([]byte, 5)
 	buf := make([]byte, MaxFrame)
 	for {
@@ -121,6 +125,10 @@ func Copy(r io.Reader, stdout, stderr io.Writer) (int, error) {
 			_, err = stdout.Write(buf[:n])
 		case KindStderr:
 			_, err = stderr.Write(buf[:n])
+		case KindStep:
+			if ended != nil {
+				ended()
+			}
 		case KindExit:
 			if n != 4 {
 				return 0, fmt.Errorf("frame of exit: expected 4 bytes, got %d", n)

@@ -20,17 +20,21 @@ func TestFrames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := s.Send(KindStep, nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Exit(41); err != nil {
 		t.Fatal(err)
 	}
 	whole := bytes.Clone(wire.Bytes())
 	var out, errs strings.Builder
-	status, err := Copy(&wire, &out, &errs)
-	if status != 41 || err != nil || out.String() != "one\n"+long || errs.String() != "two\n" {
-		t.Errorf("expected status 41 and all output, got %d, %v, %d and %d bytes", status, err, out.Len(), errs.Len())
+	steps := 0
+	status, err := Copy(&wire, &out, &errs, func() { steps++ })
+	if status != 41 || err != nil || out.String() != "one\n"+long || errs.String() != "two\n" || steps != 1 {
+		t.Errorf("expected status 41, all output and one step, got %d, %v, %d and %d bytes, %d steps", status, err, out.Len(), errs.Len(), steps)
 	}
 	for cut := range 200 { // a stream that ends before its exit status, wherever it is cut
-		if _, err := Copy(bytes.NewReader(whole[:cut]), io.Discard, io.Discard); !errors.Is(err, ErrNoExit) {
+		if _, err := Copy(bytes.NewReader(whole[:cut]), io.Discard, io.Discard, nil); !errors.Is(err, ErrNoExit) {
 			t.Fatalf("cut after %d bytes: expected ErrNoExit, got %v", cut, err)
 		}
 	}
@@ -42,7 +46,7 @@ func TestFrameFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fault *FaultError
-	if _, err := Copy(&wire, io.Discard, io.Discard); !errors.As(err, &fault) || fault.Reason != "no overlay" {
+	if _, err := Copy(&wire, io.Discard, io.Discard, nil); !errors.As(err, &fault) || fault.Reason != "no overlay" {
 		t.Errorf("expected the guest's fault, got %v", err)
 	}
 	for name, stream := range map[string]string{
@@ -50,7 +54,7 @@ func TestFrameFaults(t *testing.T) {
 		"too long":          "o\x7f\xff\xff\xff",
 		"short exit status": "x\x00\x00\x00\x01a",
 	} {
-		if _, err := Copy(strings.NewReader(stream), io.Discard, io.Discard); err == nil || errors.Is(err, ErrNoExit) {
+		if _, err := Copy(strings.NewReader(stream), io.Discard, io.Discard, nil); err == nil || errors.Is(err, ErrNoExit) {
 			t.Errorf("%s: expected an error about the frame, got %v", name, err)
 		}
 	}
@@ -63,6 +67,8 @@ func TestRunSteps(t *testing.T) {
 			return 0, errors.New("not found")
 		case "fails":
 			return 3, nil
+		case "taken":
+			return 0, ErrTaken
 		}
 		return 0, nil
 	}
@@ -70,16 +76,21 @@ func TestRunSteps(t *testing.T) {
 		name   string
 		steps  []Step
 		status int
-		lines  []string
+		lines  []string // one for each step of ours that has a name
 	}{
 		{"a command's own status", []Step{{Argv: []string{"fails"}}}, 3, nil},
 		{"a failing command ends the run", []Step{{Argv: []string{"missing"}}, {Argv: []string{"fails"}}}, 127, nil},
 		{"packages go on", []Step{{Name: "a", Argv: []string{"fails"}}, {Name: "b", Argv: []string{"works"}}}, 3, []string{"FAIL\ta\t", "ok  \tb\t"}},
+		{"what is taken says nothing", []Step{{Name: "a", Argv: []string{"taken"}}, {Name: "b", Argv: []string{"works"}}}, 0, []string{"ok  \tb\t"}},
 		{"all is well", []Step{{Name: "a", Argv: []string{"works"}}}, 0, []string{"ok  \ta\t"}},
 	} {
 		var out, errs strings.Builder
-		if got := RunSteps(&Spec{Steps: c.steps}, &out, &errs, run); got != c.status {
+		ended := 0
+		if got := RunSteps(&Spec{Steps: c.steps}, &out, &errs, run, func() { ended++ }); got != c.status {
 			t.Errorf("%s: expected status %d, got %d", c.name, c.status, got)
+		}
+		if len(c.lines) > 0 && ended != len(c.lines) {
+			t.Errorf("%s: expected %d steps to end, got %d", c.name, len(c.lines), ended)
 		}
 		lines := strings.SplitAfter(out.String(), "\n")
 		if len(lines)-1 != len(c.lines) {

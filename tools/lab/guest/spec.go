@@ -1,5 +1,5 @@
 // Package guest holds what the lab's host side and the guest's init agree on: the job that the guest is handed, and the
-// stream of frames in which it answers. It runs on both sides and opens nothing itself.
+// stream of frames in which it answers. It runs on both sides.
 package guest
 
 // Root device kinds of a Spec.
@@ -60,6 +60,8 @@ type Step struct {
 	// Name, when not empty, makes the guest close the step with a line as 'go test' prints it for a package:
 	// ok or FAIL, the name, the seconds.
 	Name string
+	// Claim, when not empty, is a directory in a share of several guests with the same steps. Whoever makes it runs the step, the others pass over it.
+	Claim string
 	// Dir is the working directory; one that the guest does not have becomes /.
 	Dir string
 	// Argv is the command, searched for in PATH.

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,9 +12,12 @@ import (
 // step is left when it returns.
 type Runner func(step Step, env []string, stdout, stderr io.Writer) (int, error)
 
-// RunSteps runs the steps of spec one after the other and returns the status of the first one that failed, or 0. A step without a
+// ErrTaken is what a Runner returns for a step that another guest has claimed.
+var ErrTaken = errors.New("another guest runs this step")
+
+// RunSteps runs the steps of spec one after the other, calls ended, unless nil, after each that this guest has run, and returns the status of the first one that failed, or 0. A step without a
 // name that fails ends the run; a named one does not, as a package that fails does not end 'go test'.
-func RunSteps(spec *Spec, stdout, stderr io.Writer, run Runner) int {
+func RunSteps(spec *Spec, stdout, stderr io.Writer, run Runner, ended func()) int {
 	first := 0
 	for _, step := range spec.Steps {
 		if st, err := os.Stat(step.Dir); err != nil || !st.IsDir() {
@@ -21,12 +25,18 @@ func RunSteps(spec *Spec, stdout, stderr io.Writer, run Runner) int {
 		}
 		begin := time.Now()
 		status, err := run(step, spec.Env, stdout, stderr)
+		if errors.Is(err, ErrTaken) {
+			continue
+		}
 		if err != nil {
 			fmt.Fprintf(stderr, "lab: %s: %v\n", step.Argv[0], err)
 			status = 127
 		}
 		if step.Name != "" {
 			fmt.Fprint(stdout, closing(step.Name, status, time.Since(begin)))
+		}
+		if ended != nil {
+			ended()
 		}
 		if status != 0 && first == 0 {
 			first = status

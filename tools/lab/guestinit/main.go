@@ -74,7 +74,9 @@ func work() error {
 			os.Setenv(k, v) // so that a step's command is found in the step's PATH
 		}
 	}
-	status := guest.RunSteps(&spec, out.Writer(guest.KindStdout), out.Writer(guest.KindStderr), runStep)
+	status := guest.RunSteps(&spec, out.Writer(guest.KindStdout), out.Writer(guest.KindStderr), runStep, func() {
+		_ = out.Send(guest.KindStep, nil) // a host that no longer listens ends the guest anyway
+	})
 	unix.Sync()
 	return out.Exit(status)
 }

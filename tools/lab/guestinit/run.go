@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,16 @@ func runStep(step guest.Step, env []string, stdout, stderr io.Writer) (int, erro
 	path, err := exec.LookPath(step.Argv[0])
 	if err != nil {
 		return 0, err
+	}
+	if step.Claim != "" {
+		if err := os.Mkdir(step.Claim, 0o755); errors.Is(err, os.ErrExist) {
+			return 0, guest.ErrTaken
+		} else if err != nil {
+			return 0, fmt.Errorf("claiming the step: %w", err)
+		}
+		if path, err = guest.Near(path); err != nil { // the program of several steps
+			return 0, err
+		}
 	}
 	var copies sync.WaitGroup
 	files := make([]*os.File, 3)

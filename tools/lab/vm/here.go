@@ -58,7 +58,7 @@ func (*Here) Run(ctx context.Context, job *Job) (int, error) {
 				return exit.ExitCode(), nil
 			}
 			return 0, err
-		})
+		}, job.StepEnded)
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}

@@ -46,7 +46,7 @@ func (p *process) run(ctx context.Context, job *Job) (int, error) {
 		case <-ended:
 		}
 	}()
-	status, err := guest.Copy(p.answer, job.Stdout, job.Stderr)
+	status, err := guest.Copy(p.answer, job.Stdout, job.Stderr, job.StepEnded)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return 0, context.Cause(ctx)
 	}

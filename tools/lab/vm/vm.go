@@ -41,6 +41,8 @@ type Job struct {
 	Init string
 
 	Stdout, Stderr io.Writer
+	// StepEnded, unless nil, is called when all output of a step has been written.
+	StepEnded func()
 }
 
 // Runner runs jobs in one kind of machine.
