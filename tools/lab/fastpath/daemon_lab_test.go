@@ -14,6 +14,7 @@ import (
 
 	"espalier/dataplane"
 	"espalier/dataplane/flow"
+	"espalier/dataplane/xfrm"
 	"espalier/tools/bench/esp"
 	"espalier/tools/lab/topo"
 )
@@ -72,9 +73,18 @@ func counted(t testing.TB, h *topo.Host, r *flow.Reader, dir dataplane.Direction
 	return n, found
 }
 
+// underTraffic is how many packets at least are sent while daemons come and go, in which portions, and how many a second. Beside 8,000 a second an emulated
+// machine would verify programs for minutes: there User-Mode Linux has to show it, by 'make fast-test'.
+func underTraffic() (atLeast, portion uint64, rate float64) {
+	if emulated() {
+		return 20_000, 500, 1_000
+	}
+	return 100_000, 5_000, 8_000
+}
+
 // TestDaemonKilled sends 100,000 packets of another program's SAs, one of them in UDP, while the daemon is killed and started again, with tables of other
 // sizes, too. Its supervisor holds the IKE sockets. The kernel decrypts each packet, the programs count each once, and the guard takes none of them for a
-// stranger's.
+// stranger's, nor those of an SA that is new while there is no daemon.
 func TestDaemonKilled(t *testing.T) {
 	n := topo.New(t, topo.Config{})
 	x := dataPlane(t, n.GW1)
@@ -86,10 +96,11 @@ func TestDaemonKilled(t *testing.T) {
 		t.Fatalf("expected the supervisor to hold %q, got %q", want, held)
 	}
 	var streams []esp.Stream
+	var installed []dataplane.SAKey
 	for i, kind := range []cipherKind{gcm, cbc, gcmUDP} {
 		sa := inbound(n, kind, topo.IPv4, spiOf(i), 64)
 		must(t, x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
-		streams = append(streams, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(t, n, topo.IPv4, uint16(i), 200)}})
+		streams, installed = append(streams, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(t, n, topo.IPv4, uint16(i), 200)}}), append(installed, sa.SAKey)
 	}
 	r := reader(t, n.GW1, e)
 	until(t, "the SAs of another program in the table", func() (bool, string) {
@@ -101,7 +112,8 @@ func TestDaemonKilled(t *testing.T) {
 		g := need[flow.Guard](t)(r.Guard())
 		return all && g.InStep, fmt.Sprintf("%v, %+v", all, g)
 	})
-	const atLeast, batch = 100_000, 5_000
+	const ofNew = 50
+	atLeast, portion, rate := underTraffic()
 	g := need[*esp.Generator](t)(esp.NewGenerator(fromWire(t, n), esp.Mix{Seed: 7}, streams...))
 	s := packetSocket(t, n, 4096)
 	before := datagrams(t, n)
@@ -113,9 +125,9 @@ func TestDaemonKilled(t *testing.T) {
 		total := uint64(0)
 		defer func() { sent <- total }()
 		for done := false; !done || total < atLeast; {
-			r := send(t, n, s, esp.Pace{Count: batch, Rate: 8_000, CPU: 0})
-			if total += r.Sent; r.Sent != batch {
-				t.Errorf("expected %d frames to be sent, got %s", batch, r)
+			r := send(t, n, s, esp.Pace{Count: portion, Rate: rate, CPU: 0})
+			if total += r.Sent; r.Sent != portion {
+				t.Errorf("expected %d frames to be sent, got %s", portion, r)
 				return
 			}
 			select {
@@ -136,6 +148,9 @@ func TestDaemonKilled(t *testing.T) {
 				return now > was && after > before, fmt.Sprintf("%s: %d counted (%v), then %d (%v), the kernel's SA had %d, then %d", s.SA.SAKey, was, had, now, has, before, after)
 			})
 		}
+		if i == 0 {
+			installed = append(installed, newSA(t, n, x, r, ofNew))
+		}
 		must(t, e.Configure(conf, nil))
 		must(t, e.Restart(t.Context()))
 		r = reader(t, n.GW1, e)
@@ -151,7 +166,7 @@ func TestDaemonKilled(t *testing.T) {
 	t.Logf("%d packets were sent", count)
 	until(t, "packets at the client", func() (bool, string) {
 		got := datagrams(t, n) - before
-		return got == count, fmt.Sprintf("expected %d, got %d; %v", count, got, xfrmErrors(t, n.GW1))
+		return got == count+ofNew, fmt.Sprintf("expected %d, got %d; %v", count+ofNew, got, xfrmErrors(t, n.GW1))
 	})
 	for _, s := range streams {
 		kernel := packets(t, x, s.SA.SAKey)
@@ -160,9 +175,9 @@ func TestDaemonKilled(t *testing.T) {
 		}
 	}
 	guard := need[flow.Guard](t)(r.Guard())
-	for _, c := range guard.Totals {
-		if c.Count != 0 {
-			t.Errorf("the guard objects to %d packets: %s", c.Count, c.Total)
+	for _, c := range guard.Totals { // it noted what nobody had told it of, and let it pass
+		if want := map[string]uint64{"guard-unknown-spi": ofNew}[c.Total.String()]; c.Count != want {
+			t.Errorf("the guard objects to %d packets, expected %d: %s", c.Count, want, c.Total)
 		}
 	}
 	// An orderly stop leaves the programs while there are SAs, and nothing when there are none.
@@ -171,8 +186,8 @@ func TestDaemonKilled(t *testing.T) {
 		t.Error("an orderly stop took the counts of another program's SA down")
 	}
 	must(t, e.Restart(t.Context()))
-	for _, s := range streams {
-		must(t, x.Apply([]dataplane.Op{dataplane.DeleteSA{Key: s.SA.SAKey}}))
+	for _, key := range installed {
+		must(t, x.Apply([]dataplane.Op{dataplane.DeleteSA{Key: key}}))
 	}
 	r = reader(t, n.GW1, e)
 	until(t, "an empty table", func() (bool, string) {
@@ -189,44 +204,24 @@ func TestDaemonKilled(t *testing.T) {
 	}))
 }
 
-// TestGuardOfAKilledDaemon: other programs' new SAs get their packets, though nobody
-// tells the guard, which is on, of them any more.
-func TestGuardOfAKilledDaemon(t *testing.T) {
-	n := topo.New(t, topo.Config{})
-	x := dataPlane(t, n.GW1)
-	sink(t, n, true)
-	must(t, x.Apply(allowInbound(n.GW1, n.GW2, topo.IPv4)))
-	e := daemon(t, n.GW1, daemonConf)
-	r := reader(t, n.GW1, e)
-	inStep := func(want bool) {
-		t.Helper()
-		until(t, fmt.Sprintf("the guard in step: %v", want), func() (bool, string) {
-			g := need[flow.Guard](t)(r.Guard())
-			return g.InStep == want && g.Mode == flow.GuardOn, fmt.Sprintf("%+v", g)
-		})
-	}
-	inStep(true)
-	e.Kill()
-	inStep(false)
+// newSA installs an SA while the daemon is dead: it gets its packets, as many as it is sent, though nobody tells the guard, which is on, of it any more.
+func newSA(t *testing.T, n *topo.Net, x *xfrm.XFRM, r *flow.Reader, count uint64) dataplane.SAKey {
+	t.Helper()
+	until(t, "the guard out of step", func() (bool, string) {
+		g := need[flow.Guard](t)(r.Guard())
+		return !g.InStep && g.Mode == flow.GuardOn, fmt.Sprintf("%+v", g)
+	})
 	sa := inbound(n, gcm, topo.IPv4, spiOf(9), 64)
 	must(t, x.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}}))
 	g := need[*esp.Generator](t)(esp.NewGenerator(fromWire(t, n), esp.Mix{}, esp.Stream{SA: sa, Inner: [][]byte{innerPacket(t, n, topo.IPv4, 9, 100)}}))
-	s := packetSocket(t, n, 64)
-	const count = 50
-	must(t, s.Ring().Fill(g, count))
+	s := packetSocket(t, n, int(count))
+	must(t, s.Ring().Fill(g, int(count)))
 	send(t, n, s, esp.Pace{Count: count, CPU: 0})
 	until(t, "its packets at its SA", func() (bool, string) {
 		got := packets(t, x, sa.SAKey)
 		return got == count, fmt.Sprintf("%d of %d", got, count)
 	})
-	must(t, e.Restart(t.Context()))
-	must(t, x.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa.SAKey}}))
-	r = reader(t, n.GW1, e)
-	until(t, "an empty table", func() (bool, string) {
-		s := daemonState(t, n.GW1, r)
-		return s.Used == 0, fmt.Sprintf("%d SPIs", s.Used)
-	})
-	must(t, e.Stop())
+	return sa.SAKey
 }
 
 func daemonState(t testing.TB, h *topo.Host, r *flow.Reader) (s flow.State) {

@@ -315,9 +315,16 @@ func encapSockets(t testing.TB, h *topo.Host) {
 }
 
 // userModeLinux: the kernel is a program of this machine, and as fast.
-func userModeLinux() bool {
+func userModeLinux() bool { return processors("User Mode Linux") }
+
+// emulated: each instruction is translated, at a tenth of the speed or less. What is about a rate or many packets makes do with less then, and 'make
+// fast-test' runs it as a whole.
+func emulated() bool { return processors("QEMU TCG CPU") }
+
+// processors tells whether the kernel names its processors so.
+func processors(name string) bool {
 	info, _ := os.ReadFile("/proc/cpuinfo")
-	return strings.Contains(string(info), "User Mode Linux")
+	return strings.Contains(string(info), name)
 }
 
 // spiOf numbers SAs.
