@@ -263,11 +263,28 @@ func (m *mover) look(open []*shift, cpu int) {
 		if !known {
 			is = m.Now()-s.changed >= shiftIdle
 		}
-		if is {
+		if is && (!known || m.confirmed(s)) {
 			s.asleep, s.said = true, true
 			m.fail(s, m.tab.Seen(s.slot, s.generation, s.seen))
 		}
 	}
+}
+
+// confirmed looks again from the CPU that the SA leaves. A thread of a queue that has
+// found it empty says that it sleeps, looks once more, and only then does. Between
+// these its CPU may be taken from it, by a hypervisor for milliseconds. But not while
+// this thread runs there: what seems to sleep then does.
+func (m *mover) confirmed(s *shift) bool {
+	cpu := int(s.old())
+	if m.on != cpu+1 {
+		if err := m.RunOn(cpu); err != nil {
+			m.fail(s, err)
+			return false
+		}
+		m.on = cpu + 1
+	}
+	is, known := m.Asleep(s.old(), s.queued())
+	return is && known
 }
 
 // count reads an SA's counters, on the CPU that this thread runs on, and finds out
@@ -395,7 +412,7 @@ func (m *mover) taken(s *shift) (n uint64, known bool) {
 
 // drained tells whether the old CPU has delivered what it had when the shedding began.
 func (m *mover) drained(s *shift) bool {
-	if is, known := m.Asleep(s.old(), s.queued()); known && is || m.Now()-s.shed > shiftBound {
+	if is, known := m.Asleep(s.old(), s.queued()); known && is && m.confirmed(s) || m.Now()-s.shed > shiftBound {
 		return true
 	}
 	most := uint64(softirqs)

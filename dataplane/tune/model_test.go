@@ -44,6 +44,7 @@ type modelSA struct {
 	group           uint32
 }
 
+// packetPrice is what a packet costs before its first byte, in bytes, as the tuner takes it.
 const packetPrice = 500
 
 func (s *modelSA) work() float64 {
@@ -226,8 +227,11 @@ func (m *model) split(a Split) {
 func randomModel(seed uint64) *model {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	m := &model{rng: rng, noise: 0.02}
-	// Decrypting 1.4 KB takes about 20 us in User-Mode Linux (tools/lab/fastpath
-	// measured 23 with all else of a packet); the other two are guesses.
+	// BenchmarkModel of tools/lab/fastpath measures these in User-Mode Linux; so far only on a machine on which others worked (30 November 2026): a
+	// packet of 1400 bytes took the CPU that gets it 11.1 us, one of 200 bytes 5.1 (as if a packet cost 820 bytes before its first one), the receiver
+	// 8.8 and 4.3 us more when it stayed there, 11.5 and 1.2 when it was given away, and a thread 269 us to wake up. Under load the receiver has 2.8 us to
+	// do (xdp_steering_cpu_per_packet in docs/figures.md less the 11.1). The values here, of a machine that is twice as slow at decrypting, are yet to
+	// be replaced by those of an idle machine; with 11.1, 1.2 and 1.6 us one seed of 1,000 reaches only 94.8 % in five rounds.
 	m.price, m.receive, m.hand, m.wake = 20e-6/(1400+packetPrice), 1.5e-6, 2.5e-6, 50*time.Microsecond
 	for range 2 + rng.IntN(3) {
 		m.cpus = append(m.cpus, modelCPU{})

@@ -148,7 +148,8 @@ func runPhase(m *model, tuner *Tuner, flap func(*model, int)) (took int, err err
 		m.perform(d)
 		if round >= quietFrom {
 			for _, p := range d.Actions {
-				if mv, ok := p.Action.(Move); ok {
+				// One that found no moment is tried again: that is no oscillation.
+				if mv, ok := p.Action.(Move); ok && m.sas[m.index(mv.SA)].cpu == mv.To {
 					if late[mv.SA]++; late[mv.SA] > again || len(late) > len(m.sas)/4+2 {
 						return 0, fmt.Errorf("round %d still moves under constant load: %v", round, d.Actions)
 					}

@@ -91,7 +91,7 @@ func Send(ctx context.Context, s Sender, p Pace) (Report, error) {
 
 // patience is how long a sender waits for a frame: whoever fills the ring is
 // slow, or is not there at all.
-const patience = 2 * time.Second
+const patience = 10 * time.Second
 
 func loop(ctx context.Context, s Sender, p Pace, begin time.Time) (r Report, err error) {
 	var offered uint64

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 	if err := os.MkdirAll("/sys/fs/bpf", 0o755); err == nil {
 		_ = unix.Mount("bpf", "/sys/fs/bpf", "bpf", 0, "") // fails where it is mounted
 	}
+	// A sender, and what keeps a CPU busy, do not let go of a processor of Go's: those who fill rings and read sockets have others.
+	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	os.Exit(m.Run())
 }
 
