@@ -117,6 +117,13 @@ func TestLinkSettings(t *testing.T) {
 	if l.read(s, now.Add(time.Second), o, got); reads != before {
 		t.Error("read again after a second")
 	}
+	s.now["rps/lan9/0"] = ""
+	with := *o
+	with.Links = append([]Link{{Name: "lan9", Inside: true, Queues: 1}}, o.Links...)
+	l.read(s, now.Add(time.Second), &with, got)
+	if _, there := got["rps/lan9/0"]; !there {
+		t.Error("an interface that has just come was not looked at")
+	}
 	if err := l.set(s, Set{Setting: "irq/24", From: "0-1", To: "1"}); err != nil {
 		t.Error(err)
 	}

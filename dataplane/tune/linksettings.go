@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"slices"
 	"time"
 
 	"espalier/dataplane/host"
@@ -12,7 +13,8 @@ import (
 type linkSettings struct {
 	at      time.Time // of the last look
 	known   map[Setting]string
-	refused []Setting // that could not be changed since the last observation
+	looked  map[Setting]bool // also at those that the box has not
+	refused []Setting        // that could not be changed since the last observation
 }
 
 // linkLook is how often they are looked at.
@@ -21,9 +23,12 @@ const linkLook = 10 * time.Second
 // read adds those of the observation's interfaces to into. What the box has not, or
 // lets nobody change, is left out.
 func (l *linkSettings) read(from Settings, now time.Time, o *Observation, into map[Setting]string) {
-	if l.known == nil || now.Sub(l.at) >= linkLook || now.Before(l.at) {
-		l.at, l.known = now, map[Setting]string{}
-		for _, s := range settingsOf(o) {
+	names := settingsOf(o)
+	fresh := func(s Setting) bool { return !l.looked[s] } // of an interface that has just come, say
+	if l.known == nil || now.Sub(l.at) >= linkLook || now.Before(l.at) || slices.ContainsFunc(names, fresh) {
+		l.at, l.known, l.looked = now, map[Setting]string{}, map[Setting]bool{}
+		for _, s := range names {
+			l.looked[s] = true
 			if v, err := from.Get(string(s)); err == nil {
 				l.known[s] = v
 			}
