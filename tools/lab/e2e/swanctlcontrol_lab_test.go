@@ -21,6 +21,9 @@ import (
 // TestSwanctlControl drives charon and espalierd alike with Debian's swanctl: what it begins, ends, rekeys and redirects, what goes wrong with that, and what
 // those are told who follow the SAs. Replies, exit status and events are the same; the log is each daemon's own, but has the same fields.
 func TestSwanctlControl(t *testing.T) {
+	if topo.Emulated() {
+		t.Skip("takes minutes on an emulated processor; 'make fast-test' runs it")
+	}
 	l := newLab(t, topo.Config{}, false)
 	l.ip(t, l.ours, "addr add "+otherGateway.String()+"/24 dev out0")
 	ours := controlConf(l, true)

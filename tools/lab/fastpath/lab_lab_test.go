@@ -315,17 +315,11 @@ func encapSockets(t testing.TB, h *topo.Host) {
 }
 
 // userModeLinux: the kernel is a program of this machine, and as fast.
-func userModeLinux() bool { return processors("User Mode Linux") }
+func userModeLinux() bool { return topo.Processors("User Mode Linux") }
 
 // emulated: each instruction is translated, at a tenth of the speed or less. What is about a rate or many packets makes do with less then, and 'make
 // fast-test' runs it as a whole.
-func emulated() bool { return processors("QEMU TCG CPU") }
-
-// processors tells whether the kernel names its processors so.
-func processors(name string) bool {
-	info, _ := os.ReadFile("/proc/cpuinfo")
-	return strings.Contains(string(info), name)
-}
+func emulated() bool { return topo.Emulated() }
 
 // spiOf numbers SAs.
 func spiOf(i int) uint32 { return 0x1000_0000 + uint32(i) }
