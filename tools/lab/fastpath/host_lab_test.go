@@ -3,7 +3,6 @@
 package fastpath
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,7 +25,12 @@ type boxDaemon struct {
 	testing.TB
 	dir, bin string
 	cmd      *exec.Cmd
-	log      bytes.Buffer
+}
+
+// log is what all runs have said.
+func (d *boxDaemon) log() string {
+	b, _ := os.ReadFile(filepath.Join(d.dir, "log"))
+	return string(b)
 }
 
 func (d *boxDaemon) start(tune string) {
@@ -34,8 +38,18 @@ func (d *boxDaemon) start(tune string) {
 	conf := filepath.Join(d.dir, "espalier.conf")
 	must(d, os.WriteFile(conf, []byte("espalier {\n fast_path = no\n tune = "+tune+"\n}\n"), 0o600))
 	d.cmd = exec.Command(d.bin, "--config", conf, "--run-dir", d.dir, "--state-dir", d.dir)
-	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	out := need[*os.File](d)(os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600))
+	defer out.Close()
+	d.cmd.Stdout, d.cmd.Stderr = out, out
+	const started = "espalierd started"
+	before := strings.Count(d.log(), started)
 	must(d, d.cmd.Start())
+	// An emulated machine loads modules for long, whose ciphers test themselves.
+	for began := time.Now(); strings.Count(d.log(), started) == before; time.Sleep(25 * time.Millisecond) {
+		if time.Since(began) > 2*time.Minute {
+			d.Fatalf("espalierd has not started\n%s", d.log())
+		}
+	}
 }
 
 // end ends it by a signal.
@@ -43,7 +57,7 @@ func (d *boxDaemon) end(s syscall.Signal) {
 	d.Helper()
 	must(d, d.cmd.Process.Signal(s))
 	if err := d.cmd.Wait(); err != nil && s != syscall.SIGKILL {
-		d.Errorf("%v\n%s", err, d.log.String())
+		d.Errorf("%v\n%s", err, d.log())
 	}
 }
 
@@ -58,7 +72,7 @@ func TestHostSettings(t *testing.T) {
 	d := &boxDaemon{TB: t, dir: t.TempDir(), bin: need[string](t)(topo.EspalierdPath())}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(d.log.String())
+			t.Log(d.log())
 		}
 	})
 	before := coreSetting(t, name)
@@ -69,7 +83,7 @@ func TestHostSettings(t *testing.T) {
 		t.Helper()
 		until(t, name, func() (bool, string) {
 			got := coreSetting(t, name)
-			return got == want, fmt.Sprintf("%s, expected %s\n%s", got, want, d.log.String())
+			return got == want, fmt.Sprintf("%s, expected %s\n%s", got, want, d.log())
 		})
 	}
 	d.start("on")
@@ -87,7 +101,7 @@ func TestHostSettings(t *testing.T) {
 	d.start("advise")
 	is(before)
 	until(t, "advice", func() (bool, string) {
-		return strings.Contains(d.log.String(), "net.core."+name), d.log.String()
+		return strings.Contains(d.log(), "net.core."+name), d.log()
 	})
 	if got := coreSetting(t, name); got != before {
 		t.Errorf("after advice it is %s, expected %s", got, before)
