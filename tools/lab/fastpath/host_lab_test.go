@@ -112,6 +112,9 @@ func TestHostSettings(t *testing.T) {
 // TestReplayWindowGrows: packets overtake each other on the path, by more than the replay window of a tunnel allows. The tuner sees that, says so, and has the SA rekeyed
 // with a wider one.
 func TestReplayWindowGrows(t *testing.T) {
+	if !userModeLinux() {
+		t.Skip("takes minutes on an emulated processor, seconds in User-Mode Linux (make fast-test)")
+	}
 	n := topo.New(t, topo.Config{})
 	daemon(t, n.GW2, tunnelConf(n.GW2, n.GW1, topo.IPv4, ""))
 	e := daemon(t, n.GW1, tunnelConf(n.GW1, n.GW2, topo.IPv4, "tune = on"))
