@@ -75,7 +75,7 @@ UML ?= $(or $(ESPALIER_LAB_UML),$(lastword $(sort $(wildcard ../shared/lab/linux
 fast-test: build
 	@if [ -n "$(UML)" ]; then \
 		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
-		$(LAB) test --uml "$(UML)" --run 'TestGuard$$|TestFlowSteering$$|TestTunerSplits$$|TestDaemonKilled$$|TestCounters$$' ./tools/lab/fastpath; \
+		$(LAB) test --uml "$(UML)" --run 'TestGuard$$|TestFlowSteering$$|TestTunerSplits$$|TestDaemonKilled$$|TestCounters$$|TestReplayWindowGrows$$' ./tools/lab/fastpath; \
 		$(LAB) test --uml "$(UML)" --run 'TestSwanctlControl$$' ./tools/lab/e2e; \
 		echo "== numbered packets of SAs that move, and two minutes of changing load with the tuner"; \
 		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 100s; \
