@@ -228,13 +228,19 @@ func (s Selector) Reverse() Selector {
 
 // Policy priorities that Priority gives. The kernel takes the smallest first,
 // so what users set themselves goes below PriorityNarrowest to come before all
-// of them, or above PriorityWidest to come after.
+// of them, or above PriorityWidest to come after. The numbers are those that
+// strongSwan's policies have, so that policies which its users made beside them
+// keep their place.
 const (
-	PriorityWidest    = 400_000
+	PriorityWidest    = 399_999
 	PriorityNarrowest = PriorityWidest - maxScore
-	maxScore          = 256*prefixWeight + protoWeight + 32
-	prefixWeight      = protoWeight + 33
-	protoWeight       = 33
+	maxScore          = 256*prefixWeight + protoWeight + 32*portWeight + PriorityInterface
+	prefixWeight      = 512
+	protoWeight       = 256
+	portWeight        = 4
+	// PriorityInterface is by how much a policy of one interface comes before the
+	// same for all.
+	PriorityInterface = 2
 )
 
 // Priority orders policies so that of two whose selectors include one another
@@ -242,7 +248,7 @@ const (
 // the bits of the ports.
 func Priority(s Selector) uint32 {
 	score := prefixWeight*(s.Src.Bits()+s.Dst.Bits()) +
-		bits.OnesCount16(s.SrcPortMask) + bits.OnesCount16(s.DstPortMask)
+		portWeight*(bits.OnesCount16(s.SrcPortMask)+bits.OnesCount16(s.DstPortMask))
 	if s.Proto != 0 {
 		score += protoWeight
 	}

@@ -26,7 +26,7 @@ var dropWords = map[Reason]struct{ why, fix string }{
 		"no policy lets the decrypted packets in", "the peer sends what the tunnel's networks do not have: compare local_ts and remote_ts of both sides",
 	},
 	Reason(bpf.DropPolicyBlock): {
-		"a policy forbids the decrypted packets", "a connection with mode = drop stands before the tunnel: narrow its networks",
+		"a policy forbids the decrypted packets", "a connection with mode = drop and a priority of its own stands before the tunnel: narrow its networks",
 	},
 	Reason(bpf.DropTemplate): {
 		"the decrypted packets came by another SA than their policy asks for", "two tunnels have the same or overlapping networks: tell them apart by local_ts and remote_ts",

@@ -226,6 +226,9 @@ func appendPolicies(ops []dataplane.Op, c *Child, cfg *ChildConfig, install bool
 			return
 		}
 		prio := dataplane.Priority(sel)
+		if key.IfIndex != 0 {
+			prio -= dataplane.PriorityInterface
+		}
 		if cfg != nil && cfg.Priority != 0 {
 			prio = cfg.Priority
 		}

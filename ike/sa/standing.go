@@ -25,11 +25,12 @@ const (
 	ShuntDrop       // mode = drop
 )
 
-// Priorities of policies without SA. A shunt comes before every tunnel whose
-// priority is chosen by the selectors' size, the narrower shunt first; a guard
-// comes after everything.
+// Priorities of policies without SA. A shunt that passes comes before every tunnel
+// whose priority is chosen by the selectors' size, one that drops after all of
+// them, as in strongSwan; the narrower shunt comes first. A guard comes after
+// everything.
 const (
-	shuntAhead    = 200_000 // how far a shunt's priority lies below a tunnel's of the same size
+	shuntAway     = 200_000 // how far a shunt's priority lies from a tunnel's of the same size
 	guardPriority = math.MaxUint32
 )
 
@@ -208,8 +209,12 @@ func (c *ChildConfig) Shunted(r Resolved, owner uint64, limit int) ([]dataplane.
 	for i := range ps {
 		p := &ps[i]
 		p.Layer, p.Templates, p.Verdict = dataplane.LayerStanding, nil, dataplane.Protect
-		if p.Priority -= shuntAhead; c.Priority != 0 {
-			p.Priority = c.Priority
+		switch {
+		case c.Priority != 0: // policies has it
+		case c.Shunt == ShuntDrop:
+			p.Priority += shuntAway
+		default:
+			p.Priority -= shuntAway
 		}
 		if c.Shunt == ShuntDrop {
 			p.Verdict = dataplane.Block

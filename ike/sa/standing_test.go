@@ -164,6 +164,18 @@ func TestStandingPolicies(t *testing.T) {
 	shunt := *cfg
 	shunt.Shunt = sa.ShuntDrop
 	drops := satest.Must(shunt.Shunted(r, 8, 10))
+	shunt.Shunt = sa.ShuntPass
+	for _, d := range satest.Must(shunt.Shunted(r, 8, 10)) {
+		if d.Verdict != dataplane.Protect || d.Priority >= dataplane.PriorityNarrowest || d.Templates != nil {
+			t.Errorf("shunt %+v, expected a priority before every tunnel's", d)
+		}
+	}
+	shunt.Priority = 17
+	for _, d := range satest.Must(shunt.Shunted(r, 8, 10)) {
+		if d.Priority != 17 {
+			t.Errorf("shunt %+v, expected the configured priority", d)
+		}
+	}
 	for _, p := range snap.Policies {
 		found := false
 		for _, q := range want {
@@ -188,8 +200,8 @@ func TestStandingPolicies(t *testing.T) {
 			t.Errorf("guards of %s %s: %v, expected every mark covered", p.Dir, p.Selector, halves)
 		}
 		for _, d := range drops {
-			if d.Verdict != dataplane.Block || d.Priority >= dataplane.PriorityNarrowest || d.Templates != nil {
-				t.Errorf("shunt %+v, expected a priority before every tunnel's", d)
+			if d.Verdict != dataplane.Block || d.Priority <= dataplane.PriorityWidest || d.Templates != nil {
+				t.Errorf("shunt %+v, expected a priority after every tunnel's", d)
 			}
 		}
 	}

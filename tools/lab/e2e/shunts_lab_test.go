@@ -42,7 +42,7 @@ func TestShunts(t *testing.T) {
 	}
 	// Without exceptions the routes into the tunnel would take the local network, too.
 	plain := files{conf: ours.conf() + "espalier { install_routes = no }\n"}
-	ours.more = "connections { exceptions { children {\n" + shunt("clear", "pass", 5007) + shunt("nowhere", "drop", 5008) + "} } }\nespalier { bypass_lan = yes }\n"
+	ours.more = "connections { exceptions { children {\n" + shunt("clear", "pass", 5007) + shunt("nowhere", "drop\n priority = 1000", 5008) + "} } }\nespalier { bypass_lan = yes }\n"
 	excepted := files{conf: ours.conf()}
 	tunnel := func(when string) {
 		t.Helper()
