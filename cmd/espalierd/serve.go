@@ -199,7 +199,7 @@ func (g *gateway) openControl() (err error) {
 	}
 	more["plan"] = facade.planCommand
 	g.control = vici.NewServer(vici.Config{Engine: facade, Events: g.bus, Sightings: g.sightings, Version: daemonVersion(),
-		Release: (&installedSwanctl{log: g.log}).get, Log: g.log, More: more})
+		Names: vici.ReadNames("/etc/protocols", "/etc/services"), Release: (&installedSwanctl{log: g.log}).get, Log: g.log, More: more})
 	if g.listeners, err = listen(g.runDir, &g.cfg.Settings, g.log); err != nil {
 		return errors.Join(err, g.engine.Close())
 	}

@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"net/netip"
 	"slices"
 
 	"espalier/dataplane"
@@ -58,6 +59,9 @@ func (c *Child) templates(dir dataplane.Direction) []dataplane.Template {
 		t.Src, t.Dst = c.Remote, c.Local
 	}
 	if !c.compressed() {
+		if c.Mode == dataplane.Transport { // the packets' own addresses are the SA's
+			t.Src, t.Dst = netip.Addr{}, netip.Addr{}
+		}
 		return []dataplane.Template{t}
 	}
 	comp := t

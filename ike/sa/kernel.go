@@ -167,15 +167,33 @@ func (m *Machine) pairOf(c *Child, cfg *ChildConfig) (in, out dataplane.SA) {
 		out.TFCPad = cfg.TFCPad
 	}
 	out.NoFragment = c.Options&ChildNoFragment != 0
-	if c.Mode == dataplane.BEET { // the kernel takes the inner addresses from here
-		if p, err := expand(c.LocalTS, c.PeerTS, 1); err == nil {
-			o := dataplane.Selector{Src: p[0].Src, Dst: p[0].Dst}
-			i := o.Reverse()
-			in.Selector, out.Selector = &i, &o
-		}
+	if o := c.saSelector(); o != nil {
+		i := o.Reverse()
+		in.Selector, out.Selector = &i, o
 	}
 	in.Encap, out.Encap = m.encaps(c, c.place())
 	return in, out
+}
+
+// saSelector is the selector of a child's outbound SA, without protocol and ports,
+// which further SAs between the same addresses may have others of. In BEET mode the
+// kernel takes the inner addresses from it, in transport mode it keeps the SA to
+// the two hosts that it is for. Nil: any, for tunnels and where the addresses are
+// not one pair.
+func (c *Child) saSelector() *dataplane.Selector {
+	if c.Mode != dataplane.BEET && c.Mode != dataplane.Transport {
+		return nil
+	}
+	ps, err := expand(c.LocalTS, c.PeerTS, math.MaxInt)
+	if err != nil || len(ps) == 0 {
+		return nil
+	}
+	for _, p := range ps[1:] {
+		if p.Src != ps[0].Src || p.Dst != ps[0].Dst {
+			return nil
+		}
+	}
+	return &dataplane.Selector{Src: ps[0].Src, Dst: ps[0].Dst}
 }
 
 func saFlags(mode dataplane.Mode, cfg *ChildConfig) dataplane.SAFlags {

@@ -104,8 +104,8 @@ func TestDefaults(t *testing.T) {
 			}
 		}
 	}
-	if FirstKE(DefaultIKE()) != wire.KECurve25519 || FirstKE(DefaultESP()) != wire.KENone {
-		t.Error("the default key exchanges are not Curve25519 and none")
+	if FirstKE(DefaultIKE()) != wire.KEECP256 || FirstKE(DefaultESP()) != wire.KENone {
+		t.Error("the default key exchanges are not P-256, which strongSwan begins with, and none")
 	}
 }
 

@@ -26,22 +26,22 @@ func ParseESP(s string) (Proposal, error) { return parse(wire.ProtoESP, s) }
 // ParseAH reads an AH proposal: "sha256-x25519". Errors as for [ParseIKE].
 func ParseAH(s string) (Proposal, error) { return parse(wire.ProtoAH, s) }
 
-// DefaultIKE is what "proposals = default" stands for: AEAD and classic, 128 bits of strength or more, no SHA-1.
+// DefaultIKE is what "proposals = default" stands for: classic and AEAD, 128 bits of strength or more, no SHA-1. The order
+// is strongSwan's, so that a configuration without proposals negotiates the same on either.
 func DefaultIKE() []Proposal {
+	const rest = "-prfsha256-prfsha384-prfsha512-ecp256-ecp384-ecp521-x25519-x448-modp3072-modp4096-modp6144-modp8192-modp2048"
 	return []Proposal{
-		mustParse(wire.ProtoIKE, "aes256gcm16-aes128gcm16-aes192gcm16-chacha20poly1305"+
-			"-prfsha256-prfsha384-prfsha512-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp6144-modp8192-modp2048"),
-		mustParse(wire.ProtoIKE, "aes256-aes128-aes192-sha256-sha384-sha512"+
-			"-prfsha256-prfsha384-prfsha512-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp6144-modp8192-modp2048"),
+		mustParse(wire.ProtoIKE, "aes128-aes192-aes256-sha256-sha384-sha512"+rest),
+		mustParse(wire.ProtoIKE, "aes128gcm16-aes192gcm16-aes256gcm16-chacha20poly1305"+rest),
 	}
 }
 
 // DefaultESP is what "esp_proposals = default" stands for: AES-GCM, then AES-CBC with SHA-2; no key exchange of its
-// own, 32-bit sequence numbers.
+// own, 32-bit sequence numbers; in strongSwan's order.
 func DefaultESP() []Proposal {
 	return []Proposal{
-		mustParse(wire.ProtoESP, "aes256gcm16-aes128gcm16-aes192gcm16"),
-		mustParse(wire.ProtoESP, "aes256-aes128-aes192-sha256-sha384-sha512"),
+		mustParse(wire.ProtoESP, "aes128gcm16-aes192gcm16-aes256gcm16"),
+		mustParse(wire.ProtoESP, "aes128-aes192-aes256-sha256-sha384-sha512"),
 	}
 }
 

@@ -240,7 +240,7 @@ func (c *client) listSAs(req Message) (Message, error) {
 		if f.byChild() && !f.hasChild(&info) {
 			return true
 		}
-		sendErr = c.raise(eventListSA, listSA(&info, now, f.matchChild))
+		sendErr = c.raise(eventListSA, c.names().listSA(&info, now, f.matchChild))
 		return sendErr == nil
 	})
 	return nil, sendErr

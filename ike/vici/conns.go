@@ -21,7 +21,7 @@ func (c *client) listConns(req Message) (Message, error) {
 		if name := req.Text("ike"); name != "" && name != conn.Name {
 			continue
 		}
-		if err := c.raise(eventListConn, listConn(conn, creds, r)); err != nil {
+		if err := c.raise(eventListConn, c.names().listConn(conn, creds, r)); err != nil {
 			return nil, err
 		}
 	}
@@ -41,7 +41,7 @@ func (c *client) getConns(Message) (Message, error) {
 }
 
 // listConn is the list-conn event's message: one section, named by the connection.
-func listConn(conn *sa.Connection, creds *auth.Credentials, r Release) Message {
+func (n *Names) listConn(conn *sa.Connection, creds *auth.Credentials, r Release) Message {
 	var m Message
 	m.PutList("local_addrs", addrTexts(conn.LocalAddrs))
 	m.PutList("remote_addrs", addrTexts(conn.RemoteAddrs))
@@ -74,7 +74,7 @@ func listConn(conn *sa.Connection, creds *auth.Credentials, r Release) Message {
 	var children Message
 	for _, list := range [][]*sa.ChildConfig{conn.Children, conn.Shunts} {
 		for _, ch := range list {
-			children.PutSection(ch.Name, childConfSection(ch, r))
+			children.PutSection(ch.Name, n.childConfSection(ch, r))
 		}
 	}
 	m.PutSection("children", children)
@@ -136,7 +136,7 @@ func subjects(list []pki.Fingerprint, creds *auth.Credentials) []string {
 	return out
 }
 
-func childConfSection(ch *sa.ChildConfig, r Release) Message {
+func (n *Names) childConfSection(ch *sa.ChildConfig, r Release) Message {
 	var m Message
 	m.Put("mode", childMode(ch))
 	m.PutInt("rekey_time", seconds(ch.RekeyTime))
@@ -148,8 +148,8 @@ func childConfSection(ch *sa.ChildConfig, r Release) Message {
 		m.PutSection("esp_proposals", proposalsSection(ch.Proposals))
 		m.PutSection("ah_proposals", nil) // AH is not supported
 	}
-	m.PutList("local-ts", specTexts(ch.LocalTS))
-	m.PutList("remote-ts", specTexts(ch.RemoteTS))
+	m.PutList("local-ts", n.specTexts(ch.LocalTS))
+	m.PutList("remote-ts", n.specTexts(ch.RemoteTS))
 	if ch.Interface != "" {
 		m.Put("interface", ch.Interface)
 	}
@@ -179,7 +179,7 @@ func (c *client) listPolicies(req Message) (Message, error) {
 			if ike := req.Text("ike"); ike != "" && ike != p.Conn {
 				continue
 			}
-			if err := c.raise(eventListPolicy, listPolicy(p, r)); err != nil {
+			if err := c.raise(eventListPolicy, c.names().listPolicy(p, r)); err != nil {
 				return nil, err
 			}
 		}
@@ -187,7 +187,7 @@ func (c *client) listPolicies(req Message) (Message, error) {
 	return nil, nil
 }
 
-func listPolicy(p *Policy, r Release) Message {
+func (n *Names) listPolicy(p *Policy, r Release) Message {
 	var m Message
 	m.Put("child", p.Child.Name)
 	if p.ReqID != 0 && r.has(withPorts) {
@@ -195,8 +195,8 @@ func listPolicy(p *Policy, r Release) Message {
 	}
 	m.Put("ike", p.Conn)
 	m.Put("mode", childMode(p.Child))
-	m.PutList("local-ts", specTexts(p.LocalTS))
-	m.PutList("remote-ts", specTexts(p.RemoteTS))
+	m.PutList("local-ts", n.specTexts(p.LocalTS))
+	m.PutList("remote-ts", n.specTexts(p.RemoteTS))
 	return Message{Section{p.Conn + "/" + p.Child.Name, m}}
 }
 
@@ -281,13 +281,13 @@ func addrText(a sa.AddrSpec) string {
 	return fmt.Sprintf("%s-%s", a.Start, a.End)
 }
 
-func specTexts(list []selector.Spec) []string {
+func (n *Names) specTexts(list []selector.Spec) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
 		if s.Dynamic {
-			out[i] = strings.TrimSpace(s.String())
+			out[i] = n.spelled(strings.TrimSpace(s.String()), s.TS)
 		} else {
-			out[i] = tsText(s.TS)
+			out[i] = n.tsText(s.TS)
 		}
 	}
 	return out

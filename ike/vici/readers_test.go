@@ -45,7 +45,7 @@ func TestListConnHasCharonsKeysInCharonsOrder(t *testing.T) {
 		"remote-1 {class=public key groups=[] cert_policy=[] certs=[] cacerts=[]} " +
 		"remote-2 {ca_id=ca revocation=GOOD id=sun class=public key groups=[] cert_policy=[1.2.3] certs=[sun] cacerts=[]} children {net {mode=TRANSPORT rekey_time=60 rekey_bytes=5 rekey_packets=6 " +
 		"dpd_action=start close_action=trap local-ts=[dynamic] remote-ts=[10.2.0.3..10.2.0.9 10.3.0.0/16] interface=eth0 priority=7}}}"
-	if got := raw(listConn(conn, creds, Release{6, 0, 1})); got != want {
+	if got := raw((*Names)(nil).listConn(conn, creds, Release{6, 0, 1})); got != want {
 		t.Errorf("list-conn\n%s\nwant\n%s", got, want)
 	}
 }
@@ -69,11 +69,11 @@ func TestListConnOfLaterReleases(t *testing.T) {
 		r                Release
 		ports, proposals bool
 	}{{Release{6, 0, 2}, false, false}, {Release{6, 0, 3}, true, false}, {Release{6, 1, 0}, true, true}, {Release{}, true, true}} {
-		got := raw(listConn(conn, auth.NewBuilder().Build(), tc.r))
+		got := raw((*Names)(nil).listConn(conn, auth.NewBuilder().Build(), tc.r))
 		if strings.Contains(got, ports) != tc.ports || strings.Contains(got, proposals) != tc.proposals || strings.Contains(got, child) != tc.proposals {
 			t.Errorf("%v: %s\nwant ports: %v, proposals: %v", tc.r, got, tc.ports, tc.proposals)
 		}
-		policy := raw(listPolicy(&Policy{Conn: "gw", Child: conn.Children[0], ReqID: 7}, tc.r))
+		policy := raw((*Names)(nil).listPolicy(&Policy{Conn: "gw", Child: conn.Children[0], ReqID: 7}, tc.r))
 		if strings.HasPrefix(policy, "gw/net {child=net reqid=7 ike=gw mode=") != tc.ports {
 			t.Errorf("%v: %s, want the reqid: %v", tc.r, policy, tc.ports)
 		}
@@ -102,7 +102,7 @@ func TestListConnOfShuntsAlone(t *testing.T) {
 	want := "lan {local_addrs=[%any] remote_addrs=[%any] version=IKEv2 reauth_time=0 rekey_time=0 unique=UNIQUE_NO " +
 		"local-1 {groups=[] cert_policy=[] certs=[] cacerts=[]} remote-1 {groups=[] cert_policy=[] certs=[] cacerts=[]} " +
 		"children {p {mode=PASS " + rest + " d {mode=DROP " + rest + "}}"
-	if got := raw(listConn(conn, auth.NewBuilder().Build(), Release{6, 0, 1})); got != want {
+	if got := raw((*Names)(nil).listConn(conn, auth.NewBuilder().Build(), Release{6, 0, 1})); got != want {
 		t.Errorf("list-conn\n%s\nwant\n%s", got, want)
 	}
 }
@@ -124,7 +124,7 @@ func TestChildThatIsGone(t *testing.T) {
 	c := &event.Child{Name: "net", UniqueID: 3, ReqID: 1, SPIIn: 0xc1, SPIOut: 0xc2, Mode: "TRANSPORT", LocalTS: []string{"10.1.0.0/16"}, RemoteTS: []string{"10.2.0.0/16"}}
 	ch := childOf(&sa.Info{Children: []sa.ChildInfo{{UniqueID: 4, Name: "net"}}}, c)
 	want := "name=net uniqueid=3 reqid=1 state=DESTROYING mode=TRANSPORT local-ts=[10.1.0.0/16] remote-ts=[10.2.0.0/16]"
-	if got := raw(childSection(&ch, testNow)); got != want {
+	if got := raw((*Names)(nil).childSection(&ch, testNow)); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 }

@@ -15,13 +15,13 @@ import (
 // listSA is the list-sa event's message: one section, named by the connection.
 // Keys, their order and their spellings are strongSwan's. keep says which
 // children are part of it; nil: all.
-func listSA(info *sa.Info, now time.Time, keep func(*sa.ChildInfo) bool) Message {
+func (n *Names) listSA(info *sa.Info, now time.Time, keep func(*sa.ChildInfo) bool) Message {
 	body := ikeSection(info, now)
 	children := make(Message, 0, len(info.Children))
 	for i := range info.Children {
 		c := &info.Children[i]
 		if keep == nil || keep(c) {
-			children.PutSection(childName(c), childSection(c, now))
+			children.PutSection(childName(c), n.childSection(c, now))
 		}
 	}
 	body.PutSection("child-sas", children)
@@ -80,7 +80,7 @@ func ikeSection(info *sa.Info, now time.Time) Message {
 	return m
 }
 
-func childSection(c *sa.ChildInfo, now time.Time) Message {
+func (n *Names) childSection(c *sa.ChildInfo, now time.Time) Message {
 	m := make(Message, 0, 32)
 	m.Put("name", c.Name)
 	m.PutUint("uniqueid", c.UniqueID)
@@ -93,8 +93,8 @@ func childSection(c *sa.ChildInfo, now time.Time) Message {
 	if c.State >= sa.ChildSAInstalled && c.State < sa.ChildSADestroying {
 		m.putInstalled(c, now)
 	}
-	m.PutList("local-ts", tsTexts(c.LocalTS))
-	m.PutList("remote-ts", tsTexts(c.RemoteTS))
+	m.PutList("local-ts", n.tsTexts(c.LocalTS))
+	m.PutList("remote-ts", n.tsTexts(c.RemoteTS))
 	return m
 }
 

@@ -59,7 +59,7 @@ func TestListSAHasCharonsKeysInCharonsOrder(t *testing.T) {
 		"cpi-in=001f cpi-out=002f mark-in=00000001 mark-out=00000002 mark-mask-out=000000ff if-id-in=00000001 if-id-out=00000002 " +
 		"encr-alg=AES_GCM_16 encr-keysize=128 dh-group=CURVE_25519 esn=1 bytes-in=1000 packets-in=10 use-in=3 bytes-out=2000 packets-out=20 use-out=0 " +
 		"rekey-time=1800 life-time=2400 install-time=60 local-ts=[10.1.0.0/16] remote-ts=[10.2.0.3..10.2.0.9 10.2.0.1/32[tcp/80]]}}}"
-	if got := raw(listSA(&info, testNow, nil)); got != want {
+	if got := raw((*Names)(nil).listSA(&info, testNow, nil)); got != want {
 		t.Errorf("list-sa\n%s\nwant\n%s", got, want)
 	}
 }
@@ -72,7 +72,7 @@ func TestListSALeavesOutWhatIsNot(t *testing.T) {
 	want := "(unnamed) {uniqueid=1 version=2 state=CONNECTING local-host=192.0.2.1 local-port=500 local-id=%any " +
 		"remote-host=%any remote-port=0 remote-id=%any initiator-spi=0000000000000000 responder-spi=0000000000000000 " +
 		"child-sas {t-2 {name=t uniqueid=2 reqid=0 state=CREATED mode=TRANSPORT local-ts=[] remote-ts=[]}}}"
-	if got := raw(listSA(&info, testNow, nil)); got != want {
+	if got := raw((*Names)(nil).listSA(&info, testNow, nil)); got != want {
 		t.Errorf("list-sa\n%s\nwant\n%s", got, want)
 	}
 }

@@ -32,6 +32,8 @@ type client struct {
 	watches watches
 }
 
+func (c *client) names() *Names { return c.srv.cfg.Names }
+
 func newClient(s *Server, conn net.Conn) *client {
 	c := &client{
 		srv: s, conn: conn,

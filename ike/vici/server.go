@@ -23,6 +23,7 @@ type Config struct {
 	// SAs; nil: there are none.
 	Sightings *event.Bus
 	Version   Version
+	Names     *Names // nil: those of the configuration's language
 	// Release is the one whose listings clients expect; nil: the newest.
 	Release func() Release
 	Log     zerolog.Logger

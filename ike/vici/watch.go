@@ -230,12 +230,12 @@ func (s *sightings) childUp(info *sa.Info, child *event.Child, old *sa.ChildInfo
 	c := s.client
 	ch := childOf(info, child)
 	if old == nil {
-		return c.announce(eventChildUpDown, func() Message { return childUpDown(true, info, &ch, r) })
+		return c.announce(eventChildUpDown, func() Message { return c.names().childUpDown(true, info, &ch, r) })
 	}
 	s.ended[old.UniqueID] = true
 	return c.announce(eventChildRekey, func() Message {
 		body := ikeSection(info, r.Time)
-		pair := Message{Section{"old", childSection(old, r.Time)}, Section{"new", childSection(&ch, r.Time)}}
+		pair := Message{Section{"old", c.names().childSection(old, r.Time)}, Section{"new", c.names().childSection(&ch, r.Time)}}
 		body.PutSection("child-sas", Message{Section{ch.Name, pair}})
 		return Message{Section{connName(info), body}}
 	})
@@ -257,7 +257,7 @@ func (s *sightings) childDown(info *sa.Info, child *event.Child, was *sa.ChildIn
 		ch := childOf(info, child)
 		was = &ch
 	}
-	return s.client.announce(eventChildUpDown, func() Message { return childUpDown(false, info, was, r) })
+	return s.client.announce(eventChildUpDown, func() Message { return s.client.names().childUpDown(false, info, was, r) })
 }
 
 // childOf finds the child of an event; of one that is gone, the event's own words
@@ -273,9 +273,9 @@ func childOf(info *sa.Info, child *event.Child) sa.ChildInfo {
 		LocalTS: parseTexts(child.LocalTS), RemoteTS: parseTexts(child.RemoteTS)}
 }
 
-func childUpDown(up bool, info *sa.Info, ch *sa.ChildInfo, r event.Record) Message {
+func (n *Names) childUpDown(up bool, info *sa.Info, ch *sa.ChildInfo, r event.Record) Message {
 	body := ikeSection(info, r.Time)
-	body.PutSection("child-sas", Message{Section{childName(ch), childSection(ch, r.Time)}})
+	body.PutSection("child-sas", Message{Section{childName(ch), n.childSection(ch, r.Time)}})
 	return upDown(up, connName(info), body)
 }
 
