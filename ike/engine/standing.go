@@ -67,12 +67,37 @@ func (e *Engine) applyStanding() error {
 	}
 	var err error
 	if e.opts.Network != nil {
-		err = e.opts.Network.Spare(lans[:min(len(lans), maxLANs)])
+		spared := lans[:min(len(lans), maxLANs)]
+		if cfg.settings.InstallRoutes {
+			spared = append(spared, e.passedBy(w.policies)...)
+		}
+		err = e.opts.Network.Spare(spared)
 	}
 	if st.installed == nil {
 		st.installed = map[standingKey]dataplane.Policy{}
 	}
 	return errors.Join(err, reconcileStanding(e.dp, st.installed, w.policies))
+}
+
+// passedBy are the networks that the box's own traffic reaches in clear by a shunt
+// that passes: a route into a wider tunnel, and with it another source address,
+// would keep it from that. One to everywhere would take the routes from tunnels
+// that other sources have.
+func (e *Engine) passedBy(ps map[standingKey]dataplane.Policy) []netip.Prefix {
+	own := e.addrs.Load()
+	if own == nil {
+		return nil
+	}
+	var out []netip.Prefix
+	for _, p := range ps {
+		s := &p.Selector
+		if p.Owner == shuntOwner && p.Verdict != dataplane.Block && p.Dir == dataplane.Out && s.Proto == 0 && s.SrcPortMask|s.DstPortMask == 0 &&
+			p.Mark == (dataplane.Mark{}) && s.Dst.Bits() > 0 && slices.ContainsFunc(*own, s.Src.Contains) {
+			out = append(out, s.Dst)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
 }
 
 // override installs or uninstalls a shunt by hand.

@@ -37,7 +37,10 @@ type traps struct {
 	maxAttempts, maxWaiting int
 
 	tries map[ChildName]*trapTry // to install one that has no address yet
-	wg    sync.WaitGroup
+	// last is closed when the youngest trap has been tried once: request ids are
+	// given in the order in which traps are asked for.
+	last <-chan struct{}
+	wg   sync.WaitGroup
 
 	slots chan struct{} // attempts to install that resolve at the same time
 	turns turns
@@ -70,7 +73,16 @@ type trap struct {
 type trapSource struct {
 	conn         *sa.Connection
 	maxSelectors int
+	routes       bool // install_routes
 }
+
+func (c *config) trapSource(conn *sa.Connection) trapSource {
+	return trapSource{conn, c.settings.MaxSelectors, c.settings.InstallRoutes}
+}
+
+// trapRoutes is added to a trap's unique id where the owner of its routes is
+// asked for; sessions count from 1.
+const trapRoutes = 1 << 62
 
 type trapState uint8
 
@@ -138,7 +150,8 @@ func trapNames(conns []*sa.Connection) []ChildName {
 // longer wants go, those that it wants are installed or follow what changed.
 func (e *Engine) applyTraps(conns []*sa.Connection) {
 	wanted := map[ChildName]bool{}
-	for _, n := range trapNames(conns) {
+	names := trapNames(conns)
+	for _, n := range names {
 		wanted[n] = true
 	}
 	cfg := e.config.Load()
@@ -150,7 +163,7 @@ func (e *Engine) applyTraps(conns []*sa.Connection) {
 	for n, x := range t.byName {
 		c := set.ByName(n.Conn)
 		switch {
-		case wanted[n] && x.wanted && x.from == (trapSource{c, cfg.settings.MaxSelectors}):
+		case wanted[n] && x.wanted && x.from == cfg.trapSource(c):
 			settled[n] = true // connections are not changed once they are made
 		case wanted[n]:
 		case c == nil || c.Child(n.Child) == nil || x.wanted:
@@ -170,7 +183,7 @@ func (e *Engine) applyTraps(conns []*sa.Connection) {
 			e.log.Error().Str("conn", n.Conn).Str("child", n.Child).Err(err).Msg("trap could not be removed")
 		}
 	}
-	for n := range wanted {
+	for _, n := range names {
 		if !settled[n] {
 			e.trap(n)
 		}
@@ -199,10 +212,22 @@ func (e *Engine) trap(n ChildName) {
 	c := e.config.Load().set.ByName(n.Conn)
 	try := &trapTry{ctx: ctx, cancel: cancel, wanted: c != nil && c.Child(n.Child) != nil && c.Child(n.Child).Trap}
 	t.tries[n] = try
+	ahead, first := t.last, make(chan struct{})
+	tried := sync.OnceFunc(func() { close(first) })
+	if c == nil || !c.Named() { // who waits for a name holds nobody up
+		t.last = first
+	}
 	t.wg.Go(func() {
 		defer cancel()
+		defer tried()
+		if ahead != nil {
+			select {
+			case <-ahead:
+			case <-ctx.Done():
+			}
+		}
 		for again := true; again; {
-			e.trapUntilInstalled(ctx, n)
+			e.trapUntilInstalled(ctx, n, tried)
 			t.mu.Lock()
 			if again = try.again && ctx.Err() == nil; again {
 				try.again = false
@@ -214,10 +239,12 @@ func (e *Engine) trap(n ChildName) {
 	})
 }
 
-func (e *Engine) trapUntilInstalled(ctx context.Context, n ChildName) {
+// trapUntilInstalled tries to install a trap; tried hears that it was tried once.
+func (e *Engine) trapUntilInstalled(ctx context.Context, n ChildName, tried func()) {
 	pause := firstPause
 	for ctx.Err() == nil {
 		err := e.installTrap(ctx, n)
+		tried()
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -300,7 +327,7 @@ func (e *Engine) installTrap(ctx context.Context, n ChildName) error {
 	if err != nil {
 		return fmt.Errorf("connection %s child %s: %w", n.Conn, n.Child, err)
 	}
-	return e.replaceTrap(n, made, trapSource{c, cfg.settings.MaxSelectors})
+	return e.replaceTrap(n, made, cfg.trapSource(c))
 }
 
 // replaceTrap puts a trap in the place of the one that the child had.
@@ -312,6 +339,7 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, from trapSource) error 
 	if old != nil && old.t.Ask == made.Ask && reflect.DeepEqual(old.policies, made.Policies(old.grant.ids)) {
 		old.wanted, old.from = wanted, from
 		t.mu.Unlock()
+		e.routeTrap(old, from.routes) // the way to the peer may be another
 		return nil
 	}
 	t.mu.Unlock()
@@ -344,6 +372,7 @@ func (e *Engine) replaceTrap(n ChildName, made *sa.Trap, from trapSource) error 
 		e.reg.release(x.grant)
 		return err
 	}
+	e.routeTrap(x, from.routes)
 	if old != nil {
 		t.mu.Lock()
 		t.leave(old)
@@ -392,9 +421,25 @@ func (e *Engine) removeTrap(x *trap) error {
 		ops[i] = dataplane.DeletePolicy{Key: x.policies[i].PolicyKey, Owner: x.policies[i].Owner}
 	}
 	err := e.dp.Apply(ops)
+	e.routeTrap(x, false)
 	e.dropLarval(x)
 	e.reg.release(x.grant)
 	return err
+}
+
+// routeTrap has the box's own traffic find the trap, or takes its routes away. The
+// trap works for others' traffic without.
+func (e *Engine) routeTrap(x *trap, want bool) {
+	if e.opts.Network == nil {
+		return
+	}
+	var w dataplane.Wish
+	if want {
+		w = x.t.Wish()
+	}
+	if err := e.opts.Network.Want(trapRoutes|x.grant.ids.UniqueID, w); err != nil {
+		e.log.Warn().Str("conn", x.name.Conn).Str("child", x.name.Child).Err(err).Msg("routes to the trap could not all be installed")
+	}
 }
 
 // dropLarval removes the kernel's record of a packet that waits for the trap's

@@ -427,3 +427,89 @@ func TestTrapBeginsAfresh(t *testing.T) {
 		moon.holds(0, 3) // and given back
 	})
 }
+
+// TestTrapsInOrder: request ids count in the order of the configuration. A trap
+// whose name has to be looked up holds nobody up.
+func TestTrapsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var conns []*sa.Connection
+		for i := range byte(20) {
+			conns = append(conns, satest.Conn(string('a'+i), "moon.example.org", "sun.example.org", "10.1.0.0/16", fmt.Sprintf("10.2.%d.0/24", i), to(sunAddr), trapped))
+		}
+		conns[3].RemoteAddrs = []sa.AddrSpec{{Host: "sun.example.org"}}
+		unknown := make(chan struct{})
+		moon := newBox(t, newFabric(), moonAddr, conns, func(o *Options) {
+			o.Resolve = func(string) ([]netip.Addr, error) {
+				<-unknown
+				return nil, errors.New("nobody knows")
+			}
+		})
+		synctest.Wait()
+		snap, err := moon.dp.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[netip.Prefix]uint32{}
+		for _, p := range snap.Policies {
+			if p.Dir == dataplane.Out {
+				got[p.Selector.Dst] = p.Templates[0].ReqID
+			}
+		}
+		want := uint32(1)
+		for i := range 20 {
+			if i == 3 {
+				continue
+			}
+			if dst := netip.MustParsePrefix(fmt.Sprintf("10.2.%d.0/24", i)); got[dst] != want {
+				t.Errorf("%s: request id %d, expected %d", dst, got[dst], want)
+			}
+			want++
+		}
+		close(unknown)
+		moon.stop()
+	})
+}
+
+// TestTrapRoutes: the box's own traffic is led to a trap as it is into a tunnel,
+// and kept from it where a shunt lets it pass.
+func TestTrapRoutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network dataplane.FakeNetwork
+		moon := newBox(t, newFabric(), moonAddr, []*sa.Connection{moonConn(trapped, to(sunAddr))}, func(o *Options) {
+			o.Network, o.Settings.InstallRoutes = &network, true
+			o.Addrs = func() ([]netip.Addr, error) {
+				return []netip.Addr{netip.MustParseAddr(moonAddr), netip.MustParseAddr("10.1.0.1")}, nil
+			}
+		})
+		stands := func(when, routes, spared string) {
+			t.Helper()
+			synctest.Wait()
+			if r, s := fmt.Sprint(network.Routes()), fmt.Sprint(network.Spared()); r != routes || s != spared {
+				t.Errorf("%s: routes %s, spared %s, expected %s and %s", when, r, s, routes, spared)
+			}
+		}
+		apply := func(s Settings, conns ...*sa.Connection) {
+			t.Helper()
+			if err := moon.Apply(conns, testCreds(), s, Changes{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		on := moon.opts.Settings
+		off := on
+		off.InstallRoutes = false
+		const trap = "[10.2.0.0/16 from 10.1.0.0/16]"
+		stands("a trap", trap, "[]")
+		apply(on)
+		stands("none", "[]", "[]")
+		apply(on, moonConn(trapped, to(sunAddr)), shunts(false, true))
+		stands("beside a shunt", trap, "[10.2.7.0/24]")
+		apply(on, moonConn(trapped, to(sunAddr)), shunts(true, true))
+		stands("beside one that drops", trap, "[]")
+		apply(off, moonConn(trapped, to(sunAddr)), shunts(false, true))
+		stands("install_routes = no", "[]", "[]")
+		apply(on, moonConn(trapped, to(sunAddr)))
+		stands("install_routes = yes", trap, "[]")
+		moon.stop()
+		stands("after the stop", "[]", "[]")
+	})
+}

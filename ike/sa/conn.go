@@ -86,6 +86,13 @@ func (c *Connection) oneRound() bool { return len(c.Local) == 1 && len(c.Remote)
 // Child finds a child's configuration by name.
 func (c *Connection) Child(name string) *ChildConfig { return childNamed(c.Children, name) }
 
+// Named reports whether a name has to be looked up for one of the connection's
+// addresses.
+func (c *Connection) Named() bool {
+	named := func(a AddrSpec) bool { return a.Host != "" }
+	return slices.ContainsFunc(c.LocalAddrs, named) || slices.ContainsFunc(c.RemoteAddrs, named)
+}
+
 // ShuntOf finds a shunt's configuration by name.
 func (c *Connection) ShuntOf(name string) *ChildConfig { return childNamed(c.Shunts, name) }
 

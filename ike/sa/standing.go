@@ -106,6 +106,13 @@ func (t *Trap) Policies(ids ChildIDs) []dataplane.Policy {
 	return ps
 }
 
+// Wish are the routes that lead the box's own traffic to the trap: its source
+// address is one that the CHILD SA will protect, too.
+func (t *Trap) Wish() dataplane.Wish {
+	ch := t.cfg.standIn(t.r, Child{})
+	return dataplane.Wish{Local: t.Local, Peer: t.Remote, Routes: inOrder(ch.appendRoutes(nil, t.cfg))}
+}
+
 // Larval is the SPI request that takes over the kernel's record of a packet that
 // waits for the trap's SA; while that stands no further packet is reported.
 func (t *Trap) Larval(ids ChildIDs) dataplane.SPIRequest {
@@ -275,13 +282,19 @@ func highestUnset(mask uint32) uint32 {
 	return 0
 }
 
-// policies are those that a CHILD SA like ch would have for the selectors.
-func (c *ChildConfig) policies(r Resolved, ch Child) []dataplane.Policy {
+// standIn makes ch the CHILD SA that the configuration and the selectors would have.
+func (c *ChildConfig) standIn(r Resolved, ch Child) Child {
 	ch.Name, ch.Mode, ch.LocalTS, ch.PeerTS = c.Name, c.Mode, r.Local, r.Remote
 	ch.MarkIn, ch.MarkOut, ch.IfIDIn, ch.IfIDOut = c.MarkIn, c.MarkOut, c.IfIDIn, c.IfIDOut
 	if c.PoliciesFwdOut {
 		ch.Options = ChildFwdOut
 	}
+	return ch
+}
+
+// policies are those that a CHILD SA like ch would have for the selectors.
+func (c *ChildConfig) policies(r Resolved, ch Child) []dataplane.Policy {
+	ch = c.standIn(r, ch)
 	var out []dataplane.Policy
 	for _, op := range appendPolicies(nil, &ch, c, true) {
 		out = append(out, op.(dataplane.InstallPolicy).Policy)

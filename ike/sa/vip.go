@@ -154,27 +154,37 @@ func (m *Machine) hostWish() dataplane.Wish {
 		return w
 	}
 	for i := range m.s.Children {
-		c := &m.s.Children[i]
-		cfg := m.conn.Child(c.Name)
-		// What interfaces and marks select has routes of its own.
-		if c.Status != ChildInstalled && c.Status != ChildDeleting || c.Mode == dataplane.Transport || c.IfIDOut != 0 || c.MarkOut != (dataplane.Mark{}) ||
-			cfg == nil || !cfg.Policies {
-			continue
-		}
-		pairs, _ := expand(c.LocalTS, c.PeerTS, math.MaxInt) // the limit was checked when it was agreed
-		for _, p := range pairs {
-			if p.Proto != 0 && slices.ContainsFunc(pairs, func(q pair) bool { return q.Proto == 0 && q.Dst == p.Dst }) {
-				continue
-			}
-			w.Routes = append(w.Routes, dataplane.Route{Dst: p.Dst, Within: p.Src})
+		if c := &m.s.Children[i]; c.Status == ChildInstalled || c.Status == ChildDeleting {
+			w.Routes = c.appendRoutes(w.Routes, m.conn.Child(c.Name))
 		}
 	}
-	slices.SortFunc(w.Routes, func(a, b dataplane.Route) int {
+	w.Routes = inOrder(w.Routes)
+	return w
+}
+
+// appendRoutes appends the routes that lead the box's own traffic into the child.
+// What interfaces and marks select has routes of its own.
+func (c *Child) appendRoutes(rs []dataplane.Route, cfg *ChildConfig) []dataplane.Route {
+	if c.Mode == dataplane.Transport || c.IfIDOut != 0 || c.MarkOut != (dataplane.Mark{}) || cfg == nil || !cfg.Policies {
+		return rs
+	}
+	pairs, _ := expand(c.LocalTS, c.PeerTS, math.MaxInt) // the limit was checked when it was agreed
+	for _, p := range pairs {
+		if p.Proto != 0 && slices.ContainsFunc(pairs, func(q pair) bool { return q.Proto == 0 && q.Dst == p.Dst }) {
+			continue
+		}
+		rs = append(rs, dataplane.Route{Dst: p.Dst, Within: p.Src})
+	}
+	return rs
+}
+
+// inOrder sorts routes and leaves each once.
+func inOrder(rs []dataplane.Route) []dataplane.Route {
+	slices.SortFunc(rs, func(a, b dataplane.Route) int {
 		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), a.Dst.Bits()-b.Dst.Bits(), a.Within.Addr().Compare(b.Within.Addr()),
 			a.Within.Bits()-b.Within.Bits())
 	})
-	w.Routes = slices.Compact(w.Routes)
-	return w
+	return slices.Compact(rs)
 }
 
 // digest tells one wish from another; 0 is the empty one.

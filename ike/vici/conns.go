@@ -3,6 +3,7 @@ package vici
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -166,8 +167,9 @@ func (c *client) listPolicies(req Message) (Message, error) {
 	for name, kind := range map[string]sa.Shunt{"trap": sa.NoShunt, "pass": sa.ShuntPass, "drop": sa.ShuntDrop} {
 		_, kinds[kind] = req.Get(name)
 	}
-	policies, r := c.srv.cfg.Engine.Policies(), c.srv.release()
-	for _, shunts := range []bool{false, true} { // traps come first
+	policies, r := slices.Clone(c.srv.cfg.Engine.Policies()), c.srv.release()
+	for _, shunts := range []bool{false, true} { // traps come first, the youngest before the others
+		slices.Reverse(policies)
 		for i := range policies {
 			p := &policies[i]
 			if !kinds[p.Child.Shunt] || (p.Child.Shunt != sa.NoShunt) != shunts {

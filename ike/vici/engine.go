@@ -71,7 +71,8 @@ type Engine interface {
 	Authorities() []Authority
 	Pools() []lease.Status
 
-	// Policies are those that stand without a CHILD SA, traps and shunts.
+	// Policies are those that stand without a CHILD SA, traps and shunts, in the
+	// order of the configuration.
 	Policies() []Policy
 
 	// Counters are those of a connection, or with an empty name of all; false:
