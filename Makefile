@@ -80,8 +80,10 @@ fast-test: build
 		echo "== numbered packets of SAs that move, and two minutes of changing load with the tuner"; \
 		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 100s; \
 		$(LAB) test --uml "$(UML)" --cpus 4 --run 'TestPinned$$|TestEvenFlows$$' ./tools/lab/fastpath; \
+		echo "== situations beside charon"; \
+		$(LAB) test --uml "$(UML)" --run 'TestSituations$$' ./tools/lab/e2e; \
 	else \
-		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, how clear packets are spread, nor counts of 100,000 packets"; \
+		echo "== no User-Mode Linux kernel (UML=PATH): what a flood costs is not tested, how clear packets are spread, nor counts of 100,000 packets, nor all situations beside charon"; \
 	fi
 
 # The BPF programs load, attach and stay within their budgets on these kernels, too; lab-test does all of it on the newest.

@@ -434,7 +434,8 @@ func (e *Engine) routeTrap(x *trap, want bool) {
 		return
 	}
 	var w dataplane.Wish
-	if want {
+	// One for a virtual address is for packets from all addresses of the box.
+	if want && len(x.from.conn.VIPs) == 0 {
 		w = x.t.Wish()
 	}
 	if err := e.opts.Network.Want(trapRoutes|x.grant.ids.UniqueID, w); err != nil {

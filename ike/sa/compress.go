@@ -66,7 +66,7 @@ func (c *Child) templates(dir dataplane.Direction) []dataplane.Template {
 	}
 	comp := t
 	comp.Proto, comp.Optional = dataplane.IPComp, dir == dataplane.In
-	t.Mode = dataplane.Transport
+	t.Mode, t.Src, t.Dst = dataplane.Transport, netip.Addr{}, netip.Addr{}
 	return []dataplane.Template{comp, t}
 }
 

@@ -161,5 +161,11 @@ func (n *Net) Close() error {
 	return errors.Join(errs...)
 }
 
+// UserModeLinux reports whether the kernel is one that runs as a process, with the machine's own processor: much faster than an emulated one.
+func UserModeLinux() bool {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	return strings.Contains(string(info), "User Mode Linux")
+}
+
 // path is where the namespace is mounted.
 func (h *Host) path() string { return filepath.Join("/run/netns", h.Name) }
