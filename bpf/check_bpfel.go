@@ -37,6 +37,7 @@ const (
 	checkProgPass       = "pass"
 	checkProgRedirect   = "redirect"
 	checkProgTcPass     = "tc_pass"
+	checkProgTouch      = "touch"
 	checkVarDrawn       = "drawn"
 	checkVarDrawsMask   = "draws_mask"
 )
@@ -88,6 +89,7 @@ type checkProgramSpecs struct {
 	Pass     *ebpf.ProgramSpec `ebpf:"pass"`
 	Redirect *ebpf.ProgramSpec `ebpf:"redirect"`
 	TcPass   *ebpf.ProgramSpec `ebpf:"tc_pass"`
+	Touch    *ebpf.ProgramSpec `ebpf:"touch"`
 }
 
 // checkMapSpecs contains maps before they are loaded into the kernel.
@@ -196,6 +198,7 @@ type checkPrograms struct {
 	Pass     *ebpf.Program `ebpf:"pass"`
 	Redirect *ebpf.Program `ebpf:"redirect"`
 	TcPass   *ebpf.Program `ebpf:"tc_pass"`
+	Touch    *ebpf.Program `ebpf:"touch"`
 }
 
 func (p *checkPrograms) Close() error {
@@ -205,6 +208,7 @@ func (p *checkPrograms) Close() error {
 		p.Pass,
 		p.Redirect,
 		p.TcPass,
+		p.Touch,
 	)
 }
 

@@ -65,13 +65,19 @@ static __always_inline struct index_entry *sa_find(const struct config *c, __u32
 	__u32 tag = h >> 32 ?: 1, mask = c->buckets - 1, row = cpu * c->buckets, n = row + ((__u32)h & mask), place;
 	__u64 want = (__u64)tag << 32 | key->spi;
 	struct index_bucket *b = bpf_map_lookup_elem(&index, &n);
+	struct index_entry *e;
+	__u64 other;
 
 	if (!b)
 		return NULL;
-	if (likely(LOAD_ONCE(b->way[0].key) == want))
-		return &b->way[0];
-	if (likely(LOAD_ONCE(b->way[1].key) == want))
-		return &b->way[1];
+	/* Which of the two ways has it is as good as random, and where the line comes from memory a wrong guess
+	 * is only noticed when it is there: what follows would be begun anew. So this is computed, not branched. */
+	other = LOAD_ONCE(b->way[0].key) ^ want;
+	other = (other | -other) >> 63;
+	asm volatile("" : "+r"(other)); /* the compiler makes a branch of it otherwise */
+	e = (void *)b + (other & 1) * sizeof(*e);
+	if (likely(LOAD_ONCE(e->key) == want))
+		return e;
 	if (likely(!(LOAD_ONCE(b->way[0].where) & ENTRY_PASSED)))
 		return NULL;
 	place = sa_find_further(row, mask, h, want);

@@ -192,23 +192,32 @@ func BenchmarkManySAs(b *testing.B) {
 		}
 	}
 	in := espPacket(0x1000)
-	measure := func(draw func() int) float64 {
-		fill(draw)
+	measure := func(program string, action uint32) float64 {
 		var v []float64
 		for range 3 {
-			v = append(v, perRun(b, programs["draw"], in, draws, xdpRedirect))
+			v = append(v, perRun(b, programs[program], in, draws, action))
 		}
 		return median(v)
 	}
+	type cost struct{ packet, line float64 }
+	with := func(draw func() int) cost {
+		fill(draw)
+		return cost{packet: measure("draw", xdpRedirect), line: measure("touch", xdpDrop)}
+	}
 	zipfMany, zipfFew := newZipf(many), newZipf(few)
-	var uniform, skewed, base []float64
+	var uniform, skewed, base, rise, line []float64
 	for b.Loop() {
-		f := measure(func() int { return r.IntN(few) })
-		base = append(base, f)
-		uniform = append(uniform, measure(func() int { return r.IntN(many) })/f)
-		skewed = append(skewed, measure(func() int { return zipfMany.draw(r) })/measure(func() int { return zipfFew.draw(r) }))
+		f := with(func() int { return r.IntN(few) })
+		u := with(func() int { return r.IntN(many) })
+		zf, zm := with(func() int { return zipfFew.draw(r) }), with(func() int { return zipfMany.draw(r) })
+		base = append(base, f.packet)
+		uniform = append(uniform, u.packet/f.packet)
+		skewed = append(skewed, zm.packet/zf.packet)
+		rise, line = append(rise, zm.packet-zf.packet), append(line, zm.line-zf.line)
 	}
 	b.ReportMetric(median(uniform), "uniform-1m-over-100")
 	b.ReportMetric(median(skewed), "zipf-1m-over-100")
 	b.ReportMetric(median(base), "ns-100")
+	b.ReportMetric(median(rise), "zipf-rise-ns")
+	b.ReportMetric(median(line), "zipf-rise-line-ns")
 }
