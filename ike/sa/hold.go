@@ -29,7 +29,11 @@ const rekeyHoldTime = 30 * time.Second
 // the peer's delete, then says which of the new ones stays.
 func (m *Machine) notDeleted(old *Child) {
 	n := m.child(old.PeerNew)
-	if n == nil || !n.InboundOnly || n.Status != ChildInstalled || old.OwnNew != 0 || m.s.Own != nil && m.s.Own.Old == old.UniqueID {
+	if n == nil || !n.InboundOnly || n.Status != ChildInstalled || old.OwnNew != 0 {
+		return
+	}
+	if m.s.Own != nil && m.s.Own.Old == old.UniqueID {
+		old.RekeyAt = m.env.Now.Add(rekeyHoldTime) // ours may fail yet
 		return
 	}
 	n.InboundOnly, n.OutboundDue = false, true
