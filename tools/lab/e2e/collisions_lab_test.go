@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,18 +71,13 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	}
 	l.startWith(t, files{spare(ours), nil}, files{spare(theirs), nil})
 	l.mustInitiate(t, weStart)
-	ping, err := l.client(l.ours).Start(nil, "ping", "-n", "-i", "0.01", l.client(l.theirs).Inner(s.inner).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ping := l.pings(t, s, 0.01)
 	load := l.iperf(t, s)
 	l.meet(t)
 	load(t)
-	if err := ping.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
+	if n := ping.stop(t); n < 300 {
+		t.Errorf("expected at least 300 answers in this time, got %d", n)
 	}
-	<-ping.Exited()
-	noneMissing(t, ping.Log())
 	time.Sleep(time.Second) // the last packets of the stream's connection
 	l.end(t, "conn down")
 }
@@ -276,25 +269,4 @@ func (l *lab) met(t *testing.T) (ikes, children int, met map[[2]string]int) {
 		}
 	}
 	return ikes, max(0, children-1-met[[2]string{rekeyChild, rekeyChild}]), met // the first was set up
-}
-
-var sequence = regexp.MustCompile(`icmp_seq=(\d+) `)
-
-// noneMissing shows that every answer up to the last one is there.
-func noneMissing(t *testing.T, log string) {
-	t.Helper()
-	seen, last := map[int]bool{}, 0
-	for _, m := range sequence.FindAllStringSubmatch(log, -1) {
-		n, _ := strconv.Atoi(m[1])
-		seen[n], last = true, max(last, n)
-	}
-	for n := 1; n <= last; n++ {
-		if !seen[n] {
-			t.Errorf("the answer to ping %d of %d is missing", n, last)
-		}
-	}
-	t.Logf("%d pings answered", len(seen))
-	if len(seen) < 300 {
-		t.Errorf("expected at least 300 in this time, got %d: %s", len(seen), log[max(0, len(log)-500):])
-	}
 }

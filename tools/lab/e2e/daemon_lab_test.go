@@ -42,11 +42,8 @@ func TestReload(t *testing.T) {
 	l.mustInitiate(t, true)
 	before := l.spis(t)
 
-	ping, err := l.Client1.Start(nil, "ping", "-n", "-i", "0.02", l.Client2.Inner(topo.IPv4).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	answers := func() int { return strings.Count(ping.Log(), "bytes from") }
+	ping := l.pings(t, shapes[0], 0.02)
+	answers := func() int { return strings.Count(ping.p.Log(), "bytes from") }
 	flows := func(when string) {
 		t.Helper()
 		from := answers()
@@ -98,13 +95,7 @@ func TestReload(t *testing.T) {
 	l.refused(t, strings.Replace(strings.Replace(two, "version = 2", "version = two", 1), "remote_ts", "remote_tz", 1))
 	same("a configuration with mistakes")
 	flows("after it")
-	if err := ping.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	<-ping.Exited()
-	if log := ping.Log(); !strings.Contains(log, " 0% packet loss") {
-		t.Errorf("expected no ping to be lost, got %s", log[max(0, len(log)-300):])
-	}
+	ping.stop(t)
 	if got := l.counts(t); got.Clear != 0 {
 		t.Errorf("expected no clear text, got %+v", got)
 	}
