@@ -56,6 +56,8 @@ type (
 	GuardMode = layoutGuardMode
 	// SteerMode is a value of Config.Steer.
 	SteerMode = layoutSteerMode
+	// FlowMode is a value of Config.FlowSteer.
+	FlowMode = layoutFlowMode
 )
 
 // Counters are what was counted of an SA.
@@ -72,6 +74,8 @@ const LastUsedShift = 3
 const (
 	DirIn  = 0
 	DirOut = 1
+	// DirFlow: no SA, but a group of clear connections from inside (FlowKey).
+	DirFlow = 2
 )
 
 // LayoutVersion is that of headers/layout.h. Maps of another one cannot be taken over as they are.
@@ -159,6 +163,16 @@ func MakeKey(dir uint8, dst netip.Addr, spi uint32) Key {
 	a := MakeAddrKey(dst)
 	k := Key{Dir: dir, Family: a.Family, Addr: a.Addr}
 	binary.BigEndian.PutUint32(spiBytes(&k), spi)
+	return k
+}
+
+// FlowGroups is how many groups clear connections from inside are steered and counted in.
+const FlowGroups = 128
+
+// FlowKey is a group of them, 0 to FlowGroups-1, which KeySPI gives back.
+func FlowKey(group int) Key {
+	k := Key{Dir: DirFlow}
+	binary.BigEndian.PutUint32(spiBytes(&k), uint32(group))
 	return k
 }
 

@@ -26,3 +26,4 @@ SHOW(enum, drop_reason);
 SHOW(enum, total);
 SHOW(enum, guard_mode);
 SHOW(enum, steer_mode);
+SHOW(enum, flow_mode);

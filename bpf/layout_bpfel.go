@@ -88,6 +88,14 @@ type layoutDropSample struct {
 	Zero    [6]uint8
 }
 
+type layoutFlowMode uint32
+
+const (
+	layoutFlowModeFLOW_STAY  layoutFlowMode = 0
+	layoutFlowModeFLOW_LIST  layoutFlowMode = 1
+	layoutFlowModeFLOW_GROUP layoutFlowMode = 2
+)
+
 type layoutGuardMode uint32
 
 const (
@@ -221,6 +229,7 @@ const (
 	layoutVarShowCpumapValue = "show_cpumap_value"
 	layoutVarShowDropReason  = "show_drop_reason"
 	layoutVarShowDropSample  = "show_drop_sample"
+	layoutVarShowFlowMode    = "show_flow_mode"
 	layoutVarShowGuardMode   = "show_guard_mode"
 	layoutVarShowIndexBucket = "show_index_bucket"
 	layoutVarShowIndexEntry  = "show_index_entry"
@@ -295,6 +304,7 @@ type layoutVariableSpecs struct {
 	ShowCpumapValue *ebpf.VariableSpec `ebpf:"show_cpumap_value"`
 	ShowDropReason  *ebpf.VariableSpec `ebpf:"show_drop_reason"`
 	ShowDropSample  *ebpf.VariableSpec `ebpf:"show_drop_sample"`
+	ShowFlowMode    *ebpf.VariableSpec `ebpf:"show_flow_mode"`
 	ShowGuardMode   *ebpf.VariableSpec `ebpf:"show_guard_mode"`
 	ShowIndexBucket *ebpf.VariableSpec `ebpf:"show_index_bucket"`
 	ShowIndexEntry  *ebpf.VariableSpec `ebpf:"show_index_entry"`
@@ -345,6 +355,7 @@ type layoutVariables struct {
 	ShowCpumapValue *ebpf.Variable `ebpf:"show_cpumap_value"`
 	ShowDropReason  *ebpf.Variable `ebpf:"show_drop_reason"`
 	ShowDropSample  *ebpf.Variable `ebpf:"show_drop_sample"`
+	ShowFlowMode    *ebpf.Variable `ebpf:"show_flow_mode"`
 	ShowGuardMode   *ebpf.Variable `ebpf:"show_guard_mode"`
 	ShowIndexBucket *ebpf.Variable `ebpf:"show_index_bucket"`
 	ShowIndexEntry  *ebpf.Variable `ebpf:"show_index_entry"`

@@ -66,5 +66,12 @@ const (
 	SteerHash = layoutSteerModeSTEER_HASH
 )
 
+// Modes of clear packets from inside.
+const (
+	FlowStay  = layoutFlowModeFLOW_STAY
+	FlowList  = layoutFlowModeFLOW_LIST
+	FlowGroup = layoutFlowModeFLOW_GROUP
+)
+
 // spiBytes are the SPI as it is in packets.
 func spiBytes(k *Key) []byte { return (*[4]byte)(unsafe.Pointer(&k.Spi))[:] }

@@ -107,22 +107,37 @@ int esp_in_stay(struct xdp_md *ctx)
 	return esp_from_outside(ctx, 0);
 }
 
+/* grouped counts a packet in the group of its connection, and is the CPU of that. */
+static __always_inline __u32 grouped(const struct config *c, __u32 cpu, __u32 hash, __u32 bytes)
+{
+	struct sa_key key = { .spi = bpf_htonl((__u64)hash * FLOW_GROUPS >> 32), .dir = DIR_FLOW };
+	struct index_entry *e = sa_find(c, cpu, &key);
+
+	if (!e)
+		return CPU_NONE;
+	sa_count(e, 1, bytes);
+	return placed(cpu, LOAD_ONCE(e->where));
+}
+
 /* flow_in runs on inside interfaces: clear packets of one flow go to one CPU, so that
- * they are encrypted there. Fragments stay, since only the first has ports. */
+ * they are encrypted there. Fragments stay, since only the first has ports, and what a
+ * redirect would break; neither is a group's. */
 SEC("xdp.frags")
 int flow_in(struct xdp_md *ctx)
 {
 	void *start = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	const struct config *c = the_config();
-	__u32 cpu = bpf_get_smp_processor_id(), n;
+	__u32 cpu = bpf_get_smp_processor_id(), n, mode;
 	struct packet p;
 	__u64 word[3], h;
 
-	if (!c || !c->flow_steer)
+	if (!c)
+		return XDP_PASS;
+	mode = c->flow_steer;
+	if (mode == FLOW_STAY)
 		return XDP_PASS;
 	parse(c, &p, start, end, DIR_IN, LINK_ETHERNET);
-	n = c->steer_cpus;
-	if (!p.family || p.kind == KIND_MALFORMED || !n || n > STEER_LIST)
+	if (!p.family || p.kind == KIND_MALFORMED)
 		return XDP_PASS;
 	if (p.kind == KIND_LATER_FRAGMENT || p.first_fragment) {
 		total_add(cpu, TOTAL_FRAGMENT);
@@ -133,15 +148,22 @@ int flow_in(struct xdp_md *ctx)
 	word[1] = *(__u64 *)p.key.addr * c->hash_key[2] + *(__u64 *)(p.key.addr + 8);
 	word[2] = p.src[0] * c->hash_key[0] + p.src[1];
 	h = sa_hash(c, word);
-	n = (h >> 32) * n >> 32;
-	if (n >= STEER_LIST)
-		return XDP_PASS;
-	n = c->steer_list[n];
-	if (n == cpu || n == CPU_NONE)
-		return XDP_PASS;
+	n = CPU_NONE;
+	if (mode == FLOW_LIST) {
+		n = listed(c, h >> 32);
+		if (n == cpu || n == CPU_NONE)
+			return XDP_PASS;
+	}
 	if (unfinished(ctx, &p, start, end)) {
 		total_add(cpu, TOTAL_FLOW_UNFINISHED);
 		return XDP_PASS;
+	}
+	if (mode == FLOW_GROUP) {
+		n = grouped(c, cpu, h >> 32, p.bytes);
+		if (n == VERDICT_DROP)
+			return XDP_DROP;
+		if (n == cpu || n == CPU_NONE)
+			return XDP_PASS;
 	}
 	if (bpf_redirect_map(&cpus, n, XDP_PASS) != XDP_REDIRECT) {
 		total_add(cpu, TOTAL_REDIRECT_FAILED);

@@ -34,24 +34,35 @@ static __always_inline __u32 moving(__u32 cpu, __u32 slot)
 	return sa->from;
 }
 
+/* listed is the CPU that the upper half of a hash chooses from the list. */
+static __always_inline __u32 listed(const struct config *c, __u32 hash)
+{
+	__u32 n = c->steer_cpus;
+
+	if (!n || n > STEER_LIST)
+		return CPU_NONE;
+	n = (__u64)hash * n >> 32;
+	return n < STEER_LIST ? c->steer_list[n] : CPU_NONE;
+}
+
+/* placed is the CPU that an entry's where says. */
+static __always_inline __u32 placed(__u32 cpu, __u32 where)
+{
+	__u32 n = ENTRY_CPU(where);
+
+	if (unlikely(n == ENTRY_MOVING))
+		return moving(cpu, ENTRY_SLOT(where));
+	return n == ENTRY_NO_CPU ? CPU_NONE : n;
+}
+
 /* steer chooses the CPU of a known SA's packet, whose entry has this where. */
 static __always_inline __u32 steer(const struct config *c, const struct packet *p, __u32 cpu, __u32 where)
 {
-	__u32 n;
-
-	if (c->steer == STEER_SLOT) {
-		n = ENTRY_CPU(where);
-		if (unlikely(n == ENTRY_MOVING))
-			return moving(cpu, ENTRY_SLOT(where));
-		return n == ENTRY_NO_CPU ? CPU_NONE : n;
-	}
+	if (c->steer == STEER_SLOT)
+		return placed(cpu, where);
 	if (c->steer != STEER_HASH)
 		return CPU_NONE;
-	n = c->steer_cpus;
-	if (!n || n > STEER_LIST)
-		return CPU_NONE;
-	n = (sa_hash(c, (const __u64 *)&p->key) >> 32) * n >> 32;
-	return n < STEER_LIST ? c->steer_list[n] : CPU_NONE;
+	return listed(c, sa_hash(c, (const __u64 *)&p->key) >> 32);
 }
 
 /* inbound counts, guards and chooses. ctx is for conntrack, end that of the packet. */

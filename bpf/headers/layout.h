@@ -39,13 +39,16 @@
 
 #define DIR_IN 0
 #define DIR_OUT 1
+#define DIR_FLOW 2 /* no SA, but a group of clear connections from inside that are steered and counted as one */
+
+#define FLOW_GROUPS 128 /* numbered in the place of an SPI */
 
 /* sa_key: an SA as packets name it. IPv4 destinations lie in the first four
  * bytes of addr, the rest is zero. spi and addr are in network order. */
 struct sa_key {
 	__be32 spi;
-	__u8 dir;    /* DIR_IN, DIR_OUT */
-	__u8 family; /* 4, 6 */
+	__u8 dir;    /* DIR_* */
+	__u8 family; /* 4, 6; 0 of a DIR_FLOW, whose addr is zero as well */
 	__u16 zero;
 	__u8 addr[16];
 } __attribute__((aligned(8)));
@@ -156,7 +159,7 @@ enum total {
 	TOTAL_ESP_OUT_UNKNOWN,    /* ESP that left with an SPI that is nobody's */
 	TOTAL_MALFORMED,          /* cut off or impossible before what it carries was known: passed */
 	TOTAL_ESP_BEHIND,         /* ESP to our addresses for a host behind us (masqueraded), passed by */
-	TOTAL_SHED,               /* ESP dropped because its SA was leaving a CPU that did not get through */
+	TOTAL_SHED,               /* dropped because its SA, or group of connections, was leaving a CPU that did not get through */
 	TOTAL_FLOW_UNFINISHED,    /* clear packets that stay because their checksum is yet to be computed */
 	TOTAL_SAMPLING = 31,      /* not a total: how many samples this CPU gave in which jiffy */
 	TOTALS = 32
@@ -167,6 +170,12 @@ enum steer_mode {
 	STEER_OFF = 0,
 	STEER_SLOT = 1, /* the CPU in the SA's index entry decides */
 	STEER_HASH = 2  /* hash of SPI and addresses over cpus[0..config.cpus) */
+};
+
+enum flow_mode {
+	FLOW_STAY = 0,
+	FLOW_LIST = 1,  /* over steer_list */
+	FLOW_GROUP = 2  /* over groups, and the CPU in the group's index entry decides */
 };
 
 #define IKE_PORTS 8
@@ -190,7 +199,7 @@ struct config {
 	__u32 jiffies_hz;
 	__u32 steer;         /* enum steer_mode */
 	__u32 steer_cpus;    /* how many of steer_list count */
-	__u32 flow_steer;    /* 0 off, 1: hash of the 5-tuple over steer_list */
+	__u32 flow_steer;    /* enum flow_mode, of the hash of the 5-tuple */
 	__u32 guard;         /* enum guard_mode */
 	__u32 guard_peers;   /* 1: IKE_SA_INIT only from prefixes in peers */
 	__u32 init_rate;     /* IKE_SA_INIT per second and source prefix; 0: no limit */

@@ -142,9 +142,9 @@ func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]
 			tc(progMSSOut, atIngress) // decrypted packets pass a second time
 		}
 	case roleInside:
-		if s.Steering.flows() && kind == raw {
+		if s.Steering.flows() != bpf.FlowStay && kind == raw {
 			not = map[string]string{progFlowIn: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
-		} else if s.Steering.flows() {
+		} else if s.Steering.flows() != bpf.FlowStay {
 			hooks = append(hooks, hook{progFlowIn, atXDP, a.Index})
 		}
 		if s.MSS {

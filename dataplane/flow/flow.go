@@ -298,6 +298,9 @@ func (f *Flow) adopt() {
 	f.keep.mu.Lock()
 	defer f.keep.mu.Unlock()
 	for _, sa := range f.tab.All() {
+		if sa.Key.Dir == bpf.DirFlow {
+			continue // no SA
+		}
 		e := entry{keyFrom(&sa.Key), attrsFrom(&sa)}
 		k := dataplane.SAKey{Dst: e.key.Dst, Proto: dataplane.ESP, SPI: e.key.SPI}
 		if e.attrs.Own {
@@ -375,7 +378,7 @@ func (f *Flow) Close() error {
 	f.spis.InStep(false)
 	f.work.Lock()
 	defer f.work.Unlock()
-	if f.tab.Used() == 0 {
+	if f.spis.sas() == 0 {
 		errs = append(errs, f.detach())
 	} else {
 		f.writeStateLocked(0)

@@ -91,6 +91,9 @@ func listSPIs(tab *table.Reader, traced bool) ([]SPI, error) {
 	now := time.Now()
 	var out []SPI
 	for slot, sa := range tab.All() {
+		if sa.Key.Dir == bpf.DirFlow {
+			continue // no SA
+		}
 		s := SPI{Key: keyFrom(&sa.Key), Slot: slot, Generation: sa.Generation, CPU: -1, ReqID: sa.Reqid, IfID: sa.IfId}
 		s.Own, s.Reserved = sa.Flags&bpf.FlagOwn != 0, sa.Flags&bpf.FlagReserved != 0
 		if sa.Cpu != bpf.NoCPU {
@@ -220,12 +223,16 @@ func (r *Reader) State() (State, error) {
 	c := r.tab.Config()
 	s := State{
 		Layout: int(c.Layout), Capacity: int(c.Slots), CPUs: int(c.Cpus), Steering: Steering(c.Steer),
-		FlowSteer: c.FlowSteer != 0, MSS: c.Mss != 0, MemoryBytes: r.maps.memory(),
+		FlowSteer: c.FlowSteer != uint32(bpf.FlowStay), MSS: c.Mss != 0, MemoryBytes: r.maps.memory(),
 	}
-	if s.Steering == SteerSlot && !s.FlowSteer {
+	if s.Steering == SteerSlot && c.FlowSteer != uint32(bpf.FlowList) {
 		s.Steering = SteerAuto
 	}
-	for range r.tab.All() {
+	for _, sa := range r.tab.All() {
+		if sa.Key.Dir == bpf.DirFlow {
+			s.Capacity-- // not for SAs
+			continue
+		}
 		s.Used++
 	}
 	if s.Steering != SteerOff {

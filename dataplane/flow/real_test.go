@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -66,7 +68,7 @@ func TestRealProgramsRun(t *testing.T) {
 	veth(t, "lan0")
 	o := options(t, pins, "wan0")
 	o.objects, o.Inside, o.Guard = nil, []string{"lan0"}, GuardOn
-	for _, steering := range []Steering{SteerOff, SteerHash, SteerSlot} {
+	for _, steering := range []Steering{SteerOff, SteerHash, SteerSlot, SteerAuto} {
 		o.Steering = steering
 		f := open(t, o)
 		lan := []string{"mss_in/ingress tcx", "mss_out/egress tcx"}
@@ -79,7 +81,7 @@ func TestRealProgramsRun(t *testing.T) {
 		if got := parts(f, "lan0"); !slices.Equal(got, lan) {
 			t.Errorf("%s: inside %q, expected %q", steering, got, lan)
 		}
-		if got := len(f.SteerCPUs()) > 0; got != (steering == SteerSlot) {
+		if got := len(f.SteerCPUs()) > 0; got != (steering == SteerSlot || steering == SteerAuto) {
 			t.Errorf("%s: SAs can be moved: %v", steering, got)
 		}
 		for _, p := range f.Parts() {
@@ -116,6 +118,18 @@ func TestRealProgramsRun(t *testing.T) {
 		if len(spis) != 1 || (spis[0].CPU >= 0) != (steering == SteerSlot) || spis[0].Counters.LastUsed.IsZero() {
 			t.Errorf("%s: SPIs %+v", steering, spis)
 		}
+		state, err := r.State()
+		must(t, err)
+		groups := 0
+		for traffic := range f.Traffic() {
+			if traffic.Clear {
+				groups++
+			}
+		}
+		if want := map[bool]int{true: bpf.FlowGroups}[steering == SteerAuto]; groups != want || state.Used != 1 || state.Capacity != o.MaxSPIs-want || state.Steering != steering ||
+			state.FlowSteer != (steering != SteerOff) {
+			t.Errorf("%s: %d groups of clear connections, expected %d; state %+v", steering, groups, want, state)
+		}
 		s, err := r.Samples()
 		must(t, err)
 		x, err := s.Next()
@@ -127,6 +141,45 @@ func TestRealProgramsRun(t *testing.T) {
 		must(t, w.Apply([]dataplane.Op{dataplane.DeleteSA{Key: sa(dataplane.In, here, 0x1000).SAKey}}))
 		must(t, w.Close())
 		must(t, f.Close())
+		if left, _ := os.ReadDir(pins); len(left) > 0 {
+			t.Errorf("%s: pinned after the end: %v", steering, left)
+		}
+	}
+}
+
+// TestFlowGroups: groups of clear connections are in the table while the steering is auto, and are no SAs. Where they have no room, connections stay.
+func TestFlowGroups(t *testing.T) {
+	pins := needKernel(t)
+	veth(t, "wan0")
+	o := options(t, pins, "wan0")
+	o.objects = nil
+	f := open(t, o)
+	defer f.Close()
+	mode := func(s Steering) bpf.FlowMode {
+		set := o.Settings
+		set.Steering = s
+		f.Set(set)
+		return bpf.FlowMode(f.tab.Config().FlowSteer)
+	}
+	if got := mode(SteerAuto); got != bpf.FlowGroup || f.tab.Used() != bpf.FlowGroups || f.spis.sas() != 0 {
+		t.Errorf("mode %d, %d entries, %d SAs", got, f.tab.Used(), f.spis.sas())
+	}
+	if got := mode(SteerHash); got != bpf.FlowList || f.tab.Used() != 0 {
+		t.Errorf("hash: mode %d, %d entries", got, f.tab.Used())
+	}
+	here := netip.MustParseAddr("192.0.2.1")
+	for spi := range uint32(o.MaxSPIs - bpf.FlowGroups/2) {
+		must(t, f.spis.Insert(Key{dataplane.In, here, 0x1000 + spi}, Attrs{}))
+	}
+	if got := mode(SteerAuto); got != bpf.FlowStay || f.tab.Used() != f.spis.sas() {
+		t.Errorf("without room: mode %d, %d entries, %d SAs", got, f.tab.Used(), f.spis.sas())
+	}
+	for spi := range uint32(o.MaxSPIs - bpf.FlowGroups/2) {
+		f.spis.Remove(Key{dataplane.In, here, 0x1000 + spi})
+	}
+	time.Sleep(2 * lastCount)
+	if got := mode(SteerAuto); got != bpf.FlowGroup {
+		t.Errorf("with room again: mode %d", got)
 	}
 }
 

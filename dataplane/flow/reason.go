@@ -1,6 +1,10 @@
 package flow
 
-import "fmt"
+import (
+	"fmt"
+
+	"espalier/bpf"
+)
 
 // Reason is why a packet was lost (enum drop_reason of bpf/headers/layout.h).
 type Reason uint32
@@ -79,8 +83,16 @@ const (
 	SteerAuto
 )
 
-// flows reports whether clear packets are spread over CPUs.
-func (s Steering) flows() bool { return s == SteerSlot || s == SteerHash }
+// flows is what becomes of clear packets from inside.
+func (s Steering) flows() bpf.FlowMode {
+	switch s {
+	case SteerSlot, SteerHash:
+		return bpf.FlowList
+	case SteerAuto:
+		return bpf.FlowGroup
+	}
+	return bpf.FlowStay
+}
 
 func (s Steering) String() string {
 	switch s {

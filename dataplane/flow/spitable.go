@@ -85,17 +85,23 @@ func (s *spiTable) Insert(k Key, a Attrs) error {
 		return s.t.Update(slot, attr)
 	}
 	attr.CPU = s.cpuLocked(k, a)
+	slot, err := s.insertLocked(key, attr)
+	if err == nil {
+		s.fixLocked(slot, a)
+	}
+	return err
+}
+
+// insertLocked takes a key that is not there in.
+func (s *spiTable) insertLocked(key bpf.Key, attr table.Attr) (slot uint32, err error) {
 	s.freeLocked()
-	slot, err := s.t.Insert(key, attr)
+	slot, err = s.t.Insert(key, attr)
 	if errors.Is(err, table.ErrFull) && len(s.gone) > 0 {
 		time.Sleep(lastCount)
 		s.freeLocked()
 		slot, err = s.t.Insert(key, attr)
 	}
-	if err == nil {
-		s.fixLocked(slot, a)
-	}
-	return err
+	return slot, err
 }
 
 func (s *spiTable) fixLocked(slot uint32, a Attrs) {
@@ -130,8 +136,12 @@ func (s *spiTable) cpuLocked(k Key, a Attrs) uint32 {
 func (s *spiTable) Remove(k Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.removeLocked(tableKey(k))
+}
+
+func (s *spiTable) removeLocked(key bpf.Key) {
 	s.freeLocked()
-	if slot, ok := s.t.Remove(tableKey(k)); ok {
+	if slot, ok := s.t.Remove(key); ok {
 		delete(s.fixed, slot)
 		s.gone = append(s.gone, goneSlot{slot, time.Now(), nil})
 	}
@@ -202,6 +212,36 @@ func (s *spiTable) pin(cpus []uint32) {
 	}
 }
 
+// group has the table know groups of clear connections, which stay where they arrive
+// until they are shifted, or not; false: there is no room for all of them.
+func (s *spiTable) group(want bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range bpf.FlowGroups {
+		key := bpf.FlowKey(n)
+		switch _, there := s.t.Lookup(key); {
+		case want && !there:
+			if _, err := s.insertLocked(key, table.Attr{CPU: bpf.NoCPU}); err != nil {
+				return false
+			}
+		case !want && there:
+			s.removeLocked(key)
+		}
+	}
+	return true
+}
+
+// sas is how many SAs the table has.
+func (s *spiTable) sas() int {
+	n := s.t.Used()
+	for g := range bpf.FlowGroups {
+		if _, there := s.t.Lookup(bpf.FlowKey(g)); there {
+			n--
+		}
+	}
+	return n
+}
+
 // leave leaves SAs on the CPUs that they have, and new ones where they arrive,
 // until they are shifted to one of these.
 func (s *spiTable) leave(cpus []uint32) {
@@ -209,7 +249,7 @@ func (s *spiTable) leave(cpus []uint32) {
 	defer s.mu.Unlock()
 	s.cpus, s.turn = cpus, false
 	for slot, sa := range s.t.All() {
-		if sa.Key.Dir == bpf.DirIn && sa.Cpu != bpf.NoCPU && !slices.Contains(cpus, sa.Cpu) {
+		if sa.Key.Dir != bpf.DirOut && sa.Cpu != bpf.NoCPU && !slices.Contains(cpus, sa.Cpu) {
 			_ = s.t.SetCPU(slot, bpf.NoCPU) // gone meanwhile: fine
 		}
 	}

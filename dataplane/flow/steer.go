@@ -17,8 +17,9 @@ const cpuQueue = 2048
 func (f *Flow) steer(mode Steering) {
 	c := f.tab.Programs()
 	if mode == SteerOff {
-		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), 0
+		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), uint32(bpf.FlowStay)
 		f.spis.pin(nil)
+		f.spis.group(false)
 		f.dropCPUs()
 		return
 	}
@@ -32,15 +33,20 @@ func (f *Flow) steer(mode Steering) {
 	}
 	if err != nil || len(cpus) == 0 {
 		f.log.Error().Err(err).Msg("packets are not steered")
-		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), 0
+		c.Steer, c.FlowSteer = uint32(bpf.SteerOff), uint32(bpf.FlowStay)
 		return
 	}
 	n := min(len(cpus), len(c.SteerList))
 	copy(c.SteerList[:], cpus[:n])
 	c.SteerCpus = uint32(n)
-	c.FlowSteer = 0
-	if mode.flows() {
-		c.FlowSteer = 1
+	flows := mode.flows()
+	if flows == bpf.FlowGroup && !f.spis.group(true) {
+		f.log.Warn().Int("groups", bpf.FlowGroups).Msg("clear packets are not steered: the table of SPIs has no room for groups of them (espalier.max_spis)")
+		flows = bpf.FlowStay
+	}
+	c.FlowSteer = uint32(flows)
+	if flows != bpf.FlowGroup {
+		f.spis.group(false)
 	}
 	switch mode {
 	case SteerHash:

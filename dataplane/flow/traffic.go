@@ -7,18 +7,19 @@ import (
 	"espalier/dataplane/flow/table"
 )
 
-// Traffic is an inbound SA with what each CPU has counted of its packets.
+// Traffic is an inbound SA, or a group of clear connections from inside, with what each CPU has counted of its packets.
 type Traffic struct {
 	Slot, Generation uint32
-	SPI              uint32
-	CPU              int  // where it is steered to, or on its way to; -1: it stays where it arrives
-	Fixed            bool // one CPU's by negotiation (RFC 9611)
+	Clear            bool   // a group of connections
+	SPI              uint32 // or the number of the group
+	CPU              int    // where it is steered to, or on its way to; -1: it stays where it arrives
+	Fixed            bool   // one CPU's by negotiation (RFC 9611)
 	// Packets and Bytes are by CPU that received them, from the outer IP header on.
 	// They are good until the next one.
 	Packets, Bytes []uint64
 }
 
-// Traffic yields the inbound SAs, reserved SPIs apart. It takes no system call, and
+// Traffic yields the inbound SAs, reserved SPIs apart, and the groups of clear connections. It takes no system call, and
 // a tenth of a microsecond for each SA and CPU.
 func (f *Flow) Traffic() iter.Seq[*Traffic] { return TrafficOf(f.tab.Reader, f.spis.isFixed) }
 
@@ -29,9 +30,10 @@ func TrafficOf(tab *table.Reader, fixed func(slot uint32) bool) iter.Seq[*Traffi
 	t := &Traffic{Packets: make([]uint64, n), Bytes: make([]uint64, n)}
 	return func(yield func(*Traffic) bool) {
 		for slot, sa := range tab.All() {
-			if sa.Key.Dir != bpf.DirIn || sa.Flags&bpf.FlagReserved != 0 {
+			if sa.Key.Dir == bpf.DirOut || sa.Flags&bpf.FlagReserved != 0 {
 				continue
 			}
+			t.Clear = sa.Key.Dir == bpf.DirFlow
 			t.Slot, t.Generation, t.SPI, t.CPU, t.Fixed = slot, sa.Generation, bpf.KeySPI(&sa.Key), -1, fixed(slot)
 			if sa.Cpu != bpf.NoCPU {
 				t.CPU = int(sa.Cpu)

@@ -94,7 +94,8 @@ func (b *KernelBox) Observe() (Observation, error) {
 	o.SAs = make([]SA, 0, len(b.sas))
 	b.round++
 	for t := range b.paths.Traffic() {
-		if sa, ok := b.sa(t); ok && len(steered) > 0 {
+		// Of the groups of connections, those that have any.
+		if sa, ok := b.sa(t); ok && len(steered) > 0 && (!sa.Clear || sa.Packets > 0 || sa.CPU != NoCPU) {
 			o.SAs = append(o.SAs, sa)
 		}
 	}
@@ -132,7 +133,7 @@ func (b *KernelBox) read() (*counts, error) {
 // sa takes the counters of an SA, and says what they grew by; ok is false when it
 // was not there before.
 func (b *KernelBox) sa(t *flow.Traffic) (sa SA, ok bool) {
-	sa = SA{ID: SAID{t.Slot, t.Generation}, SPI: t.SPI, CPU: t.CPU, Fixed: t.Fixed}
+	sa = SA{ID: SAID{t.Slot, t.Generation}, Clear: t.Clear, SPI: t.SPI, CPU: t.CPU, Fixed: t.Fixed}
 	c, ok := b.sas[sa.ID]
 	if !ok {
 		c = &counted{packets: make([]uint64, len(t.Packets)), bytes: make([]uint64, len(t.Packets))}

@@ -303,14 +303,14 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		}
 		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
 		m.moved, m.to = t.round, to.ID
-		move := Move{SA: it.sa.ID, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
+		move := Move{SA: it.sa.ID, Clear: it.sa.Clear, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
 		made = append(made, move)
 		r := Reason{Before: before, After: after}
 		if !from.Online {
 			r.Text = fmt.Sprintf("CPU %d takes no more work", from.ID)
 		} else {
-			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; this SA asks for %s, and CPU %d has room",
-				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), percent(it.load), to.ID)
+			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",
+				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), asking(it.sa), percent(it.load), to.ID)
 		}
 		out = append(out, Planned{Action: move, Reason: r})
 	}
@@ -318,6 +318,13 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		t.trial = &trial{round: t.round, moves: made, before: yield(v.o), busiest: before}
 	}
 	return out
+}
+
+func asking(s *SA) string {
+	if s.Clear {
+		return "these connections ask"
+	}
+	return "this SA asks"
 }
 
 func percent(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) }

@@ -102,17 +102,25 @@ func withName(a Action, name string) Action {
 func spiOf(a Action) uint32 {
 	switch a := a.(type) {
 	case Move:
-		return a.SPI
+		return inboundSPI(a.Clear, a.SPI)
 	case Split:
 		return a.SPI
 	case Join:
 		return a.SPI
 	case Leave:
-		return a.SPI
+		return inboundSPI(a.Clear, a.SPI)
 	case Renew:
 		return a.SPI
 	}
 	return 0
+}
+
+// inboundSPI is that of an SA, 0 of a group of clear connections.
+func inboundSPI(isClear bool, spi uint32) uint32 {
+	if isClear {
+		return 0
+	}
+	return spi
 }
 
 // entries are copies, the oldest first.

@@ -140,6 +140,6 @@ func (t *Tuner) isBanned(s *SA, p *plan, it item) bool {
 	if len(t.banned) == 0 {
 		return false
 	}
-	b, known := t.banned[Move{SA: s.ID, SPI: s.SPI, To: p.id(it.at)}]
+	b, known := t.banned[Move{SA: s.ID, Clear: s.Clear, SPI: s.SPI, To: p.id(it.at)}]
 	return known && t.round < b.until && p.open[it.start]
 }

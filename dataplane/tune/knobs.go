@@ -135,7 +135,7 @@ func (t *Tuner) recall(v *view) {
 			k.sas[it.sa.ID] = m
 		}
 		m.seen = t.round
-		if v.fills(it) {
+		if v.fills(it) && !it.sa.Clear {
 			m.full++
 		} else {
 			m.full = 0

@@ -80,7 +80,7 @@ func (v *view) idle() bool {
 func (t *Tuner) respread(v *view, which func(*saKnob) bool, what, why string) (out []Planned) {
 	for i := range v.items {
 		s := v.items[i].sa
-		if m := t.knobs.sas[s.ID]; s.Packets > 0 && which(m) && t.mayRenew(m) && len(out) < t.limits.Rekeys {
+		if m := t.knobs.sas[s.ID]; !s.Clear && s.Packets > 0 && which(m) && t.mayRenew(m) && len(out) < t.limits.Rekeys {
 			out = append(out, t.askRenew(s, m, 0, what, why))
 		}
 	}
@@ -91,7 +91,7 @@ func (t *Tuner) respread(v *view, which func(*saKnob) bool, what, why string) (o
 func (t *Tuner) judgeSpreading(v *view) (*Planned, *Verdict) {
 	p := &t.knobs.spread
 	has := func(m *saKnob) bool { return m.born > p.since && t.round-m.born >= showsAfter }
-	if p.judged || !slices.ContainsFunc(v.items, func(it item) bool { return it.sa.Packets > 0 && has(t.knobs.sas[it.sa.ID]) }) {
+	if p.judged || !slices.ContainsFunc(v.items, func(it item) bool { return !it.sa.Clear && it.sa.Packets > 0 && has(t.knobs.sas[it.sa.ID]) }) {
 		return nil, nil
 	}
 	p.judged = true

@@ -390,7 +390,7 @@ func (r *Runner) worded(p Planned) Planned {
 	if spi != 0 && r.cfg.Name != nil {
 		p.Action = withName(p.Action, r.cfg.Name(spi))
 	}
-	if _, leave := p.Action.(Leave); leave && r.cfg.IKE != nil {
+	if _, leave := p.Action.(Leave); leave && spi != 0 && r.cfg.IKE != nil {
 		if why := r.cfg.IKE.Whole(spi); why != "" {
 			p.Reason.Text += "; there can be none of single CPUs beside it (RFC 9611): " + why
 		}

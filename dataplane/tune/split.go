@@ -96,7 +96,11 @@ func (t *Tuner) relieve(v *view, it *item, before *[]Planned) *Planned {
 	asks := fmt.Sprintf("it asks for %s of a CPU by itself, and an SA cannot be spread over CPUs without losing its order", percent(it.load))
 	leave := func(why string) *Planned {
 		m.declined++
-		return &Planned{Action: Leave{SA: sa.ID, SPI: sa.SPI, Name: sa.Name}, Reason: Reason{Text: asks + why}}
+		return &Planned{Action: Leave{SA: sa.ID, Clear: sa.Clear, SPI: sa.SPI, Name: sa.Name}, Reason: Reason{Text: asks + why}}
+	}
+	if sa.Clear {
+		asks = fmt.Sprintf("its connections, or one of them, ask for %s of a CPU, and a connection cannot be spread over CPUs without losing its order", percent(it.load))
+		return leave("")
 	}
 	if sa.Fixed {
 		return leave("; it is one CPU's already (RFC 9611), and how much it sends on which of those is the peer's choice")

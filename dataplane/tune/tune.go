@@ -32,7 +32,7 @@ type Observation struct {
 	At       time.Duration // since any fixed moment; grows
 	Interval time.Duration // how long the counts of this observation took; above 0
 	CPUs     []CPU         // each possible CPU once, by ascending ID
-	SAs      []SA          // inbound SAs, in any order, each once
+	SAs      []SA          // inbound SAs and groups of clear connections, in any order, each once
 	System   System
 	// Losing are further inbound SAs that refused packets, where none can be steered.
 	Losing []SA
@@ -51,10 +51,12 @@ type CPU struct {
 	Squeezed uint64
 }
 
-// SA is an inbound SA over the interval.
+// SA is what is steered as one, over the interval: an inbound SA, or a group of clear
+// connections from inside, which are encrypted where they are steered to.
 type SA struct {
 	ID      SAID
-	SPI     uint32
+	Clear   bool   // a group of connections
+	SPI     uint32 // or the number of the group
 	Name    string // connection and child, for the reason in words; may be empty
 	CPU     int    // where it is steered to, or NoCPU
 	Arrives int    // where its packets arrive: on which CPU most were counted
@@ -81,9 +83,10 @@ type Action interface {
 }
 
 type (
-	// Move steers an SA to another CPU.
+	// Move steers an SA, or a group of clear connections, to another CPU.
 	Move struct {
 		SA       SAID
+		Clear    bool
 		SPI      uint32
 		Name     string
 		From, To int
@@ -102,11 +105,13 @@ type (
 		SPI  uint32
 		Name string
 	}
-	// Leave changes nothing: the SA fills its CPU, and nothing can be done about it.
+	// Leave changes nothing: the SA, or group of clear connections, fills its CPU, and
+	// nothing can be done about it.
 	Leave struct {
-		SA   SAID
-		SPI  uint32
-		Name string
+		SA    SAID
+		Clear bool
+		SPI   uint32
+		Name  string
 	}
 )
 
@@ -116,7 +121,7 @@ func (Join) isAction()  {}
 func (Leave) isAction() {}
 
 func (m Move) String() string {
-	return fmt.Sprintf("move %s from %s to %s", saName(m.Name, m.SPI), cpuName(m.From), cpuName(m.To))
+	return fmt.Sprintf("move %s from %s to %s", steeredName(m.Clear, m.Name, m.SPI), cpuName(m.From), cpuName(m.To))
 }
 
 func (s Split) String() string {
@@ -125,7 +130,17 @@ func (s Split) String() string {
 
 func (j Join) String() string { return "let " + saName(j.Name, j.SPI) + ", an SA of one CPU, go" }
 
-func (l Leave) String() string { return "leave " + saName(l.Name, l.SPI) + " on a CPU that it fills" }
+func (l Leave) String() string {
+	return "leave " + steeredName(l.Clear, l.Name, l.SPI) + " on a CPU that it fills"
+}
+
+// steeredName is that of an SA, or of a group of clear connections.
+func steeredName(isClear bool, name string, spi uint32) string {
+	if isClear {
+		return fmt.Sprintf("group %d of clear connections", spi)
+	}
+	return saName(name, spi)
+}
 
 func saName(name string, spi uint32) string {
 	if name == "" {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"espalier/bpf"
+	"espalier/dataplane/flow/table"
 )
 
 // How far a sender has come with the checksum of its packet.
@@ -101,4 +102,93 @@ func TestFlowIn(t *testing.T) {
 		c.program = "flow_in"
 		t.Run(c.name, func(t *testing.T) { b.run(t, c) })
 	}
+}
+
+// Connections are counted in groups, each always in the same one, and go where that is steered to; what a redirect would break is no group's.
+func TestFlowGroups(t *testing.T) {
+	here(t)
+	b := inboundBox(t)
+	b.table.Programs().FlowSteer = uint32(bpf.FlowGroup)
+	connection := func(port uint16, n int) []byte {
+		l := []layer{udp(port, 53, data(n)), data(n)}
+		return checked(finished, packet{eth(ethIP4), ip4(peer4, else4, 17, l...)}.add(l...))
+	}
+	b.run(t, testCase{program: "flow_in", packet: connection(4000, 20), action: xdpPass}) // no group is known
+	slots := map[int]uint32{}
+	for n := range bpf.FlowGroups {
+		slot, err := b.table.Insert(bpf.FlowKey(n), table.Attr{CPU: bpf.NoCPU})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots[n] = slot
+	}
+	groups := map[int]int{} // how many ports each has
+	for port := range uint16(4 * bpf.FlowGroups) {
+		was := -1
+		for i, n := range []int{20, 60} { // in the same one, whatever its packets are
+			before := map[int]uint64{}
+			for g, slot := range slots {
+				before[g] = b.table.Counters(slot).Bytes
+			}
+			b.run(t, testCase{program: "flow_in", packet: connection(4000+port, n), action: xdpPass})
+			for g, slot := range slots {
+				switch grown := b.table.Counters(slot).Bytes - before[g]; {
+				case grown == 0:
+				case grown != uint64(28+n) || i > 0 && g != was:
+					t.Errorf("port %d: group %d counts %d octets, group %d before", port, g, grown, was)
+				default:
+					was = g
+				}
+			}
+		}
+		if was < 0 {
+			t.Fatalf("port %d: in no group", port)
+		}
+		groups[was]++
+	}
+	if len(groups) < bpf.FlowGroups*9/10 {
+		t.Errorf("%d connections are in %d groups only", 4*bpf.FlowGroups, len(groups))
+	}
+
+	p := connection(4000, 20)
+	var group uint32
+	for _, slot := range slots {
+		before := b.table.Counters(slot).Packets
+		b.run(t, testCase{program: "flow_in", packet: p, action: xdpPass})
+		if b.table.Counters(slot).Packets != before {
+			group = slot
+			break
+		}
+	}
+	b.slots["group"] = group
+	sa, _ := b.table.Slot(group)
+	one := counts{sa: "group", bytes: 48}
+	run := func(what string, packet []byte, action uint32, c counts) {
+		t.Helper()
+		t.Run(what, func(t *testing.T) { b.run(t, testCase{program: "flow_in", packet: packet, action: action, counts: c}) })
+	}
+	try := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	given := counts{sa: "group", bytes: 48, totals: []bpf.Total{bpf.TotalFlowRedirected}}
+	run("stays", p, xdpPass, one)
+	try(b.table.SetCPU(group, 0))
+	run("here already", p, xdpPass, one)
+	try(b.table.Depart(group, sa.Generation, 1))
+	run("departed", p, xdpPass, one)
+	try(b.table.Seen(group, sa.Generation, 1))
+	run("goes over", p, xdpRedirect, given)
+	try(b.table.Arrive(group, sa.Generation, false))
+	run("arrived", p, xdpRedirect, given)
+	run("another one's packet", connection(4001, 20), xdpPass, counts{})
+	l := []layer{udp(4000, 53, data(20)), data(20)}
+	datagram := packet{eth(ethIP4), ip4(peer4, else4, 17, l...)}.add(l...)
+	run("checksum to come", checked(unfinished, datagram), xdpPass, counts{totals: []bpf.Total{bpf.TotalFlowUnfinished}})
+	run("fragment", packet{eth(ethIP4), ip4opt(peer4, else4, 17, 0x2000, nil, l...)}.add(l...).bytes(), xdpPass, counts{totals: []bpf.Total{bpf.TotalFragment}})
+	try(b.table.Depart(group, sa.Generation, bpf.NoCPU))
+	try(b.table.Shed(group, sa.Generation, 1<<62))
+	run("shed", p, xdpDrop, counts{sa: "group", bytes: 48, totals: []bpf.Total{bpf.TotalShed}})
 }

@@ -86,7 +86,7 @@ func newBox(t *testing.T) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := bpf.Sizes{Slots: 64, CPUs: cpus}
+	s := bpf.Sizes{Slots: 4 * bpf.FlowGroups, CPUs: cpus}
 	b := &box{t: t, programs: map[string]*ebpf.Program{}, slots: map[string]uint32{}}
 	for _, load := range []func(bpf.Sizes) (*ebpf.CollectionSpec, error){bpf.XDP, bpf.TC} {
 		spec, err := load(s)

@@ -7,13 +7,12 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 
+	"espalier/bpf"
 	"espalier/dataplane"
-	"espalier/dataplane/flow"
 	"espalier/tools/bench/esp"
 	"espalier/tools/lab/topo"
 )
@@ -61,89 +60,70 @@ func sendInside(ctx context.Context, n *topo.Net, s esp.Sender, p esp.Pace) (r e
 	return r, err
 }
 
-// sending is a gateway that encrypts what comes from inside; its packets end on the wire.
-type sending struct {
-	*gateway
-	out dataplane.SA
-	r   *flow.Reader
+// groupSlot is where a connection's group is in the table: it sends some packets, and looks where they are counted.
+func (g *gateway) groupSlot(table steering, port uint16) (slot uint32) {
+	g.Helper()
+	probe := fromInside(g, g.n, 64)
+	must(g, probe.Ring().Fill(newClearFlows(g, g.n, 100, port), 8))
+	counted := func() (out [bpf.FlowGroups]uint64) {
+		for n := range out {
+			if slot, ok := table.table.Lookup(bpf.FlowKey(n)); ok {
+				out[n] = table.table.Counters(slot).Packets
+			}
+		}
+		return out
+	}
+	before := counted()
+	need[esp.Report](g)(sendInside(g.Context(), g.n, probe, esp.Pace{Count: 8, CPU: 0}))
+	until(g, "a connection in its group", func() (bool, string) {
+		for n, packets := range counted() {
+			if packets >= before[n]+8 {
+				slot, _ = table.table.Lookup(bpf.FlowKey(n))
+				return true, ""
+			}
+		}
+		return false, "no group has counted its packets"
+	})
+	return slot
 }
 
-func newSending(b *testing.B) *sending {
-	b.Helper()
-	s := &sending{gateway: newGateway(b, " steering = hash\n tune = off")}
-	s.attached("flow_in", "cpu_in")
-	_, s.out = s.tunnel(gcm, topo.IPv4)
-	s.r = reader(b, s.n.GW1, s.esp)
-	must(b, s.n.Client1.Ping(b.Context(), s.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
+// connections are as many ports, whose connections are in as many groups, which the steering then has.
+func (g *gateway) connections(table *steering, count int) (ports []uint16) {
+	g.Helper()
+	for port := uint16(20_000); len(ports) < count; port++ {
+		if slot := g.groupSlot(*table, port); !slices.Contains(table.slots, slot) {
+			table.slots, ports = append(table.slots, slot), append(ports, port)
+		}
+	}
+	return ports
+}
+
+// BenchmarkTunerSending: four connections from inside arrive on one CPU, and more comes than that encrypts, from a sender that costs little. The
+// static choices are how many of them the other CPU encrypts.
+func BenchmarkTunerSending(b *testing.B) {
+	g := networkOnly(b)
+	g.start(" steering = auto\n tune = off")
+	g.attached("flow_in", "cpu_in")
+	_, out := g.tunnel(gcm, topo.IPv4)
+	must(b, g.n.Client1.Ping(b.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
 	drop := need[*ebpf.Program](b)(ebpf.NewProgram(&ebpf.ProgramSpec{Name: "drop", Type: ebpf.XDP, License: "Apache-2.0",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}}))
 	b.Cleanup(func() { drop.Close() })
-	attachXDP(b, s.n.Wire, "port1", drop)
-	return s
-}
-
-// ports finds as many source ports whose flows stay on the CPU of the card's queue, and as many whose flows are given to the other one.
-func (s *sending) ports(each int) (stay, leave []uint16) {
-	s.Helper()
-	probe := fromInside(s, s.n, 64)
-	for port := uint16(20_000); len(stay) < each || len(leave) < each; port++ {
-		must(s, probe.Ring().Fill(newClearFlows(s, s.n, 100, port), 8))
-		was, _ := s.given(s.r)
-		need[esp.Report](s)(sendInside(s.Context(), s.n, probe, esp.Pace{Count: 8, CPU: 0}))
-		time.Sleep(5 * time.Millisecond)
-		if now, _ := s.given(s.r); now-was >= 8 {
-			leave = append(leave, port)
-		} else {
-			stay = append(stay, port)
-		}
+	attachXDP(b, g.n.Wire, "port1", drop)
+	g.esp.Kill()
+	table := g.steering(nil)
+	ports := g.connections(&table, 4)
+	s := &steered{gateway: g, steer: table, all: func() []dataplane.SAKey { return []dataplane.SAKey{out.SAKey} }}
+	o := &oracle{steered: s, sender: fromInside(b, g.n, 1024), pace: esp.Pace{Rate: 85_000, Batch: 256, CPU: 0}, start: split(4, 0), from: g.n.Client1}
+	o.find = func() steering {
+		again := g.steering(nil)
+		g.connections(&again, 4)
+		return again
 	}
-	return stay[:each], leave[:each]
-}
-
-// rate is how many packets a second are encrypted of flows with these ports.
-func (s *sending) rate(ports []uint16) float64 {
-	s.Helper()
-	sender := fromInside(s, s.n, 1024)
-	must(s, sender.Ring().Fill(newClearFlows(s, s.n, innerSize, ports...), 0))
-	must(s, sender.Ring().Replay())
-	ctx, cancel := context.WithCancel(s.Context())
-	sent := make(chan esp.Report, 1)
-	go func() {
-		defer close(sent)
-		r, err := sendInside(ctx, s.n, sender, esp.Pace{Rate: 60_000, Batch: 256, CPU: 0})
-		if err != nil {
-			s.Error(err)
-		}
-		sent <- r
-	}()
-	time.Sleep(200 * time.Millisecond)
-	before, began := packets(s, s.x, s.out.SAKey), time.Now()
-	time.Sleep(window)
-	rate := float64(packets(s, s.x, s.out.SAKey)-before) / time.Since(began).Seconds()
-	cancel()
-	s.Logf("%v: %.0f Mbit/s encrypted, sent: %s", ports, rate*innerSize*8/1e6, <-sent)
-	return rate
-}
-
-// BenchmarkSendingFlows: four connections from inside, more than one CPU encrypts, with none to four of them on the other CPU. Which go there is the
-// hash's choice: how much of the best all choices come to, each as likely as a hash makes it, is beside.
-func BenchmarkSendingFlows(b *testing.B) {
-	s := newSending(b)
-	stay, leave := s.ports(4)
+	ring := o.sender.Ring()
+	must(b, ring.Fill(newClearFlows(b, g.n, innerSize, ports...), 0))
+	must(b, ring.Replay())
 	for b.Loop() {
-		var rates [5][]float64
-		for range 3 {
-			for there := range rates {
-				rates[there] = append(rates[there], s.rate(slices.Concat(stay[there:], leave[:there])))
-			}
-		}
-		best, mean := 0.0, 0.0
-		for there, ways := range []float64{1, 4, 6, 4, 1} {
-			best = max(best, median(rates[there]))
-			mean += ways / 16 * median(rates[there])
-		}
-		b.ReportMetric(best/median(rates[0]), "gain")
-		b.ReportMetric(median(rates[2])/best, "even-over-best")
-		b.ReportMetric(mean/best, "hash-over-best")
+		o.figure(b)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"espalier/tools/bench/esp"
+	"espalier/tools/lab/topo"
 )
 
 // The tuner against the best that a static choice of CPUs can do. The tunnels of a figure have the same load, so a static choice is how
@@ -31,6 +32,8 @@ type oracle struct {
 	pace   esp.Pace     // without count
 	start  []int        // where the tunnels are when the tuner begins: -1 or a CPU
 	split  *splitTunnel // whose SAs the tuner makes; nil: they are there
+	from   *topo.Host   // sends
+	find   func() steering
 }
 
 // measure sends, lets the settling time pass, and says how many packets a second are decrypted in the time after it.
@@ -56,7 +59,7 @@ func (o *oracle) measure(name string, settle, long time.Duration, send func(cont
 
 // replay sends what the sender has until ctx ends.
 func (o *oracle) replay(ctx context.Context) (r esp.Report) {
-	err := o.n.Wire.Do(func() (err error) {
+	err := o.from.Do(func() (err error) {
 		r, err = esp.Send(ctx, o.sender, o.pace)
 		return err
 	})
@@ -69,8 +72,8 @@ func (o *oracle) replay(ctx context.Context) (r esp.Report) {
 // static measures a choice: how many tunnels go to CPU 1.
 func (o *oracle) static(name string, there int, d time.Duration) float64 {
 	o.Helper()
-	o.steer.set(o, split(len(o.sas), there)...)
-	return o.measure(fmt.Sprintf("%s, %d of %d on the other CPU", name, there, len(o.sas)), settleTime, d, o.replay)
+	o.steer.set(o, split(len(o.steer.slots), there)...)
+	return o.measure(fmt.Sprintf("%s, %d of %d on the other CPU", name, there, len(o.steer.slots)), settleTime, d, o.replay)
 }
 
 // split is a choice that gives CPU 1 that many.
@@ -109,7 +112,7 @@ func (o *oracle) tuned() float64 {
 		o.Logf("%s", need[string](o)(o.esp.Espctl(o.Context(), "tune", what)))
 	}
 	o.esp.Kill()
-	o.steer = o.steering(o.sas)
+	o.steer = o.find()
 	if o.split != nil {
 		if o.sender != nil {
 			must(o, o.sender.Close())
@@ -122,7 +125,7 @@ func (o *oracle) tuned() float64 {
 // search measures each static choice, and returns them from the best to the worst.
 func (o *oracle) search() []int {
 	o.Helper()
-	n := len(o.sas) + 1
+	n := len(o.steer.slots) + 1
 	rates, order := make([]float64, n), make([]int, n)
 	for i := range 2 * n {
 		there := min(i, 2*n-1-i)
@@ -172,13 +175,14 @@ func median(v []float64) float64 {
 func newOracle(b *testing.B, count int, sender func(*steered) esp.Sender, pace esp.Pace, start []int) *oracle {
 	b.Helper()
 	s := newSteeredOf(b, count)
-	o := &oracle{steered: s, sender: sender(s), pace: pace, start: start}
+	o := &oracle{steered: s, sender: sender(s), pace: pace, start: start, from: s.n.Wire}
+	o.find = func() steering { return o.steering(o.sas) }
 	must(b, o.sender.Ring().Fill(s.generator(), 0))
 	must(b, o.sender.Ring().Replay())
 	s.start(" steering = auto\n tune = off")
 	s.known(s.sas...)
 	s.esp.Kill()
-	s.steer = s.steering(s.sas)
+	s.steer = o.find()
 	return o
 }
 

@@ -233,7 +233,8 @@ func TestTunerSplits(t *testing.T) {
 func BenchmarkTunerPerCPU(b *testing.B) {
 	g, pace := networkOnly(b), esp.Pace{Rate: splitRate, Batch: 256, CPU: 0}
 	s := &splitTunnel{gateway: g}
-	o := &oracle{steered: &steered{gateway: g, all: s.inbound}, pace: pace, split: s}
+	o := &oracle{steered: &steered{gateway: g, all: s.inbound}, pace: pace, split: s, from: g.n.Wire}
+	o.find = func() steering { return o.steering(o.sas) }
 	pace.Count = splitRate
 	sender := s.sealed([]dataplane.SA{inbound(g.n, gcm, topo.IPv4, spiOf(0), 0)})
 	alone := o.senderAlone(sender, pace)
