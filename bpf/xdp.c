@@ -107,12 +107,17 @@ int esp_in_stay(struct xdp_md *ctx)
 	return esp_from_outside(ctx, 0);
 }
 
-/* grouped counts a packet in the group of its connection, and is the CPU of that. */
-static __always_inline __u32 grouped(const struct config *c, __u32 cpu, __u32 hash, __u32 bytes)
+/* grouped counts a packet in the group of its connection, and is the CPU of that. It is a
+ * global function: the verifier looks at it once, not once for each kind of packet. */
+__noinline __u32 grouped(__u32 cpu, __u32 hash, __u32 bytes)
 {
 	struct sa_key key = { .spi = bpf_htonl((__u64)hash * FLOW_GROUPS >> 32), .dir = DIR_FLOW };
-	struct index_entry *e = sa_find(c, cpu, &key);
+	const struct config *c = the_config();
+	struct index_entry *e;
 
+	if (!c)
+		return CPU_NONE;
+	e = sa_find(c, cpu, &key);
 	if (!e)
 		return CPU_NONE;
 	sa_count(e, 1, bytes);
@@ -148,23 +153,16 @@ int flow_in(struct xdp_md *ctx)
 	word[1] = *(__u64 *)p.key.addr * c->hash_key[2] + *(__u64 *)(p.key.addr + 8);
 	word[2] = p.src[0] * c->hash_key[0] + p.src[1];
 	h = sa_hash(c, word);
-	n = CPU_NONE;
-	if (mode == FLOW_LIST) {
-		n = listed(c, h >> 32);
-		if (n == cpu || n == CPU_NONE)
-			return XDP_PASS;
-	}
+	/* In either mode, and before: the verifier goes through it once for each kind of packet. */
 	if (unfinished(ctx, &p, start, end)) {
 		total_add(cpu, TOTAL_FLOW_UNFINISHED);
 		return XDP_PASS;
 	}
-	if (mode == FLOW_GROUP) {
-		n = grouped(c, cpu, h >> 32, p.bytes);
-		if (n == VERDICT_DROP)
-			return XDP_DROP;
-		if (n == cpu || n == CPU_NONE)
-			return XDP_PASS;
-	}
+	n = mode == FLOW_LIST ? listed(c, h >> 32) : grouped(cpu, h >> 32, p.bytes);
+	if (n == VERDICT_DROP)
+		return XDP_DROP;
+	if (n == cpu || n == CPU_NONE)
+		return XDP_PASS;
 	if (bpf_redirect_map(&cpus, n, XDP_PASS) != XDP_REDIRECT) {
 		total_add(cpu, TOTAL_REDIRECT_FAILED);
 		return XDP_PASS;

@@ -196,9 +196,15 @@ func (g *gateway) forger(n int) *esp.Forger {
 // tunnel protects all traffic between the clients' networks with static keys, in both gateways.
 func (g *gateway) tunnel(kind cipherKind, outer topo.Family) (in, out dataplane.SA) {
 	g.Helper()
+	return g.tunnelOf(kind, outer, 64)
+}
+
+// tunnelOf is tunnel with another replay window, in packets.
+func (g *gateway) tunnelOf(kind cipherKind, outer topo.Family, replay uint32) (in, out dataplane.SA) {
+	g.Helper()
 	n := g.n
 	x2 := dataPlane(g, n.GW2)
-	in, out = between(n.GW2, n.GW1, kind, outer, spiOf(0xaaa), 64), between(n.GW1, n.GW2, kind, outer, spiOf(0xbbb), 64)
+	in, out = between(n.GW2, n.GW1, kind, outer, spiOf(0xaaa), replay), between(n.GW1, n.GW2, kind, outer, spiOf(0xbbb), replay)
 	out.Dir = dataplane.Out
 	in2, out2 := out, in
 	in2.Dir, out2.Dir = dataplane.In, dataplane.Out
