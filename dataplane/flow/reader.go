@@ -229,11 +229,9 @@ func (r *Reader) State() (State, error) {
 		s.Steering = SteerAuto
 	}
 	for _, sa := range r.tab.All() {
-		if sa.Key.Dir == bpf.DirFlow {
-			s.Capacity-- // not for SAs
-			continue
+		if sa.Key.Dir != bpf.DirFlow {
+			s.Used++
 		}
-		s.Used++
 	}
 	if s.Steering != SteerOff {
 		for _, cpu := range c.SteerList[:min(int(c.SteerCpus), len(c.SteerList))] {

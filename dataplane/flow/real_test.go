@@ -126,7 +126,7 @@ func TestRealProgramsRun(t *testing.T) {
 				groups++
 			}
 		}
-		if want := map[bool]int{true: bpf.FlowGroups}[steering == SteerAuto]; groups != want || state.Used != 1 || state.Capacity != o.MaxSPIs-want || state.Steering != steering ||
+		if want := map[bool]int{true: bpf.FlowGroups}[steering == SteerAuto]; groups != want || state.Used != 1 || state.Capacity != o.MaxSPIs || state.Steering != steering ||
 			state.FlowSteer != (steering != SteerOff) {
 			t.Errorf("%s: %d groups of clear connections, expected %d; state %+v", steering, groups, want, state)
 		}
