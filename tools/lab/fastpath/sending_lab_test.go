@@ -8,9 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-
 	"espalier/bpf"
 	"espalier/dataplane"
 	"espalier/tools/bench/esp"
@@ -119,10 +116,7 @@ func BenchmarkTunerSending(b *testing.B) {
 	g.attached("flow_in", "cpu_in")
 	_, out := g.tunnel(gcm, topo.IPv4)
 	must(b, g.n.Client1.Ping(b.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
-	drop := need[*ebpf.Program](b)(ebpf.NewProgram(&ebpf.ProgramSpec{Name: "drop", Type: ebpf.XDP, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}}))
-	b.Cleanup(func() { drop.Close() })
-	attachXDP(b, g.n.Wire, "port1", drop)
+	dropAtWire(b, g.n)
 	g.esp.Kill()
 	table := g.steering(nil)
 	ports := g.connections(&table, 4)

@@ -13,6 +13,7 @@ import (
 	"espalier/bpf"
 	"espalier/dataplane"
 	"espalier/dataplane/flow/table"
+	"espalier/tools/lab/topo"
 )
 
 // steering gives each SA's packets to a CPU.
@@ -62,8 +63,19 @@ func (s steering) set(t testing.TB, cpus ...int) {
 // dropAll makes the gateway drop every frame until what is returned is called.
 func dropAll(t testing.TB, g *gateway) link.Link {
 	t.Helper()
+	return dropAt(t, g.n.GW1, "out0")
+}
+
+// dropAtWire has what the gateway sends end on the wire.
+func dropAtWire(t testing.TB, n *topo.Net) {
+	t.Helper()
+	dropAt(t, n.Wire, "port1")
+}
+
+func dropAt(t testing.TB, h *topo.Host, device string) link.Link {
+	t.Helper()
 	never := need[*ebpf.Program](t)(ebpf.NewProgram(&ebpf.ProgramSpec{Name: "drop", Type: ebpf.XDP, License: "Apache-2.0",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}}))
 	t.Cleanup(func() { never.Close() })
-	return attachXDP(t, g.n.GW1, "out0", never)
+	return attachXDP(t, h, device, never)
 }

@@ -32,7 +32,7 @@ func newSteered(b *testing.B) *steered {
 	return newSteeredOf(b, tunnels)
 }
 
-func newSteeredOf(b *testing.B, count int) *steered {
+func newSteeredOf(b testing.TB, count int) *steered {
 	b.Helper()
 	s := &steered{gateway: networkOnly(b)}
 	must(b, s.x.Apply(allowInbound(s.n.GW1, s.n.GW2, topo.IPv4)))

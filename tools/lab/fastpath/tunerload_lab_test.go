@@ -45,6 +45,7 @@ type tuneHistory struct{ Entries []tuneEntry }
 type tuneEntry struct {
 	Kind, Action, Reason, Error, How, Outcome string
 	Helped                                    *bool
+	Advised                                   bool
 }
 
 // settingsOf reads settings of the gateway's box; those that it has not are missing.
