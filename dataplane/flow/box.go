@@ -16,6 +16,7 @@ import (
 
 	"espalier/bpf"
 	"espalier/dataplane"
+	"espalier/dataplane/host"
 )
 
 // ownAddrs are the box's addresses.
@@ -35,6 +36,7 @@ func (f *Flow) isOwn(k *dataplane.SAKey) bool {
 type box struct {
 	links   []netlink.Link
 	vlans   map[int]bool // interfaces that VLANs stand on
+	cpus    int          // online ones; 0: not known
 	addrs   map[netip.Addr]bool
 	outside map[int]bool // interfaces that the default routes lead to
 }
@@ -46,10 +48,9 @@ func lookAround() (*box, error) {
 	if b.links, err = netlink.LinkList(); err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	for _, l := range b.links {
-		if l.Type() == "vlan" {
-			b.vlans[l.Attrs().ParentIndex] = true
-		}
+	b.vlans = tagged(b.links)
+	if cpus, err := host.OnlineCPUs(); err == nil {
+		b.cpus = len(cpus)
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -69,6 +70,34 @@ func lookAround() (*box, error) {
 		}
 	}
 	return b, nil
+}
+
+// tagged are the interfaces whose packets may bear VLAN tags that are the box's: those
+// that VLANs stand on, and what these, being bonds or bridges, are made of.
+func tagged(links []netlink.Link) map[int]bool {
+	out := map[int]bool{}
+	for _, l := range links {
+		if bridge, ok := l.(*netlink.Bridge); l.Type() == "vlan" || ok && bridge.VlanFiltering != nil && *bridge.VlanFiltering {
+			parent := l.Attrs().ParentIndex
+			if ok {
+				parent = l.Attrs().Index
+			}
+			out[parent] = true
+		}
+	}
+	for range links { // as deep as they may be stacked
+		n := len(out)
+		for _, l := range links {
+			if out[l.Attrs().MasterIndex] {
+				out[l.Attrs().Index] = true
+			}
+		}
+		if len(out) == n {
+			break
+		}
+	}
+	delete(out, 0)
+	return out
 }
 
 // The programs by name, as package bpf has them, and where each belongs.
@@ -123,7 +152,7 @@ func roleOf(b *box, s *Settings, l netlink.Link) role {
 
 // hooksOf are the places of programs on an interface; not says of one that has no
 // place there, why.
-func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]string) {
+func hooksOf(b *box, r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]string) {
 	a := l.Attrs()
 	kind := "" // of the programs for its packets
 	if a.EncapType != "ether" {
@@ -142,9 +171,10 @@ func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]
 			tc(progMSSOut, atIngress) // decrypted packets pass a second time
 		}
 	case roleInside:
-		if s.Steering.flows() != bpf.FlowStay && kind == raw {
-			not = map[string]string{progFlowIn: "packets of this interface have no Ethernet header (" + a.EncapType + ")"}
-		} else if s.Steering.flows() != bpf.FlowStay {
+		switch wanted, why := steersClear(b, s, l); {
+		case why != "":
+			not = map[string]string{progFlowIn: why}
+		case wanted:
 			hooks = append(hooks, hook{progFlowIn, atXDP, a.Index})
 		}
 		if s.MSS {
@@ -157,6 +187,24 @@ func hooksOf(r role, s *Settings, l netlink.Link) (hooks []hook, not map[string]
 		}
 	}
 	return hooks, not
+}
+
+// steersClear tells whether the clear packets of an inside interface are to be steered,
+// and if they are but cannot be, why. An XDP program costs a device some of what it
+// does for packets, so unless it is named, auto leaves those alone that are no cards:
+// what comes from containers and guests mostly has a checksum that is yet to be computed.
+func steersClear(b *box, s *Settings, l netlink.Link) (wanted bool, why string) {
+	a := l.Attrs()
+	card := l.Type() == "device" || l.Type() == "bond"
+	switch mode := s.Steering.flows(); {
+	case mode == bpf.FlowStay, mode == bpf.FlowGroup && (b.cpus == 1 || !card && !slices.Contains(s.Inside, a.Name)):
+		return false, ""
+	case a.EncapType != "ether":
+		return true, "packets of this interface have no Ethernet header (" + a.EncapType + ")"
+	case b.vlans[a.Index]:
+		return true, "packets of this interface have VLAN tags, which a device may keep beside them, where a redirect would lose them"
+	}
+	return true, ""
 }
 
 // variant is the program that a hook has on this box, attached like this: a redirect would lose the
@@ -302,7 +350,7 @@ func (f *Flow) attachAll(b *box, set *Settings) {
 	want := map[hook]*netlink.LinkAttrs{}
 	failed := map[Part]bool{}
 	for _, l := range b.links {
-		hooks, not := hooksOf(roleOf(b, set, l), set, l)
+		hooks, not := hooksOf(b, roleOf(b, set, l), set, l)
 		for _, h := range hooks {
 			want[h] = l.Attrs()
 		}

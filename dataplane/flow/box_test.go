@@ -45,6 +45,7 @@ func TestRoles(t *testing.T) {
 		}
 	}
 	in := hook{progMSSIn, atIngress, 3}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: 8, Name: "veth1", EncapType: "ether"}}
 	for _, c := range []struct {
 		name string
 		role role
@@ -58,14 +59,45 @@ func TestRoles(t *testing.T) {
 		{"inside without Ethernet", roleInside, Settings{Steering: SteerHash}, ppp, nil, progFlowIn},
 		{"inside", roleInside, Settings{MSS: true}, lan, []hook{in, {progMSSOut, atEgress, 3}}, ""},
 		{"inside, steered", roleInside, Settings{Steering: SteerHash}, lan, []hook{{progFlowIn, atXDP, 3}}, ""},
+		{"inside, steered by load", roleInside, Settings{Steering: SteerAuto}, lan, []hook{{progFlowIn, atXDP, 3}}, ""},
+		{"inside, a trunk", roleInside, Settings{Steering: SteerAuto}, link(7, "trunk", "ether"), nil, progFlowIn},
+		{"inside, a container's", roleInside, Settings{Steering: SteerAuto}, veth, nil, ""},
+		{"inside, a container's that is named", roleInside, Settings{Steering: SteerAuto, Inside: []string{"veth1"}}, veth, []hook{{progFlowIn, atXDP, 8}}, ""},
+		{"inside, without Ethernet, by load", roleInside, Settings{Steering: SteerAuto}, link(4, "ppp0", "ppp"), nil, progFlowIn},
 		{"xfrm", roleXfrm, Settings{MSS: true}, xfrm, []hook{{progMSSXfrm, atIngress, 5}, {progMSSXfrm, atEgress, 5}}, ""},
 		{"xfrm without MSS", roleXfrm, Settings{}, xfrm, nil, ""},
 		{"none", roleNone, Settings{MSS: true}, lo, nil, ""},
 	} {
-		hooks, not := hooksOf(c.role, &c.s, c.l)
+		hooks, not := hooksOf(&box{vlans: map[int]bool{7: true}}, c.role, &c.s, c.l)
 		if !slices.Equal(hooks, c.want) || c.not != "" && not[c.not] == "" || c.not == "" && len(not) > 0 {
 			t.Errorf("%s: %v, not %v, expected %v", c.name, hooks, not, c.want)
 		}
+	}
+}
+
+// TestTagged: what is below VLANs, through bonds and bridges.
+func TestTagged(t *testing.T) {
+	at := func(index, parent, master int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, ParentIndex: parent, MasterIndex: master}
+	}
+	yes := true
+	links := []netlink.Link{
+		&netlink.Device{LinkAttrs: at(1, 0, 5)}, &netlink.Device{LinkAttrs: at(2, 0, 5)}, &netlink.Device{LinkAttrs: at(3, 0, 0)}, &netlink.Device{LinkAttrs: at(4, 0, 7)},
+		&netlink.Bond{LinkAttrs: at(5, 0, 0)}, &netlink.Vlan{LinkAttrs: at(6, 5, 0)}, &netlink.Bridge{LinkAttrs: at(7, 0, 0), VlanFiltering: &yes},
+		&netlink.Bridge{LinkAttrs: at(8, 0, 0)}, &netlink.Device{LinkAttrs: at(9, 0, 8)},
+	}
+	var got []int
+	for _, l := range links {
+		if tagged(links)[l.Attrs().Index] {
+			got = append(got, l.Attrs().Index)
+		}
+	}
+	if want := []int{1, 2, 4, 5, 7}; !slices.Equal(got, want) {
+		t.Errorf("%v, expected %v", got, want)
+	}
+	one := &box{cpus: 1}
+	if wanted, _ := steersClear(one, &Settings{Steering: SteerAuto}, links[2]); wanted {
+		t.Error("clear packets are to be steered on a box with one CPU")
 	}
 }
 

@@ -1,6 +1,10 @@
 package flow
 
-import "errors"
+import (
+	"errors"
+
+	"espalier/bpf"
+)
 
 // Link is a network interface with what it is for.
 type Link struct {
@@ -20,12 +24,14 @@ func (f *Flow) Links() ([]Link, error) {
 		return nil, ErrBusy
 	}
 	steered := map[int]bool{}
+	mode := bpf.FlowMode(f.tab.Config().FlowSteer)
+	flows := mode == bpf.FlowList || mode == bpf.FlowGroup && len(f.SteerCPUs()) > 0
 	for h, a := range f.hooks {
 		program := h.program
 		if a.variant != "" {
 			program = a.variant
 		}
-		steered[h.ifIndex] = steered[h.ifIndex] || a.how != "" && (program == progESPIn || program == progFlowIn)
+		steered[h.ifIndex] = steered[h.ifIndex] || a.how != "" && (program == progESPIn || program == progFlowIn && flows)
 	}
 	f.work.Unlock()
 	b, err := lookAround()

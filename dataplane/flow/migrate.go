@@ -41,6 +41,9 @@ func startMigration(former table.Maps, t *table.Table) (*migration, error) {
 	}
 	m := &migration{old: old, new: t}
 	for from, sa := range old.All() {
+		if sa.Key.Dir == bpf.DirFlow {
+			continue // after the SAs, if there is room
+		}
 		slot, err := t.Insert(sa.Key, table.Attr{CPU: sa.Cpu, Flags: sa.Flags, Reqid: sa.Reqid, IfID: sa.IfId})
 		if err != nil {
 			continue // a smaller table: the keeper says that it is full

@@ -164,6 +164,19 @@ func TestFlowGroups(t *testing.T) {
 	if got := mode(SteerAuto); got != bpf.FlowGroup || f.tab.Used() != bpf.FlowGroups || f.spis.sas() != 0 {
 		t.Errorf("mode %d, %d entries, %d SAs", got, f.tab.Used(), f.spis.sas())
 	}
+	spiOf := func(n int) Key { return Key{dataplane.In, netip.MustParseAddr("192.0.2.1"), 0x1000 + uint32(n)} }
+	for n := range o.MaxSPIs {
+		if err := f.spis.Insert(spiOf(n), Attrs{}); err != nil {
+			t.Fatalf("SA %d of %d: %v", n, o.MaxSPIs, err)
+		}
+	}
+	if got := f.tab.Config().FlowSteer; got != uint32(bpf.FlowStay) {
+		t.Errorf("with as many SAs as there is room for: mode %d", got)
+	}
+	for n := range o.MaxSPIs {
+		f.spis.Remove(spiOf(n))
+	}
+	time.Sleep(2 * lastCount)
 	if got := mode(SteerHash); got != bpf.FlowList || f.tab.Used() != 0 {
 		t.Errorf("hash: mode %d, %d entries", got, f.tab.Used())
 	}

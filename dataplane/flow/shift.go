@@ -54,6 +54,9 @@ const (
 	// shiftIdle is how long an SA must have been silent when the kernel's threads
 	// cannot be seen.
 	shiftIdle = 100 * time.Millisecond
+	// shiftRecent is how long ago the last packet must have come to a CPU for nothing of
+	// it to be under way there.
+	shiftRecent = 10 * time.Second
 	// softirqs is more packets than soft interrupts have in hand at a time: polls of
 	// the card, of what was decrypted, and of the next device's take turns, 64 packets
 	// each, so not more than two polls' worth waits between them.
@@ -149,6 +152,7 @@ type shift struct {
 	out              *Shifted
 
 	counts   []uint64 // of its packets, by CPU
+	recent   []bool   // CPUs that they have come to of late
 	visited  []uint64 // the same, when this thread ran on that CPU last
 	receiver int      // the CPU to look from next
 	changed  time.Duration
@@ -159,7 +163,8 @@ type shift struct {
 
 	shed   time.Duration // since when; 0: not
 	before uint64        // packets counted until then
-	taken  uint64        // by the old CPU's thread until then, or by its soft interrupts
+	taken  uint64        // by the old CPU's thread until then
+	soft   []uint64      // by soft interrupts until then, by CPU
 }
 
 func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
@@ -208,13 +213,16 @@ func (m *mover) begin(s Shift) (*shift, error) {
 	case sa.Cpu == to:
 		return nil, nil
 	}
-	sh := &shift{slot: s.Slot, generation: s.Generation, from: sa.Cpu, mayShed: s.MayShed, counts: make([]uint64, m.tab.Sizes().CPUs), visited: make([]uint64, m.tab.Sizes().CPUs), changed: m.began}
+	sh := &shift{slot: s.Slot, generation: s.Generation, from: sa.Cpu, mayShed: s.MayShed, counts: make([]uint64, m.tab.Sizes().CPUs), recent: make([]bool, m.tab.Sizes().CPUs), visited: make([]uint64, m.tab.Sizes().CPUs), changed: m.began}
 	latest := uint64(0)
 	for cpu := range sh.counts {
 		c := m.tab.CountersOn(cpu, s.Slot)
 		sh.counts[cpu], sh.visited[cpu] = c.Packets, c.Packets
 		if c.Packets > 0 {
 			sh.visited[cpu]-- // it is to be visited: something may be on its way from there
+		}
+		if idle, used := m.tab.Idle(c.LastUsed); c.Packets > 0 && (!used || idle < shiftRecent) {
+			sh.recent[cpu] = true
 		}
 		if c.LastUsed > latest {
 			latest, sh.receiver = c.LastUsed, cpu
@@ -236,30 +244,34 @@ func (m *mover) look(open []*shift, cpu int) {
 	if len(here) == 0 {
 		return
 	}
-	if m.on != cpu+1 {
-		if err := m.RunOn(cpu); err != nil {
-			for _, s := range here {
-				m.fail(s, err)
-			}
-			return
+	if err := m.goTo(cpu); err != nil {
+		for _, s := range here {
+			m.fail(s, err)
 		}
-		m.on = cpu + 1
+		return
 	}
 	for _, s := range here {
 		m.count(s)
 	}
 	// And then, that the CPU they went to has nothing left of them.
-	asked := map[uint32][2]bool{}
+	asked := map[holding][2]bool{}
 	for _, s := range here {
 		if s.done || s.said || s.shed != 0 || s.receiver != cpu {
 			continue
 		}
-		answer, had := asked[s.old()]
-		if !had {
-			answer[0], answer[1] = m.Asleep(s.old(), s.queued())
-			asked[s.old()] = answer
+		is, known := true, true
+		for _, holder := range s.holders() {
+			if !is {
+				break
+			}
+			what := holding{holder, s.queued()}
+			answer, had := asked[what]
+			if !had {
+				answer[0], answer[1] = m.Asleep(what.cpu, what.queue)
+				asked[what] = answer
+			}
+			is, known = answer[0], answer[1]
 		}
-		is, known := answer[0], answer[1]
 		if !known {
 			is = m.Now()-s.changed >= shiftIdle
 		}
@@ -270,21 +282,39 @@ func (m *mover) look(open []*shift, cpu int) {
 	}
 }
 
-// confirmed looks again from the CPU that the SA leaves. A thread of a queue that has
+// holding is where packets may be: with a CPU's soft interrupts, and in its queue.
+type holding struct {
+	cpu   uint32
+	queue bool
+}
+
+// confirmed looks again from the CPUs that the SA leaves. A thread of a queue that has
 // found it empty says that it sleeps, looks once more, and only then does. Between
 // these its CPU may be taken from it, by a hypervisor for milliseconds. But not while
 // this thread runs there: what seems to sleep then does.
 func (m *mover) confirmed(s *shift) bool {
-	cpu := int(s.old())
-	if m.on != cpu+1 {
-		if err := m.RunOn(cpu); err != nil {
+	for _, holder := range s.holders() {
+		if err := m.goTo(int(holder)); err != nil {
 			m.fail(s, err)
 			return false
 		}
+		if is, known := m.Asleep(holder, s.queued()); !is || !known {
+			return false
+		}
+	}
+	return true
+}
+
+// goTo has the thread run on a CPU.
+func (m *mover) goTo(cpu int) error {
+	if m.on == cpu+1 {
+		return nil
+	}
+	err := m.RunOn(cpu)
+	if err == nil {
 		m.on = cpu + 1
 	}
-	is, known := m.Asleep(s.old(), s.queued())
-	return is && known
+	return err
 }
 
 // count reads an SA's counters, on the CPU that this thread runs on, and finds out
@@ -307,7 +337,7 @@ func (m *mover) count(s *shift) {
 	for cpu := range s.counts {
 		n := m.tab.CountersOn(cpu, s.slot).Packets
 		if n != s.counts[cpu] {
-			s.counts[cpu], s.changed = n, m.Now()
+			s.counts[cpu], s.recent[cpu], s.changed = n, true, m.Now()
 		}
 		if cpu == s.receiver {
 			s.visited[cpu] = n
@@ -320,22 +350,39 @@ func (m *mover) count(s *shift) {
 	}
 }
 
-// old is the CPU that the SA leaves, queued whether its packets wait in a queue there.
-func (s *shift) old() uint32 {
-	if s.from == bpf.NoCPU {
-		return uint32(s.receiver)
+// receivers are the CPUs that its packets have come to: one mostly, several where a card
+// spreads connections whose group this is.
+func (s *shift) receivers() (cpus []uint32) {
+	for cpu, recent := range s.recent {
+		if recent {
+			cpus = append(cpus, uint32(cpu))
+		}
 	}
-	return s.from
+	if len(cpus) == 0 {
+		cpus = append(cpus, uint32(s.receiver))
+	}
+	return cpus
 }
 
-func (s *shift) queued() bool { return s.from != bpf.NoCPU && s.from != uint32(s.receiver) }
+// holders are the CPUs that may have packets of it in hand, queued whether some come
+// there by a queue.
+func (s *shift) holders() []uint32 {
+	if s.from == bpf.NoCPU {
+		return s.receivers()
+	}
+	return []uint32{s.from}
+}
+
+func (s *shift) queued() bool {
+	return s.from != bpf.NoCPU && slices.ContainsFunc(s.receivers(), func(cpu uint32) bool { return cpu != s.from })
+}
 
 // decide ends what takes too long.
 func (m *mover) decide(ctx context.Context, s *shift, passed time.Duration) {
 	switch {
 	case s.shed != 0:
 		if m.drained(s) {
-			s.out.Shed = m.tab.CountersOn(s.receiver, s.slot).Packets - s.before
+			s.out.Shed = m.tab.Counters(s.slot).Packets - s.before
 			m.arrive(s, false, nil)
 		}
 	case ctx.Err() != nil:
@@ -357,7 +404,7 @@ func (s *shift) patience() time.Duration {
 }
 
 func (m *mover) visible(s *shift) bool {
-	_, known := m.Asleep(s.old(), s.queued())
+	_, known := m.Asleep(s.holders()[0], s.queued())
 	return known
 }
 
@@ -367,12 +414,13 @@ func (m *mover) halt(s *shift) (over bool) {
 		m.fail(s, err)
 		return true
 	}
-	// On its receiver, what ran before has ended.
-	if err := m.RunOn(s.receiver); err != nil {
-		m.fail(s, err)
-		return true
+	// On its receivers, what ran before has ended.
+	for _, cpu := range s.receivers() {
+		if err := m.goTo(int(cpu)); err != nil {
+			m.fail(s, err)
+			return true
+		}
 	}
-	m.on = s.receiver + 1
 	if p, err := m.tab.Place(s.slot, s.generation); err != nil || p.Over() {
 		m.arrive(s, false, err)
 		return true
@@ -398,29 +446,38 @@ func (m *mover) beginShed(s *shift) {
 		return
 	}
 	s.shed = m.Now()
-	s.before = m.tab.CountersOn(s.receiver, s.slot).Packets
-	s.taken, _ = m.taken(s)
-}
-
-// taken counts what the old CPU has taken up, where the SA's packets wait.
-func (m *mover) taken(s *shift) (n uint64, known bool) {
+	s.before = m.tab.Counters(s.slot).Packets
 	if s.queued() {
-		return m.tab.TotalOn(int(s.old()), bpf.TotalCPUTaken), true
+		s.taken = m.tab.TotalOn(int(s.from), bpf.TotalCPUTaken)
 	}
-	return m.Received(s.old())
+	s.soft = make([]uint64, len(s.counts))
+	for cpu := range s.soft {
+		s.soft[cpu], _ = m.Received(uint32(cpu))
+	}
 }
 
-// drained tells whether the old CPU has delivered what it had when the shedding began.
+// drained tells whether the old CPUs have delivered what they had when the shedding
+// began: they have nothing to do, or have taken up more since than there can have been.
 func (m *mover) drained(s *shift) bool {
-	if is, known := m.Asleep(s.old(), s.queued()); known && is && m.confirmed(s) || m.Now()-s.shed > shiftBound {
+	seem := !slices.ContainsFunc(s.holders(), func(cpu uint32) bool {
+		is, known := m.Asleep(cpu, s.queued())
+		return !is || !known
+	})
+	if seem && m.confirmed(s) || m.Now()-s.shed > shiftBound {
 		return true
 	}
-	most := uint64(softirqs)
-	if s.queued() {
-		most = cpuQueue + batches
+	if s.queued() && m.tab.TotalOn(int(s.from), bpf.TotalCPUTaken)-s.taken <= cpuQueue+batches {
+		return false
 	}
-	n, known := m.taken(s)
-	return known && n-s.taken > most
+	for _, cpu := range s.holders() {
+		if !s.recent[cpu] {
+			continue // all that it has comes from its queue
+		}
+		if n, known := m.Received(cpu); !known || n-s.soft[cpu] <= softirqs {
+			return false
+		}
+	}
+	return true
 }
 
 // arrive ends the move in the programs' eyes, too.

@@ -86,6 +86,9 @@ func (s *spiTable) Insert(k Key, a Attrs) error {
 	}
 	attr.CPU = s.cpuLocked(k, a)
 	slot, err := s.insertLocked(key, attr)
+	if errors.Is(err, table.ErrFull) && s.yieldLocked() {
+		slot, err = s.insertLocked(key, attr)
+	}
 	if err == nil {
 		s.fixLocked(slot, a)
 	}
@@ -217,6 +220,19 @@ func (s *spiTable) pin(cpus []uint32) {
 func (s *spiTable) group(want bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.groupLocked(want)
+}
+
+// yieldLocked gives the groups' room to SAs; false: there are none.
+func (s *spiTable) yieldLocked() bool {
+	if _, there := s.t.Lookup(bpf.FlowKey(0)); !there {
+		return false
+	}
+	s.t.Programs().FlowSteer = uint32(bpf.FlowStay)
+	return s.groupLocked(false)
+}
+
+func (s *spiTable) groupLocked(want bool) bool {
 	for n := range bpf.FlowGroups {
 		key := bpf.FlowKey(n)
 		switch _, there := s.t.Lookup(key); {

@@ -68,7 +68,11 @@ type counted struct {
 	round          int      // in which it was read
 	arrives        int      // CPU on which packets arrived last
 	handed         uint64   // packets that were given to its CPU's queue
+	silent         int      // rounds in a row without packets
 }
+
+// keepSilent is for how many rounds a group of connections is shown that has none.
+const keepSilent = 20
 
 var _ Box = (*KernelBox)(nil)
 
@@ -94,8 +98,9 @@ func (b *KernelBox) Observe() (Observation, error) {
 	o.SAs = make([]SA, 0, len(b.sas))
 	b.round++
 	for t := range b.paths.Traffic() {
-		// Of the groups of connections, those that have any.
-		if sa, ok := b.sa(t); ok && len(steered) > 0 && (!sa.Clear || sa.Packets > 0 || sa.CPU != NoCPU) {
+		// Of the groups of connections, those that have any, or had of late: what the tuner
+		// remembers of one that comes and goes is not to be forgotten each time.
+		if sa, ok := b.sa(t); ok && len(steered) > 0 && (!sa.Clear || sa.CPU != NoCPU || b.sas[sa.ID].silent < keepSilent) {
 			o.SAs = append(o.SAs, sa)
 		}
 	}
@@ -154,6 +159,14 @@ func (b *KernelBox) sa(t *flow.Traffic) (sa SA, ok bool) {
 		c.packets[cpu], c.bytes[cpu] = t.Packets[cpu], t.Bytes[cpu]
 	}
 	sa.Arrives = c.arrives
+	switch {
+	case sa.Packets > 0:
+		c.silent = 0
+	case !ok:
+		c.silent = keepSilent // before it was looked at
+	default:
+		c.silent++
+	}
 	return sa, ok
 }
 

@@ -46,6 +46,45 @@ func clearRounds(tuner *Tuner, groups, sas []float64) (log []string, at []int) {
 	return log, at
 }
 
+// TestClearConnectionsOfAnotherPrice: clear packets that are only passed on cost less than what IPsec does. Where a CPU has nothing else to do, that is
+// not taken for the price of decrypting.
+func TestClearConnectionsOfAnotherPrice(t *testing.T) {
+	const unit = 1e-8
+	for _, cheaper := range []float64{1, 2, 3, 10} {
+		tuner, moves := New(Limits{}), 0
+		shares := []float64{0.5, 0.3, 0.3, 0.3, 0.1, 0.1} // the last two are groups of connections on CPU 1
+		cpu := []int{NoCPU, NoCPU, NoCPU, NoCPU, NoCPU, NoCPU}
+		var busy [2]float64
+		for round := range 120 {
+			busy = [2]float64{}
+			o := Observation{At: time.Duration(round) * time.Second, Interval: time.Second}
+			for i, share := range shares {
+				s := SA{ID: SAID{uint32(i), 1}, Clear: i >= 4, SPI: uint32(i), CPU: cpu[i]}
+				price := unit
+				if s.Clear {
+					s.Arrives, price = 1, unit/cheaper
+				}
+				s.Packets = uint64(share / price / (1000 + packetPrice))
+				s.Bytes = 1000 * s.Packets
+				busy[s.place()] += share
+				o.SAs = append(o.SAs, s)
+			}
+			for c, b := range busy {
+				o.CPUs = append(o.CPUs, CPU{ID: c, Online: true, Busy: min(b, 1)})
+			}
+			for _, p := range tuner.Decide(o).Actions {
+				if m, ok := p.Action.(Move); ok {
+					cpu[m.SA.Slot] = m.To
+					moves++
+				}
+			}
+		}
+		if max(busy[0], busy[1]) > 0.91 || moves > 6 {
+			t.Errorf("clear packets %v times cheaper: %d moves, %.2f to do", cheaper, moves, busy)
+		}
+	}
+}
+
 // TestClearConnections: groups of connections that are to be encrypted go where there is room, as SAs do, and are called what they are.
 func TestClearConnections(t *testing.T) {
 	log, at := clearRounds(New(Limits{}), []float64{0.3, 0.3, 0.3, 0.3}, nil)

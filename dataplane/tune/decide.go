@@ -13,6 +13,7 @@ type Tuner struct {
 	limits Limits
 	round  int
 	price  price
+	prices [kinds]price // of a kind of traffic, from CPUs where it is nearly all
 	sas    map[SAID]*memory
 	other  map[int]float64 // foreign load by CPU, smoothed
 	trial  *trial          // the last round's moves, until they are judged
@@ -107,15 +108,10 @@ func (t *Tuner) understand(o Observation) *view {
 	for i, c := range o.CPUs {
 		v.index[c.ID], v.open[i] = i, c.Online
 	}
-	served := map[int]float64{}
-	for i := range o.SAs {
-		s := &o.SAs[i]
-		served[s.place()] += s.work(t.limits.PacketPrice) * s.delivered()
-	}
-	t.price.observe(o.CPUs, served, o.Interval)
-	unit := t.price.value() / o.Interval.Seconds()
+	served := t.served(&o)
+	units := t.learn(&o, served)
 	for i, c := range o.CPUs {
-		v.base[i] = t.foreign(c, served[c.ID]*unit)
+		v.base[i] = t.foreign(c, served[ofSA][c.ID]*units[ofSA]+served[ofClear][c.ID]*units[ofClear])
 		v.total[i] = v.base[i]
 	}
 	for i := range o.SAs {
@@ -124,7 +120,7 @@ func (t *Tuner) understand(o Observation) *view {
 		if !known {
 			continue // arrives on a CPU that is not observed
 		}
-		m := t.remember(s, unit)
+		m := t.remember(s, units[s.kind()])
 		v.total[at] += m.load
 		v.items = append(v.items, item{sa: s, mem: m, at: at, start: at, load: m.load, fixed: s.Fixed})
 	}

@@ -74,3 +74,59 @@ func (s SA) delivered() float64 {
 	}
 	return 1 - float64(s.Lost)/float64(s.Packets)
 }
+
+// Kinds of traffic, each with a price of its own: of clear connections some may be
+// encrypted, and others only be passed on, for a fraction of that.
+const (
+	ofSA = iota
+	ofClear
+	kinds
+)
+
+func (s *SA) kind() int {
+	if s.Clear {
+		return ofClear
+	}
+	return ofSA
+}
+
+// served is the work of each kind that CPUs did.
+func (t *Tuner) served(o *Observation) (out [kinds]map[int]float64) {
+	for k := range out {
+		out[k] = map[int]float64{}
+	}
+	for i := range o.SAs {
+		s := &o.SAs[i]
+		out[s.kind()][s.place()] += s.work(t.limits.PacketPrice) * s.delivered()
+	}
+	return out
+}
+
+// alone is how little of the other kind a CPU may have done for a kind's price to be
+// learnt from it.
+const alone = 0.1
+
+// learn takes the round's bounds, and says what a unit of each kind comes to in this
+// interval, in shares of a CPU: by the price that both have in common while a kind's
+// own is not known.
+func (t *Tuner) learn(o *Observation, served [kinds]map[int]float64) (units [kinds]float64) {
+	all := map[int]float64{}
+	for k := range served {
+		pure := map[int]float64{}
+		for cpu, w := range served[k] {
+			all[cpu] += w
+			if served[1-k][cpu] < alone*w {
+				pure[cpu] = w
+			}
+		}
+		t.prices[k].observe(o.CPUs, pure, o.Interval)
+	}
+	t.price.observe(o.CPUs, all, o.Interval)
+	for k := range units {
+		if units[k] = t.prices[k].value(); units[k] == 0 {
+			units[k] = t.price.value()
+		}
+		units[k] /= o.Interval.Seconds()
+	}
+	return units
+}
