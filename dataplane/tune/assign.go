@@ -10,9 +10,20 @@ type item struct {
 	sa    *SA
 	mem   *memory
 	load  float64 // share of a CPU
+	hand  float64 // share of the CPU where it arrives that giving it to another one takes
+	from  int     // index of that CPU; -1: none that is observed
 	at    int     // index of its CPU in the plan
 	start int     // where it was when the plan began
 	fixed bool
+}
+
+// on is what having the item on a CPU costs that one. That it need not be given away
+// is what it saves the CPU where it arrives.
+func (it *item) on(cpu int) float64 {
+	if cpu == it.from {
+		return it.load - it.hand
+	}
+	return it.load
 }
 
 // plan is an assignment that is being searched: the load of each CPU, and the
@@ -64,22 +75,48 @@ func (p *plan) lost(cpu int, load float64) float64 {
 	return max(min(load-1, load-p.base[cpu]), 0)
 }
 
-// value is how much less it costs when a load goes from one CPU to another. A CPU
+// value is how much less it costs when a load leaves a CPU and another one gets it: in
+// is what that makes of it. A CPU
 // that would have more than it can do gets none unless a quarter of it is done there that
 // was not done before: there is little to be had, and whatever else runs there, and
 // makes way, may be what the packets come from.
-func (p *plan) value(from, to int, load float64) float64 {
+func (p *plan) value(from, to int, out, in float64) float64 {
 	x, y := p.load[from], p.load[to]
-	if y+load > 1 && p.lost(from, x)+p.lost(to, y)-p.lost(from, x-load)-p.lost(to, y+load) < min(load, 1)/4 {
+	if y+in > 1 && p.lost(from, x)+p.lost(to, y)-p.lost(from, x-out)-p.lost(to, y+in) < min(in, 1)/4 {
 		return -lossPrice
 	}
-	return p.cost(from, x) + p.cost(to, y) - p.cost(from, x-load) - p.cost(to, y+load)
+	return p.cost(from, x) + p.cost(to, y) - p.cost(from, x-out) - p.cost(to, y+in)
 }
 
 // unserved is the SAs' work that no CPU gets done.
 func (p *plan) unserved() (sum float64) {
 	for c, load := range p.load {
 		sum += p.lost(c, load)
+	}
+	return sum
+}
+
+// moved is the load that has another place than in the beginning: the moves can take
+// no more than that off a CPU.
+func (p *plan) moved() (sum float64) {
+	for i := range p.items {
+		if it := &p.items[i]; it.at != it.start {
+			sum += it.load
+		}
+	}
+	return sum
+}
+
+// swapped is the load that CPUs get in place of what they give away.
+func (p *plan) swapped() (sum float64) {
+	gets, gives := make([]float64, len(p.load)), make([]float64, len(p.load))
+	for i := range p.items {
+		if it := &p.items[i]; it.at != it.start {
+			gets[it.at], gives[it.start] = gets[it.at]+it.load, gives[it.start]+it.load
+		}
+	}
+	for c := range gets {
+		sum += min(gets[c], gives[c])
 	}
 	return sum
 }
@@ -126,14 +163,21 @@ func (p *plan) best() (first, second change, gain float64) {
 // bestBetween is best for one pair of CPUs.
 func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 	first, second = none, none
-	gap := p.load[from] - p.load[to]
-	value := func(l float64) float64 { return p.value(from, to, l) }
+	gap, over := p.load[from]-p.load[to], p.load[from] > 1
+	value := func(out, in float64) float64 { return p.value(from, to, out, in) }
 	if !p.open[from] {
 		// A CPU that went away is left whatever it costs.
-		value = func(l float64) float64 { return 1e6 + l*(1-p.load[to]) }
+		value = func(_, in float64) float64 { return 1e6 + in*(1-p.load[to]) }
 	}
-	for _, i := range append(p.candidates(from, gap/2), p.candidates(from, 1-p.load[to])...) {
-		if g := value(p.items[i].load) - p.price(i, to); g > gain {
+	some := append(p.candidates(from, gap/2), p.candidates(from, 1-p.load[to])...)
+	if over {
+		some = append(some, head(p.on[from])...) // what giving them away takes counts as well
+	}
+	for _, i := range some {
+		if p.items[i].fixed {
+			continue
+		}
+		if g := value(p.counts(i, from, over), p.counts(i, to, over)) - p.price(i, to); g > gain {
 			first, second, gain = change{i, to}, none, g
 		}
 	}
@@ -145,16 +189,26 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 			continue
 		}
 		for _, j := range head(p.on[to]) {
-			l := p.items[i].load - p.items[j].load
-			if p.items[j].fixed || l <= 0 {
+			out, in := p.counts(i, from, over)-p.counts(j, from, over), p.counts(i, to, over)-p.counts(j, to, over)
+			if p.items[j].fixed || out <= 0 && in >= 0 {
 				continue
 			}
-			if g := value(l) - p.price(i, to) - p.price(j, from); g > gain {
+			if g := value(out, in) - p.price(i, to) - p.price(j, from); g > gain {
 				first, second, gain = change{i, to}, change{j, from}, g
 			}
 		}
 	}
 	return first, second, gain
+}
+
+// counts is what an item counts for on a CPU. While the CPU that it would leave gets
+// through, giving packets away counts for nothing: that one is to have no more to do
+// than the others, though all of them together have.
+func (p *plan) counts(i, cpu int, over bool) float64 {
+	if over {
+		return p.items[i].on(cpu)
+	}
+	return p.items[i].load
 }
 
 // candidates are the items of a CPU around a load, the one that would halve the gap
@@ -207,9 +261,9 @@ func (p *plan) apply(c change) {
 	from := it.at
 	k := slices.Index(p.on[from], c.item)
 	p.on[from] = slices.Delete(p.on[from], k, k+1)
-	p.load[from] -= it.load
+	p.load[from] -= it.on(from)
 	it.at = c.to
-	p.load[c.to] += it.load
+	p.load[c.to] += it.on(c.to)
 	at, _ := slices.BinarySearchFunc(p.on[c.to], c.item, p.bigger)
 	p.on[c.to] = slices.Insert(p.on[c.to], at, c.item)
 }
@@ -224,6 +278,17 @@ func (p *plan) worst() float64 {
 		}
 	}
 	return worst
+}
+
+// least is the load of the CPU with least to do.
+func (p *plan) least() float64 {
+	least := 1.0
+	for c, load := range p.load {
+		if p.open[c] {
+			least = min(least, load)
+		}
+	}
+	return least
 }
 
 // uneven tells whether a CPU is above the mean by more than one of its SAs, so

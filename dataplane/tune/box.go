@@ -215,7 +215,7 @@ func (b *KernelBox) Move(ctx context.Context, moves []Move) []Moved {
 		if c := b.sas[m.SA]; from == NoCPU && c != nil {
 			from = c.arrives
 		}
-		shifts[i] = flow.Shift{Slot: m.SA.Slot, Generation: m.SA.Generation, To: m.To, MayShed: b.short[from]}
+		shifts[i] = flow.Shift{Slot: m.SA.Slot, Generation: m.SA.Generation, To: m.To, MayShed: m.MayShed || b.short[from]}
 	}
 	out := make([]Moved, len(moves))
 	for i, s := range b.paths.Shift(ctx, shifts) {

@@ -99,6 +99,12 @@ func TestKernelBox(t *testing.T) {
 	if want := []flow.Shift{{Slot: 1, Generation: 1, To: 0, MayShed: true}, {Slot: 0, Generation: 1, To: 1}}; !reflect.DeepEqual(p.shifts, want) {
 		t.Errorf("shifts %+v; expected %+v", p.shifts, want)
 	}
+	defer func() {
+		p.answer = []flow.Shifted{{}}
+		if b.Move(t.Context(), []Move{{SA: SAID{0, 1}, From: NoCPU, To: 1, MayShed: true}}); !p.shifts[0].MayShed {
+			t.Error("a move that may lose packets may not")
+		}
+	}()
 	if m[0].Err != nil || !strings.Contains(m[0].Note, "CPU 1 did not get through, so 12 packets were dropped") || m[1].Err == nil {
 		t.Errorf("moved %+v", m)
 	}

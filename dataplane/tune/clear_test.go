@@ -91,7 +91,7 @@ func TestClearConnections(t *testing.T) {
 	if there := at[0] + at[1] + at[2] + at[3]; there != 2 {
 		t.Errorf("%d of 4 groups are on the other CPU: %q", there, log)
 	}
-	if len(log) != 2 || !strings.Contains(log[0], ": move group ") || !strings.Contains(log[0], "these connections ask for 25 %") {
+	if len(log) != 2 || !strings.Contains(log[0], ": move group ") || !strings.Contains(log[0], "these connections ask for 22 %") {
 		t.Errorf("%q", log)
 	}
 }
@@ -99,6 +99,10 @@ func TestClearConnections(t *testing.T) {
 // TestClearConnectionThatFills: nobody can be asked for help with it, nor is an SA renewed for it, and the journal says so.
 func TestClearConnectionThatFills(t *testing.T) {
 	log, _ := clearRounds(New(Limits{}), []float64{1.2}, []float64{0.05})
+	// Once, off the CPU that receives: it has the other one for itself, as far as can be known then.
+	if len(log) > 0 && strings.HasPrefix(log[0], "0: move group 0 ") {
+		log = log[1:]
+	}
 	if n := actions(log, "leave group 0 of clear connections"); n == 0 || n != len(log) || actions(log, "a connection cannot be spread") != n {
 		t.Errorf("%q", log)
 	}

@@ -29,16 +29,20 @@ type Tuner struct {
 // memory is what is known of one SA.
 type memory struct {
 	load     float64 // share of a CPU; follows a rise at once, a fall slowly
+	now      float64 // of the last round alone
+	paid     float64 // the price that it is reckoned at
 	seen     int     // round of the last observation
 	moved    int     // round in which it was to move last; 0: never
 	to       int     // where to
 	made     int     // round of the last such move that was made
+	failed   int     // how many moves in a row were not made
 	rest     int     // rounds it stays after moved
 	hot      int     // rounds in a row that it filled a CPU by itself
 	spare    int     // rounds in a row that an SA of one CPU had no packets
 	asked    int     // round in which one was asked for, or it was said that none can be; 0: never
 	parts    int     // how many there were
 	before   float64 // its load when one was asked for
+	carried  float64 // octets per second that its group got through then
 	pending  *Split  // that was asked for, until what came of it is known
 	came     int     // round in which the pending one was there; 0: not yet
 	declined int     // how often that was of no use
@@ -108,10 +112,10 @@ func (t *Tuner) understand(o Observation) *view {
 	for i, c := range o.CPUs {
 		v.index[c.ID], v.open[i] = i, c.Online
 	}
-	served := t.served(&o)
-	units := t.learn(&o, served)
+	todo := t.toDo(&o)
+	units := t.learn(&o, todo)
 	for i, c := range o.CPUs {
-		v.base[i] = t.foreign(c, served[ofSA][c.ID]*units[ofSA]+served[ofClear][c.ID]*units[ofClear])
+		v.base[i] = t.foreign(c, todo[ofSA][c.ID].served*units[ofSA]+todo[ofClear][c.ID].served*units[ofClear])
 		v.total[i] = v.base[i]
 	}
 	for i := range o.SAs {
@@ -120,9 +124,17 @@ func (t *Tuner) understand(o Observation) *view {
 		if !known {
 			continue // arrives on a CPU that is not observed
 		}
-		m := t.remember(s, units[s.kind()])
+		unit := units[s.kind()]
+		t.sas[s.ID].reprice(unit * o.Interval.Seconds())
+		m := t.remember(s, unit)
+		m.paid = unit * o.Interval.Seconds()
 		v.total[at] += m.load
-		v.items = append(v.items, item{sa: s, mem: m, at: at, start: at, load: m.load, fixed: s.Fixed})
+		it := item{sa: s, mem: m, at: at, start: at, load: m.load, from: -1, fixed: s.Fixed}
+		if from, known := v.index[s.Arrives]; known && m.load > 0 {
+			// As much of the packets' load as handing is of their work, whatever is remembered.
+			it.from, it.hand = from, m.load*t.handing(s)
+		}
+		v.items = append(v.items, it)
 	}
 	for id, m := range t.sas {
 		if m.seen != t.round {
@@ -132,12 +144,20 @@ func (t *Tuner) understand(o Observation) *view {
 	return v
 }
 
+// reprice has what is remembered of an SA follow the price: what it has to do is as it
+// was.
+func (m *memory) reprice(now float64) {
+	if m != nil && m.paid > 0 {
+		m.load, m.before = m.load*now/m.paid, m.before*now/m.paid
+	}
+}
+
 // foreign is a CPU's load that no SA explains, smoothed.
 func (t *Tuner) foreign(c CPU, explained float64) float64 {
 	now := max(c.Foreign, c.Busy-explained, 0)
 	old, known := t.other[c.ID]
 	if known {
-		part := 0.5
+		part := 0.4
 		if now > old {
 			part = 0.8 // CPUs in want are to be relieved at once
 		}
@@ -150,7 +170,12 @@ func (t *Tuner) foreign(c CPU, explained float64) float64 {
 // fall is how much of an SA's remembered load is left after a round without
 // traffic. Remembering peaks for some rounds keeps a flow that comes and goes
 // from being moved at each turn.
-const fall = 0.75
+const fall = 0.85
+
+// receivePrice and handPrice are what receiving a packet and giving it to another CPU
+// takes, in bytes as PacketPrice is: BenchmarkModel of tools/lab/fastpath has 200 for
+// each of them, give or take as much.
+const receivePrice, handPrice = 200, 200
 
 // remember takes an SA's load of this round into its memory, which then has what
 // the decision shall take it for.
@@ -161,9 +186,11 @@ func (t *Tuner) remember(s *SA, unit float64) *memory {
 		m = &memory{load: now, rest: t.limits.Rest}
 		t.sas[s.ID] = m
 	}
-	m.seen = t.round
+	m.seen, m.now = t.round, now
 	if m.moved != 0 && m.moved == t.round-1 && s.CPU == m.to {
-		m.made = m.moved
+		m.made, m.failed = m.moved, 0
+	} else if m.moved != 0 && m.moved == t.round-1 {
+		m.failed++
 	}
 	if now >= m.load {
 		m.load = 0.5*now + 0.5*m.load
@@ -174,6 +201,15 @@ func (t *Tuner) remember(s *SA, unit float64) *memory {
 		m.load = max(now, fall*m.load)
 	}
 	return m
+}
+
+// handing is what giving an SA's packets to another CPU takes, as a part of what
+// they take there.
+func (t *Tuner) handing(s *SA) float64 {
+	if work := s.work(t.limits.PacketPrice); work > 0 {
+		return min(handPrice*float64(s.Packets)/work, 1)
+	}
+	return 0
 }
 
 // resting tells whether an SA was moved too short a time ago. While a CPU stands
@@ -191,6 +227,12 @@ const (
 	urgency = 0.12
 	// patience is for how many rounds a move must have been worth it otherwise.
 	patience = 3
+	// swapGain is what swaps must gain of the load that they swap: a move that finds no
+	// moment leaves one half done until the next round.
+	swapGain = 0.15
+	// insistAfter is how many moves in a row must have found no moment for one that may
+	// drop packets, off a CPU that is full: its queue hardly ever runs empty.
+	insistAfter = 3
 )
 
 // moves searches a better assignment and takes as many steps towards it as the
@@ -200,7 +242,7 @@ func (t *Tuner) moves(v *view) []Planned {
 		return nil
 	}
 	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
-	before, mean, lost := p.worst(), meanLoad(p), p.unserved()
+	before, mean, lost, least := p.worst(), meanLoad(p), p.unserved(), p.least()
 	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
 	urgent := leaving || before-mean > urgency
 	for i := range p.items {
@@ -212,13 +254,14 @@ func (t *Tuner) moves(v *view) []Planned {
 		}
 	}
 	worth := leaving || p.uneven(mean)
-	if !worth && before-mean < t.limits.Gain {
+	idle := mean-least > 2*t.limits.Gain // a CPU has less to do than its part
+	if !worth && !idle && before-mean < t.limits.Gain {
 		t.wanted = 0
 		return nil // no assignment can gain enough
 	}
 	p.search(4*t.limits.Moves, 1e-6)
 	after := p.worst()
-	if !(worth && after < before || leaving) && max(before-after, lost-p.unserved()) < t.limits.Gain {
+	if !(worth && after < before || leaving || idle && p.least()-least >= t.limits.Gain) && max(min(before-after, p.moved()), lost-p.unserved()) < max(t.limits.Gain, swapGain*p.swapped()) {
 		t.wanted = 0
 		return nil
 	}
@@ -246,7 +289,9 @@ func meanLoad(p *plan) float64 {
 // does not fit in this round is made by the next.
 func (t *Tuner) pick(p *plan) []item {
 	var steps []item
+	all := 0.0
 	for _, it := range p.items {
+		all += it.load
 		if it.at != it.start && !t.isBanned(it.sa, p, it) {
 			steps = append(steps, it)
 		}
@@ -257,13 +302,17 @@ func (t *Tuner) pick(p *plan) []item {
 			cmp.Compare(b.load, a.load),
 			cmp.Compare(a.sa.ID.Slot, b.sa.ID.Slot))
 	})
+	elephant := t.limits.Elephant
+	if !t.price.sure {
+		elephant = min(elephant, all/4) // the price is partly guessed
+	}
 	out, elephants := steps[:0], 0
 	for _, it := range steps {
 		if p.open[it.start] {
 			if len(out) >= t.limits.Moves {
 				break
 			}
-			if it.load > t.limits.Elephant {
+			if it.load > elephant {
 				if elephants >= t.limits.Elephants {
 					continue
 				}
@@ -300,6 +349,9 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
 		m.moved, m.to = t.round, to.ID
 		move := Move{SA: it.sa.ID, Clear: it.sa.Clear, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
+		if m.failed >= insistAfter && from.Busy > full {
+			move.MayShed = true
+		}
 		made = append(made, move)
 		r := Reason{Before: before, After: after}
 		if !from.Online {
@@ -307,6 +359,9 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		} else {
 			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",
 				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), asking(it.sa), percent(it.load), to.ID)
+		}
+		if move.MayShed {
+			r.Text += fmt.Sprintf("; %d moves found no moment without one of its packets under way, so some may be dropped", m.failed)
 		}
 		out = append(out, Planned{Action: move, Reason: r})
 	}

@@ -17,6 +17,9 @@ const (
 	room = 0.2
 	// relieved is what may be left of an SA's load for another beside it to have helped.
 	relieved = 0.8
+	// grown is how much more its group must get through for that: a peer may fill the SA
+	// of each of its CPUs.
+	grown = 1.2
 	// spareRounds is for how long an SA of one CPU must have had no packets before it
 	// is let go.
 	spareRounds = 60
@@ -120,7 +123,7 @@ func (t *Tuner) relieve(v *view, it *item, before *[]Planned) *Planned {
 	}
 	t.split[sa.Group] = true
 	s := Split{SA: sa.ID, SPI: sa.SPI, Name: sa.Name, CPU: v.o.CPUs[cpu].ID}
-	m.pending, m.parts, m.before = &s, len(parts), it.load
+	m.pending, m.parts, m.before, m.carried = &s, len(parts), it.load, v.carried(sa)
 	return &Planned{Action: s, Reason: Reason{Before: v.total[it.start], After: v.total[it.start] - it.load/2,
 		Text: asks + fmt.Sprintf("; another one beside it can, and CPU %d has room", s.CPU)}}
 }
@@ -180,8 +183,21 @@ func (t *Tuner) answered(v *view, it *item) *Verdict {
 		return &Verdict{Actions: []Action{s}, Text: fmt.Sprintf("no such SA came within %d rounds", answerRounds)}
 	}
 	m.pending, m.came, m.asked, m.hot = nil, 0, t.round, 0
-	return &Verdict{Actions: []Action{s}, Helped: it.load < relieved*m.before, Text: fmt.Sprintf("%s beside it; it asks for %s of a CPU, %s before",
-		count(parts, "SA of one CPU stands", "SAs of one CPU stand"), percent(it.load), percent(m.before))}
+	m.load = m.now // what it had to do before counts no more
+	carried := v.carried(it.sa)
+	return &Verdict{Actions: []Action{s}, Helped: m.load < relieved*m.before || carried > grown*m.carried,
+		Text: fmt.Sprintf("%s beside it; it asks for %s of a CPU, %s before, and all of them get %.0f kbit/s through, %.0f before",
+			count(parts, "SA of one CPU stands", "SAs of one CPU stand"), percent(m.load), percent(m.before), carried/125, m.carried/125)}
+}
+
+// carried is what an SA and those that it stands beside get through, in octets per second.
+func (v *view) carried(sa *SA) (sum float64) {
+	for i := range v.o.SAs {
+		if s := &v.o.SAs[i]; s.ID == sa.ID || sa.Group != 0 && s.Group == sa.Group {
+			sum += float64(s.Bytes) * s.delivered()
+		}
+	}
+	return sum / v.o.Interval.Seconds()
 }
 
 func count(n int, one, many string) string {

@@ -126,6 +126,39 @@ func TestSplitWithoutUse(t *testing.T) {
 	}
 }
 
+// TestSplitVerdict: another SA has helped when the first one has less to do, and when
+// that has as much as before but all together get more through: the peer's CPU could
+// not send more.
+func TestSplitVerdict(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		change  func(*modelSA)
+		verdict string
+	}{
+		{"the first one has less", func(s *modelSA) { s.senders = []float64{0.5, 0.5} }, "helped true"},
+		{"the first one has nothing", func(s *modelSA) { s.senders = []float64{1} }, "asks for 0 %"},
+		{"all get more through", func(s *modelSA) { s.senders, s.limited = []float64{}, true }, "helped true"},
+		{"the peer does not send on it", func(s *modelSA) { s.senders = []float64{0, 1} }, "helped false"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := splitScene(3, 0.93)
+			m.receive, m.hand = 0, 0
+			c.change(&m.sas[0])
+			log := decided(m, New(Limits{}), 12)
+			for _, l := range log {
+				if strings.Contains(l, "stands beside it") {
+					if !strings.Contains(l, c.verdict) || !strings.Contains(l, "kbit/s through") {
+						t.Errorf("%s; expected %s, and what all get through", l, c.verdict)
+					}
+					return
+				}
+			}
+			t.Errorf("no verdict:\n%s", strings.Join(log, "\n"))
+		})
+	}
+}
+
 // TestPeersPartsStay: SAs of single CPUs that the peer has asked for are not let go
 // while it does not send on them.
 func TestPeersPartsStay(t *testing.T) {
