@@ -187,6 +187,11 @@ func (t *Tuner) toDo(o *Observation) (out [kinds]map[int]toDo) {
 // learnt from it.
 const alone = 0.1
 
+// highest is what no unit costs, in seconds of a CPU: two milliseconds for a large
+// packet, four times as much as on an emulated processor. Where the few packets of SAs
+// stand beside much other work, the bounds say nothing.
+const highest = 1e-6
+
 // learn takes the round's bounds, and says what a unit of each kind comes to in this
 // interval, in shares of a CPU: by the price that both have in common while a kind's
 // own is not known.
@@ -209,7 +214,7 @@ func (t *Tuner) learn(o *Observation, todo [kinds]map[int]toDo) (units [kinds]fl
 		if units[k] = t.prices[k].value(); units[k] == 0 {
 			units[k] = t.price.value()
 		}
-		units[k] /= o.Interval.Seconds()
+		units[k] = min(units[k], highest) / o.Interval.Seconds()
 	}
 	return units
 }

@@ -119,3 +119,16 @@ func TestMoveInsists(t *testing.T) {
 		}
 	}
 }
+
+// TestPriceOfFewPackets: the packets of an SA that has hardly any do not cost what its CPU does besides.
+func TestPriceOfFewPackets(t *testing.T) {
+	tuner := New(Limits{})
+	for round := range 40 {
+		d := tuner.Decide(Observation{At: time.Duration(round) * time.Second, Interval: time.Second,
+			CPUs: []CPU{{ID: 0, Online: true, Busy: 0.9}, {ID: 1, Online: true, Busy: 0.1}},
+			SAs:  []SA{{ID: SAID{1, 1}, SPI: 0x1000, CPU: NoCPU, Packets: 3, Bytes: 250}}})
+		for _, p := range d.Actions {
+			t.Errorf("round %d: %s: %s", round, p.Action, p.Reason.Text)
+		}
+	}
+}
