@@ -39,6 +39,9 @@ var (
 	// ErrNoMoment: the SA's packets follow each other too closely to find a moment
 	// at which none of them is under way.
 	ErrNoMoment = errors.New("there was no moment without one of its packets under way")
+	// ErrNotDone: its packets were dropped so that its CPU would get through those
+	// before them, but it did not in time.
+	ErrNotDone = errors.New("its CPU did not get through the packets that it had")
 	// ErrNotSteered: the steering mode gives SAs no CPU of their own.
 	ErrNotSteered = errors.New("SAs are not steered one by one: espalier.steering has another mode")
 )
@@ -51,6 +54,12 @@ const (
 	shiftPatience = 30 * time.Millisecond
 	// shiftBound is how long an SA is tried to be moved.
 	shiftBound = 500 * time.Millisecond
+	// shedBound is how long its packets are dropped for that at most: a CPU that has
+	// a quarter of its time for a full queue, and takes a quarter of a millisecond for
+	// a packet, gets through. One that does not keeps the SA.
+	shedBound = 2 * time.Second
+	// shedLease is how long the programs go on dropping by themselves.
+	shedLease = 500 * time.Millisecond
 	// shiftIdle is how long an SA must have been silent when the kernel's threads
 	// cannot be seen.
 	shiftIdle = 100 * time.Millisecond
@@ -66,8 +75,8 @@ const (
 )
 
 // Shift steers SAs to other CPUs so that no packet of an SA overtakes another
-// (docs/tuner.md has the argument). It blocks, for half a second at most, or one
-// where CPUs are overloaded; results are in the order of the shifts. One caller at
+// (docs/tuner.md has the argument). It blocks, for half a second at most, or two and
+// a half where CPUs are overloaded; results are in the order of the shifts. One caller at
 // a time.
 func (f *Flow) Shift(ctx context.Context, shifts []Shift) []Shifted {
 	return f.shifter.Shift(ctx, shifts)
@@ -162,6 +171,7 @@ type shift struct {
 	done     bool
 
 	shed   time.Duration // since when; 0: not
+	lease  time.Duration // until when, unless it is renewed
 	before uint64        // packets counted until then
 	taken  uint64        // by the old CPU's thread until then
 	soft   []uint64      // by soft interrupts until then, by CPU
@@ -381,10 +391,7 @@ func (s *shift) queued() bool {
 func (m *mover) decide(ctx context.Context, s *shift, passed time.Duration) {
 	switch {
 	case s.shed != 0:
-		if m.drained(s) {
-			s.out.Shed = m.tab.Counters(s.slot).Packets - s.before
-			m.arrive(s, false, nil)
-		}
+		m.keepShed(s)
 	case ctx.Err() != nil:
 		m.giveUp(s, ctx.Err())
 	case s.mayShed && passed > s.patience() && m.visible(s):
@@ -441,18 +448,50 @@ func (m *mover) beginShed(s *shift) {
 	if m.halt(s) {
 		return
 	}
-	if err := m.tab.Shed(s.slot, s.generation, m.Now()+shiftBound); err != nil {
+	// Counted before it begins, and again when it has ended: so it is not said to be less than it was.
+	s.before = m.tab.Counters(s.slot).Packets
+	s.shed = m.Now()
+	s.lease = s.shed + shedLease
+	if err := m.tab.Shed(s.slot, s.generation, s.lease); err != nil {
 		m.fail(s, err)
 		return
 	}
-	s.shed = m.Now()
-	s.before = m.tab.Counters(s.slot).Packets
 	if s.queued() {
 		s.taken = m.tab.TotalOn(int(s.from), bpf.TotalCPUTaken)
 	}
 	s.soft = make([]uint64, len(s.counts))
 	for cpu := range s.soft {
 		s.soft[cpu], _ = m.Received(uint32(cpu))
+	}
+}
+
+// keepShed goes on dropping the SA's packets until its CPU has delivered those before
+// them. The SA stays where it is when that takes too long.
+func (m *mover) keepShed(s *shift) {
+	// The programs end it by themselves only when this thread was away for long.
+	lapsed := m.Now() >= s.lease
+	if !lapsed && !m.drained(s) && m.Now()-s.shed <= shedBound {
+		ends := s.lease
+		s.lease = m.Now() + shedLease
+		m.fail(s, m.tab.Shed(s.slot, s.generation, s.lease))
+		if m.Now() < ends || s.done {
+			return
+		}
+		lapsed = true // meanwhile, so packets may have gone over
+	}
+	if lapsed || m.drained(s) {
+		m.arrive(s, false, nil)
+		return
+	}
+	err := m.tab.Return(s.slot, s.generation, s.from)
+	m.tell(s)
+	m.fail(s, errors.Join(fmt.Errorf("%w in %v; %d were dropped", ErrNotDone, (m.Now()-s.shed).Round(time.Millisecond), s.out.Shed), err))
+}
+
+// tell says how many packets were dropped, as soon as no more are.
+func (m *mover) tell(s *shift) {
+	if s.shed != 0 {
+		s.out.Shed = m.tab.Counters(s.slot).Packets - s.before
 	}
 }
 
@@ -463,7 +502,7 @@ func (m *mover) drained(s *shift) bool {
 		is, known := m.Asleep(cpu, s.queued())
 		return !is || !known
 	})
-	if seem && m.confirmed(s) || m.Now()-s.shed > shiftBound {
+	if seem && m.confirmed(s) {
 		return true
 	}
 	if s.queued() && m.tab.TotalOn(int(s.from), bpf.TotalCPUTaken)-s.taken <= cpuQueue+batches {
@@ -483,6 +522,7 @@ func (m *mover) drained(s *shift) bool {
 // arrive ends the move in the programs' eyes, too.
 func (m *mover) arrive(s *shift, back bool, err error) {
 	s.done, s.out.Err = true, errors.Join(err, m.tab.Arrive(s.slot, s.generation, back))
+	m.tell(s)
 }
 
 // fail ends a shift on an error, if it is one.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type twoCPUs struct {
 
 	size     int // of polls, at most
 	work     int // what CPU 1 does while the receiver receives one packet, at most
+	slow     int // of its chances to do something it takes one in so many; 0: each
 	overflow int
 }
 
@@ -136,6 +138,9 @@ func (s *twoCPUs) poll() {
 // other lets CPU 1's thread do something: take a batch, when it has none in hand,
 // or deliver a packet.
 func (s *twoCPUs) other() {
+	if s.slow > 0 && s.rng.IntN(s.slow) > 0 {
+		return
+	}
 	for range s.rng.IntN(s.work + 1) {
 		if len(s.hand) == 0 {
 			n := min(len(s.queue), 8)
@@ -199,8 +204,12 @@ func (s *twoCPUs) move(to int, mayShed bool, sas ...int) []Shifted {
 	m := &mover{tab: s.tab, Kernel: Kernel{Asleep: s.asleep, RunOn: func(cpu int) error { s.on = cpu; s.pass(1); return nil }, Now: func() time.Duration { return s.now },
 		Pause: func(d time.Duration) { s.now += d; s.pass(2) }, Received: func(uint32) (uint64, bool) { return s.received, true }}}
 	out := make([]Shifted, len(shifts))
+	before := slices.Clone(s.shed)
 	m.run(s.t.Context(), shifts, out)
 	for i := range out {
+		if n := s.shed[sas[i]] - before[sas[i]]; uint64(n) > out[i].Shed {
+			s.t.Errorf("a move to %d dropped %d packets, and says %d", to, n, out[i].Shed)
+		}
 		sa, _ := s.tab.Slot(shifts[i].Slot)
 		at := -1
 		if sa.Cpu != bpf.NoCPU {
@@ -278,6 +287,82 @@ func TestShiftOffAnOverloadedCPU(t *testing.T) {
 	s.pass(50)
 	if s.shed[0] != before {
 		t.Error("shedding goes on")
+	}
+}
+
+// TestShiftSaysWhatItSheds: also when the moment that was found just before it began
+// to shed was one.
+func TestShiftSaysWhatItSheds(t *testing.T) {
+	needKernel(t)
+	onFirstCPU(t)
+	s := newTwoCPUs(t, 1, 1)
+	sa, _ := s.tab.Slot(s.slots[0])
+	must(t, s.tab.SetCPU(s.slots[0], 1))
+	shed := uint64(0)
+	packet := func() {
+		action, _, err := s.prog.Test(espFor(0))
+		must(t, err)
+		if action == 1 {
+			shed++
+		}
+	}
+	packet() // it has a CPU that receives it
+	began := s.now
+	early, late := 5*time.Millisecond, shiftBound/2
+	m := &mover{tab: s.tab, Kernel: Kernel{
+		Asleep: func(uint32, bool) (is, known bool) {
+			past := s.now - began
+			if past < early {
+				packet() // which was not counted before: no moment
+			}
+			return past < early || past > late, true
+		},
+		RunOn:    func(int) error { return nil },
+		Now:      func() time.Duration { return s.now },
+		Pause:    func(time.Duration) { s.now += time.Millisecond; packet() },
+		Received: func(uint32) (uint64, bool) { return 0, true },
+	}}
+	out := make([]Shifted, 1)
+	m.run(t.Context(), []Shift{{Slot: s.slots[0], Generation: sa.Generation, To: -1, MayShed: true}}, out)
+	if out[0].Err != nil || shed == 0 || out[0].Shed != shed {
+		t.Errorf("%+v, %d packets dropped; expected that it says so", out[0], shed)
+	}
+}
+
+// TestShiftOffASlowCPU: one that takes seconds for a full queue. The SA waits for
+// that, and stays where it would have to wait too long; either way in order.
+func TestShiftOffASlowCPU(t *testing.T) {
+	needKernel(t)
+	onFirstCPU(t)
+	for _, c := range []struct {
+		name string
+		slow int
+		err  error
+	}{
+		{"more than half a second", 5, nil},
+		{"more than two seconds", 20, ErrNotDone},
+	} {
+		s := newTwoCPUs(t, 1, 4)
+		for i := range s.slots {
+			if r := s.move(1, false, i)[0]; r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+		s.work, s.size = 0, 64
+		for s.overflow == 0 {
+			s.poll()
+		}
+		s.work, s.size, s.slow = 1, 1, c.slow
+		r := s.move(-1, true, 0)[0]
+		if !errors.Is(r.Err, c.err) || r.Waited < shiftBound+shiftPatience || r.Shed == 0 || r.Shed != uint64(s.shed[0]) {
+			t.Errorf("%s: %+v, %d shed; expected %v", c.name, r, s.shed[0], c.err)
+		}
+		before := s.shed[0]
+		s.slow = 0
+		s.pass(2000)
+		if s.shed[0] != before {
+			t.Errorf("%s: shedding goes on", c.name)
+		}
 	}
 }
 

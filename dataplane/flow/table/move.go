@@ -52,7 +52,7 @@ func (t *Table) see(slot, generation uint32, seen uint64) error {
 // Unsee keeps the SA from going over, from the next packet that arrives on.
 func (t *Table) Unsee(slot, generation uint32) error { return t.see(slot, generation, unseen) }
 
-// Shed drops the SA's packets until SetCPU, or a time of the kernel's monotonic
+// Shed drops the SA's packets until Arrive or Return, or a time of the kernel's monotonic
 // clock, when it goes over whatever may still be under way.
 func (t *Table) Shed(slot, generation uint32, until time.Duration) error {
 	return t.move(slot, generation, func(sa *bpf.Slot) {
@@ -71,6 +71,11 @@ func (t *Table) Arrive(slot, generation uint32, back bool) error {
 		}
 		t.steer(slot, sa, cpu)
 	})
+}
+
+// Return ends a move whose packets were shed: they go to this CPU, as before it.
+func (t *Table) Return(slot, generation, cpu uint32) error {
+	return t.move(slot, generation, func(sa *bpf.Slot) { t.steer(slot, sa, cpu) })
 }
 
 // Place is where the packets of a moving SA go now.
