@@ -79,6 +79,8 @@ fast-test: build
 		$(LAB) test --uml "$(UML)" --run 'TestSwanctlControl$$' ./tools/lab/e2e; \
 		echo "== numbered packets of SAs that move"; \
 		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$' ./tools/lab/fastpath -- -tuner-load 100s; \
+		echo "== two minutes of changing load with the tuner"; \
+		$(LAB) test --uml "$(UML)" --run 'TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 120s; \
 		$(LAB) test --uml "$(UML)" --cpus 4 --run 'TestPinned$$|TestEvenFlows$$' ./tools/lab/fastpath; \
 		echo "== situations beside charon"; \
 		$(LAB) test --uml "$(UML)" --run 'TestSituations$$' ./tools/lab/e2e; \
