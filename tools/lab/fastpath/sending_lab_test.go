@@ -121,7 +121,7 @@ func BenchmarkTunerSending(b *testing.B) {
 	table := g.steering(nil)
 	ports := g.connections(&table, 4)
 	s := &steered{gateway: g, steer: table, all: func() []dataplane.SAKey { return []dataplane.SAKey{out.SAKey} }}
-	o := &oracle{steered: s, sender: fromInside(b, g.n, 1024), pace: esp.Pace{Batch: 256, CPU: 0}, start: split(4, 0), from: g.n.Client1}
+	o := &oracle{steered: s, sender: fromInside(b, g.n, 1024), pace: esp.Pace{Batch: 256, CPU: 0}, start: split(4, 0), from: g.n.Client1, offers: 1.4}
 	o.find = func() steering {
 		again := g.steering(nil)
 		g.connections(&again, 4)
@@ -130,7 +130,6 @@ func BenchmarkTunerSending(b *testing.B) {
 	ring := o.sender.Ring()
 	must(b, ring.Fill(newClearFlows(b, g.n, innerSize, ports...), 0))
 	must(b, ring.Replay())
-	o.pace.Rate = 1.4 * o.static("what one CPU encrypts beside the sender", 0, 2*window)
 	for b.Loop() {
 		o.figure(b)
 	}
