@@ -59,14 +59,14 @@ func (x *XFRM) again(r *rawSA, typ nl.XfrmMsgType, c change, rec *ownSA) *messag
 		switch {
 		case t == nl.XFRMA_LASTUSED,
 			t == nl.XFRMA_ALG_AUTH && trunc, // the same again, without the length
-			(t == nl.XFRMA_ENCAP || t == nl.XFRMA_NAT_KEEPALIVE_INTERVAL) && c.encap != nil,
+			(t == nl.XFRMA_ENCAP || t == nl.XFRMA_NAT_KEEPALIVE_INTERVAL || t == nl.XFRMA_MTIMER_THRESH) && c.encap != nil,
 			t == nl.XFRMA_SA_EXTRA_FLAGS && c.flags != nil:
 		default:
 			m.attrBytes(t, v)
 		}
 	}
 	if c.encap != nil && c.encap.to != nil {
-		x.putEncap(m, c.encap.to)
+		x.putEncap(m, c.encap.to, rec.dir)
 	}
 	if c.flags != nil {
 		b = m.fixed()
@@ -332,7 +332,7 @@ func (x *XFRM) migrate(raw *rawSA, key, to *dataplane.SAKey, rec *ownSA, c chang
 	native.PutUint32(b[120:], rec.reqID)
 	native.PutUint16(b[128:], family(c.dst))
 	if c.encap.to != nil {
-		x.putEncap(m, c.encap.to)
+		x.putEncap(m, c.encap.to, dataplane.Out) // the timer of mappings is not asked for, and stays
 		if rec.dir == dataplane.Out && x.keepalive(c.encap.to) == 0 && x.features.NATKeepalive {
 			m.attrUint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL, 0) // or the old ones stay
 		}

@@ -1,6 +1,7 @@
 package xfrm
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -33,7 +34,7 @@ func (x *XFRM) encodeSA(typ uint16, sa *dataplane.SA) *message {
 	}
 	encodeAlgorithms(m, sa)
 	if sa.Encap != nil {
-		x.putEncap(m, sa.Encap)
+		x.putEncap(m, sa.Encap, sa.Dir)
 	}
 	if extra != 0 {
 		m.attrUint32(nl.XFRMA_SA_EXTRA_FLAGS, extra)
@@ -130,7 +131,11 @@ func encodeAlgorithms(m *message, sa *dataplane.SA) {
 }
 
 // putEncap adds the encapsulation, and the keepalives with it.
-func (x *XFRM) putEncap(m *message, e *dataplane.Encap) {
+func (x *XFRM) putEncap(m *message, e *dataplane.Encap, dir dataplane.Direction) {
+	if dir == dataplane.In && e.SrcPort == 0 {
+		// Each packet comes from another port than that: the kernel would report it as a new mapping.
+		m.attrUint32(nl.XFRMA_MTIMER_THRESH, math.MaxUint32)
+	}
 	if n := x.keepalive(e); n != 0 {
 		m.attrUint32(nl.XFRMA_NAT_KEEPALIVE_INTERVAL, n)
 	}

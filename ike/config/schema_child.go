@@ -45,7 +45,7 @@ func childSpec() *sectionSpec {
 		{name: "label_mode", typ: oneOf("system", "simple", "selinux"), def: "system", sup: later, doc: "How labels are used."},
 		{name: "tfc_padding", typ: padding(), def: "0", doc: "Pad the packets of a tunnel to this size, or to the path's MTU."},
 		{name: "replay_window", typ: number(0, 4096), def: "32", doc: "Replay window in packets; 0: no check."},
-		{name: "per_cpu_sas", typ: oneOf("no", "yes", "encap", "auto"), def: "auto", doc: "Further CHILD SAs, each of one CPU (RFC 9611): yes, if the peer and the kernel (6.13) agree; auto, if the box has more than one CPU as well; encap is yes, without UDP ports of their own. See [percpu.md](percpu.md)."},
+		{name: "per_cpu_sas", typ: oneOf("no", "yes", "encap", "auto"), def: "auto", doc: "Further CHILD SAs, each of one CPU (RFC 9611): yes, if the peer and the kernel (6.13) agree; auto, if the box has more than one CPU as well; encap is yes, with a UDP source port for each where ESP is in UDP (`encap = yes`, or a NAT). See [percpu.md](percpu.md)."},
 		{name: "hw_offload", typ: oneOf("no", "yes", "auto", "crypto", "packet"), def: "no", sup: later, doc: "Offload to the network card."},
 		{name: "copy_df", typ: yesNo(), def: "yes", doc: "Copy the DF bit to the outer header."},
 		{name: "copy_ecn", typ: yesNo(), def: "yes", doc: "Copy the ECN bits between the headers."},

@@ -30,7 +30,7 @@ type PerCPU uint8
 const (
 	PerCPUNo    PerCPU = iota
 	PerCPUYes          // when the peer agrees
-	PerCPUEncap        // likewise
+	PerCPUEncap        // likewise, each with a UDP source port of its own where ESP is encapsulated
 	PerCPUAuto         // when there is more than one CPU and the peer agrees
 )
 
@@ -362,4 +362,12 @@ func (m *Machine) inactivity(c *Child, cfg *ChildConfig) time.Duration {
 		return perCPUIdle
 	}
 	return cfg.Inactivity
+}
+
+// ownPort is the UDP source port of what a bound child sends that is to have one of its
+// own, for network cards and NATs that tell flows by ports: one of the dynamic ports
+// (RFC 6335 6), always the same for an SPI, which the peer has drawn.
+func (c *Child) ownPort() uint16 {
+	const first, count = 49152, 16384
+	return first + uint16((c.SPIOut*0x9e3779b1)>>18)%count
 }

@@ -168,8 +168,8 @@ func (m *Machine) sayFallback(c *Child) {
 	if (cfg.PerCPU == PerCPUYes || cfg.PerCPU == PerCPUEncap) && c.Options&(ChildPerCPU|ChildBound) == 0 {
 		say("one SA a CPU", "one SA for all CPUs")
 	}
-	if cfg.PerCPU == PerCPUEncap && c.Options&ChildPerCPU != 0 {
-		say("a UDP port for the SAs of each CPU", "the ports of IKE")
+	if cfg.PerCPU == PerCPUEncap && c.Options&ChildPerCPU != 0 && !c.Encap {
+		say("a UDP port for the SA of each CPU", "ESP without UDP (encap = no, and no NAT)")
 	}
 }
 

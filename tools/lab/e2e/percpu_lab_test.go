@@ -152,9 +152,39 @@ func (l *lab) rest(t *testing.T) {
 	})
 }
 
+// ownPorts shows that our SAs of single CPUs send from UDP ports of their own, and the fallback from IKE's.
+func (l *lab) ownPorts(t *testing.T) {
+	t.Helper()
+	k, err := kernelOf(l.ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := map[int]int{}
+	for _, s := range k.states {
+		if dst, ok := netip.AddrFromSlice(s.Dst); !ok || dst.Unmap() != l.theirs.PublicAddr(topo.IPv4) || s.Spi == 0 {
+			continue
+		}
+		switch {
+		case s.Encap == nil:
+			t.Errorf("SA %08x: no UDP", s.Spi)
+		case s.Pcpunum == nil && s.Encap.SrcPort != 4500, s.Pcpunum != nil && (s.Encap.SrcPort < 49152 || of[s.Encap.SrcPort] > 0):
+			t.Errorf("SA %08x of CPU %v sends from port %d, as %d others", s.Spi, s.Pcpunum, s.Encap.SrcPort, of[s.Encap.SrcPort])
+		}
+		of[s.Encap.SrcPort]++
+	}
+	if len(of) < 3 {
+		t.Errorf("ports %v: expected those of two CPUs and the fallback's", of)
+	}
+}
+
 // TestPerCPU has traffic of two CPUs bring up an SA for each between two espalierds, shows that each sends through its own, before and after all of them
-// were rekeyed, and that nothing is lost to a rekeying.
+// were rekeyed, and that nothing is lost to a rekeying; in UDP, each from its own port, as well.
 func TestPerCPU(t *testing.T) {
+	t.Run("yes", func(t *testing.T) { perCPUPair(t, "yes", "") })
+	t.Run("encap", func(t *testing.T) { perCPUPair(t, "encap", "encap = yes") })
+}
+
+func perCPUPair(t *testing.T, perCPU, lines string) {
 	n, err := topo.Build(t.Context(), topo.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -167,12 +197,12 @@ func TestPerCPU(t *testing.T) {
 	needsCPUs(t, n.GW1)
 	l := &lab{Net: n, ours: n.GW1, theirs: n.GW2, pki: &pkis{}}
 	ours, theirs := l.sides(psk, suites[1], shapes[0])
-	ours.child, theirs.child = "per_cpu_sas = yes", "per_cpu_sas = yes"
+	ours.child, theirs.child = "per_cpu_sas = "+perCPU, "per_cpu_sas = yes"
 	other, err := theirs.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: theirs.conf(), Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.esp, err = ours.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: ours.conf(), Args: []string{"--log-level", "debug"}, Plain: true})
+	l.esp, err = ours.self.StartEspalier(t.Context(), topo.EspalierConfig{Conf: inConnection(ours.conf(), lines), Args: []string{"--log-level", "debug"}, Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +219,9 @@ func TestPerCPU(t *testing.T) {
 		t.Errorf("espctl sa show: %v\n%s", err, show)
 	}
 	t.Logf("%s", show)
+	if lines != "" {
+		l.ownPorts(t)
+	}
 	// Rekeyed under traffic, all of them.
 	sent := make(chan error, 1)
 	go func() {
@@ -215,6 +248,9 @@ func TestPerCPU(t *testing.T) {
 		}
 		if strings.Contains(e.Log(), `"level":"error"`) {
 			t.Error("an error is in the log")
+		}
+		if strings.Contains(e.Log(), `"message":"IKE SA moved"`) {
+			t.Error("a port of an SA's own was taken for a NAT's new mapping")
 		}
 	}
 	l.expectNothing(t, n.GW1, "after the stop")
