@@ -53,13 +53,11 @@ func (m *Machine) encaps(c *Child, at Place) (in, out *dataplane.Encap) {
 	if c.Options&ChildKeepsNAT != 0 {
 		out.Keepalive = m.env.Settings.KeepAlive
 	}
-	if c.bound() {
-		// The peer may send on each SA of a CPU from a port of its own, which is not
-		// negotiated (RFC 9611) and no other mapping of a NAT.
+	if c.perCPU() {
 		in.SrcPort = 0
-		if cfg := m.conn.Child(c.Name); cfg != nil && cfg.PerCPU == PerCPUEncap {
-			out.SrcPort = c.ownPort()
-		}
+	}
+	if cfg := m.conn.Child(c.Name); c.bound() && cfg != nil && cfg.PerCPU == PerCPUEncap {
+		out.SrcPort = c.ownPort()
 	}
 	return in, out
 }
@@ -251,15 +249,14 @@ func (m *Machine) heardFrom(k *IKE, remote netip.AddrPort) {
 
 func (k *IKE) followsNAT() bool { return k.NATRemote && (!k.NATLocal || k.NATFake) }
 
-// mapped follows the peer's packets, but for those of SAs of single CPUs, which may have
-// ports of their own: these follow the IKE SA.
+// mapped follows the peer's packets, but for those that may have ports of their own.
 func (m *Machine) mapped(e Mapped) {
 	if m.s.Phase != Established || !m.s.IKE.followsNAT() || !e.Remote.IsValid() {
 		return
 	}
 	for i := range m.s.Children {
 		c := &m.s.Children[i]
-		if c.SPIIn == e.SPI && c.Status == ChildInstalled && c.Encap && !c.bound() && e.Remote.Addr().Is4() == c.Remote.Is4() {
+		if c.SPIIn == e.SPI && c.Status == ChildInstalled && c.Encap && !c.perCPU() && e.Remote.Addr().Is4() == c.Remote.Is4() {
 			m.moveTo(m.s.IKE.Local, e.Remote)
 			m.moveChildren()
 			return

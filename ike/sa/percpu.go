@@ -364,6 +364,12 @@ func (m *Machine) inactivity(c *Child, cfg *ChildConfig) time.Duration {
 	return cfg.Inactivity
 }
 
+// perCPU tells whether there may be an SA of each CPU of it, or it is one. The peer may
+// send on each of these from a UDP port of its own, strongSwan on the fallback, too,
+// which is not negotiated (RFC 9611) and no other mapping of a NAT: such a child follows
+// the IKE SA alone.
+func (c *Child) perCPU() bool { return c.Options&(ChildPerCPU|ChildBound) != 0 }
+
 // ownPort is the UDP source port of what a bound child sends that is to have one of its
 // own, for network cards and NATs that tell flows by ports: one of the dynamic ports
 // (RFC 6335 6), always the same for an SPI, which the peer has drawn.

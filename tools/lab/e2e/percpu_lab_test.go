@@ -257,8 +257,14 @@ func perCPUPair(t *testing.T, perCPU, lines string) {
 	l.expectNothing(t, n.GW2, "after the stop")
 }
 
-// TestPerCPUStrongSwan is the same with a strongSwan that has per_cpu_sas, which needs its trap to hear of packets: from either side, and rekeyed by it.
+// TestPerCPUStrongSwan is the same with a strongSwan that has per_cpu_sas, which needs its trap to hear of packets: from either side, and rekeyed by it; in UDP, each SA
+// from a port of its own, as well.
 func TestPerCPUStrongSwan(t *testing.T) {
+	t.Run("yes", func(t *testing.T) { perCPUStrongSwan(t, "yes", "dpd_delay = 2s") })
+	t.Run("encap", func(t *testing.T) { perCPUStrongSwan(t, "encap", "dpd_delay = 2s\n  encap = yes") })
+}
+
+func perCPUStrongSwan(t *testing.T, perCPU, lines string) {
 	l := newLab(t, topo.Config{}, false)
 	needsCPUs(t, l.ours)
 	version, err := l.swan.Swanctl(t.Context(), "--version")
@@ -274,12 +280,15 @@ func TestPerCPUStrongSwan(t *testing.T) {
 	}
 	t.Logf("%s", version)
 	ours, theirs := l.sides(psk, suites[1], shapes[0])
-	ours.child, theirs.child = "per_cpu_sas = yes", "per_cpu_sas = yes\n    start_action = trap"
+	ours.child, theirs.child = "per_cpu_sas = "+perCPU, "per_cpu_sas = "+perCPU+"\n    start_action = trap"
 	// A request of strongSwan's shows that it has our answer to the one before: earlier we do not rekey what it has asked for.
-	l.startWith(t, files{conf: ours.conf()}, files{conf: connection(theirs, "dpd_delay = 2s")})
+	l.startWith(t, files{conf: ours.conf()}, files{conf: connection(theirs, lines)})
 	l.mustInitiate(t, true)
 	to := l.theirs.Inner(topo.IPv4)
 	first := l.onDemand(t, to)
+	if perCPU == "encap" {
+		l.ownPorts(t)
+	}
 	for cpu := range 2 { // from strongSwan's side, too
 		if err := pingOn(t.Context(), l.theirs, cpu, l.ours.Inner(topo.IPv4), 5); err != nil {
 			t.Error(err)
@@ -297,6 +306,9 @@ func TestPerCPUStrongSwan(t *testing.T) {
 			return errors.Join(err, replaced(first, now))
 		})
 		first = l.onDemand(t, to)
+	}
+	if n := l.messages(t, "IKE SA moved"); n > 0 {
+		t.Errorf("%d of strongSwan's own ports were taken for a NAT's new mapping", n)
 	}
 	if c := l.counts(t); c.Clear != 0 {
 		t.Errorf("expected no clear text, got %+v", c)
