@@ -42,6 +42,8 @@ var (
 	// ErrNotDone: its packets were dropped so that its CPU would get through those
 	// before them, but it did not in time.
 	ErrNotDone = errors.New("its CPU did not get through the packets that it had")
+	// ErrTwice: the SA is among the shifts before it.
+	ErrTwice = errors.New("the SA is to be moved elsewhere at the same time")
 	// ErrNotSteered: the steering mode gives SAs no CPU of their own.
 	ErrNotSteered = errors.New("SAs are not steered one by one: espalier.steering has another mode")
 )
@@ -181,7 +183,10 @@ func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
 	m.began = m.Now()
 	var open []*shift
 	for i, s := range shifts {
-		if sh, err := m.begin(s); err != nil {
+		// Where the packets of one that has departed are is not what a second departure would begin from.
+		if slices.ContainsFunc(shifts[:i], func(other Shift) bool { return other.Slot == s.Slot }) {
+			out[i].Err = ErrTwice
+		} else if sh, err := m.begin(s); err != nil {
 			out[i].Err = err
 		} else if sh != nil {
 			sh.out = &out[i]

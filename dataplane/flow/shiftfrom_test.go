@@ -26,13 +26,21 @@ func shiftOfTwo(t *testing.T, at uint32, asleep func(cpu uint32, queue bool) boo
 		e.Packets = packets
 	}
 	now := time.Hour
-	return NewShifterOn(tab, Kernel{
+	s := NewShifterOn(tab, Kernel{
 		Asleep:   func(cpu uint32, queue bool) (bool, bool) { return asleep(cpu, queue), true },
 		RunOn:    func(int) error { return nil },
 		Pause:    func(d time.Duration) { now += d },
 		Now:      func() time.Duration { now += time.Microsecond; return now },
 		Received: func(uint32) (uint64, bool) { return 0, true },
-	}).Shift(t.Context(), []Shift{{Slot: slot, Generation: sa.Generation, To: 3}})[0]
+	})
+	out := s.Shift(t.Context(), []Shift{{Slot: slot, Generation: sa.Generation, To: 3}, {Slot: slot, Generation: sa.Generation, To: 2}})
+	if !errors.Is(out[1].Err, ErrTwice) {
+		t.Errorf("named twice: %v", out[1].Err)
+	}
+	if now, _ := tab.Slot(slot); out[0].Err == nil && now.Cpu != 3 {
+		t.Errorf("moved to CPU %d", now.Cpu)
+	}
+	return out[0]
 }
 
 // TestShiftOfSeveralReceivers: where several CPUs receive a group's packets, none of them may have any in hand, nor the queue in which some of
