@@ -289,7 +289,11 @@ func (m *Machine) expectOps() []dataplane.Op {
 		return nil
 	}
 	m.expectKeys = &c.Keys // the operation reads them
-	in, _ := m.pairOf(c, m.conn.Child(c.Name))
+	cfg := m.conn.Child(c.Name)
+	in, _ := m.pairOf(c, cfg)
+	if in.Encap != nil && m.offersPerCPU(cfg) {
+		in.Encap.SrcPort = 0 // the peer may agree to it, see Child.perCPU
+	}
 	return []dataplane.Op{dataplane.InstallSA{SA: in}}
 }
 

@@ -450,6 +450,11 @@ func (x *session) stands() {
 			switch {
 			case o.sa.SPI == c.SPIIn && o.sa.Dir == dirIn:
 				src, dst = remote, local
+				// From any port: that of SAs of single CPUs and of their fallback, and of one that a
+				// reauthentication installed before it was known whether it would be one.
+				if c.Options&(sa.ChildPerCPU|sa.ChildBound) != 0 || o.sa.Encap != nil && o.sa.Encap.SrcPort == 0 && x.m.Replaces() != 0 {
+					src = netip.AddrPortFrom(remote.Addr(), 0)
+				}
 			case o.sa.SPI == c.SPIOut && o.sa.Dir == dirOut:
 			default:
 				continue
