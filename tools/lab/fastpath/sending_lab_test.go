@@ -108,15 +108,22 @@ func (g *gateway) connections(table *steering, count int) (ports []uint16) {
 	return ports
 }
 
+// newEncrypting is a gateway with a tunnel, for which flow_in steers what comes from inside; its packets end on the wire.
+func newEncrypting(t testing.TB, settings string) (g *gateway, out dataplane.SA) {
+	t.Helper()
+	g = networkOnly(t)
+	g.start(settings)
+	g.attached("flow_in", "cpu_in")
+	_, out = g.tunnel(gcm, topo.IPv4)
+	must(t, g.n.Client1.Ping(t.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
+	dropAtWire(t, g.n)
+	return g, out
+}
+
 // BenchmarkTunerSending: four connections from inside arrive on one CPU, and 1.4 times what that encrypts comes, from a sender that costs little. The
 // static choices are how many of them the other CPU encrypts.
 func BenchmarkTunerSending(b *testing.B) {
-	g := networkOnly(b)
-	g.start(" steering = auto\n tune = off")
-	g.attached("flow_in", "cpu_in")
-	_, out := g.tunnel(gcm, topo.IPv4)
-	must(b, g.n.Client1.Ping(b.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
-	dropAtWire(b, g.n)
+	g, out := newEncrypting(b, " steering = auto\n tune = off")
 	g.esp.Kill()
 	table := g.steering(nil)
 	ports := g.connections(&table, 4)

@@ -25,7 +25,7 @@ import (
 )
 
 // tunerLoad is how long the load changes: make soak has half an hour, make fast-test two minutes, other runs no time.
-var tunerLoad = flag.Duration("tuner-load", 0, "how long TestTunerChangingLoad changes the load, and TestMovesKeepOrder moves for a fifth of it; 0 skips both")
+var tunerLoad = flag.Duration("tuner-load", 0, "how long TestTunerChangingLoad changes the load, and TestMovesKeepOrder moves SAs for a tenth of it, and connections for another; 0 skips both")
 
 // spin has another program keep a CPU busy until the context ends. It is none of this program's goroutines: Go would give it one of its two
 // processors, and have what sends and what reads wait for the other.

@@ -35,12 +35,7 @@ func TestTunerMoves(t *testing.T) {
 		must(t, s.esp.Stop())
 	})
 	t.Run("connections", func(t *testing.T) {
-		g := networkOnly(t)
-		g.start(" steering = auto\n tune = advise")
-		g.attached("flow_in", "cpu_in")
-		_, out := g.tunnel(gcm, topo.IPv4)
-		must(t, g.n.Client1.Ping(t.Context(), g.n.Client2.Inner(topo.IPv4), 1)) // neighbours are known from now on
-		dropAtWire(t, g.n)
+		g, out := newEncrypting(t, " steering = auto\n tune = advise")
 		sender := fromInside(t, g.n, 1024)
 		must(t, sender.Ring().Fill(newClearFlows(t, g.n, innerSize, 20_000, 20_001, 20_002, 20_003, 20_004, 20_005), 0))
 		must(t, sender.Ring().Replay())
