@@ -71,11 +71,11 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	}
 	l.startWith(t, files{spare(ours), nil}, files{spare(theirs), nil})
 	l.mustInitiate(t, weStart)
-	ping := l.pings(t, s, 0.01)
+	ping := l.pings(t, s, 10*time.Millisecond)
 	load := l.iperf(t, s)
 	l.meet(t)
 	load(t)
-	if n := ping.stop(t); n < 300 {
+	if n := stopped(t, ping); n < 300 {
 		t.Errorf("expected at least 300 answers in this time, got %d", n)
 	}
 	time.Sleep(time.Second) // the last packets of the stream's connection

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"espalier/tools/lab/topo"
 )
@@ -42,13 +43,12 @@ func TestReload(t *testing.T) {
 	l.mustInitiate(t, true)
 	before := l.spis(t)
 
-	ping := l.pings(t, shapes[0], 0.02)
-	answers := func() int { return strings.Count(ping.p.Log(), "bytes from") }
+	ping := l.pings(t, shapes[0], 20*time.Millisecond)
 	flows := func(when string) {
 		t.Helper()
-		from := answers()
+		from := ping.Answered()
 		l.eventually(t, "answers to pings "+when, func() error {
-			if n := answers() - from; n < 10 {
+			if n := ping.Answered() - from; n < 10 {
 				return fmt.Errorf("%d of 10", n)
 			}
 			return nil
@@ -95,7 +95,7 @@ func TestReload(t *testing.T) {
 	l.refused(t, strings.Replace(strings.Replace(two, "version = 2", "version = two", 1), "remote_ts", "remote_tz", 1))
 	same("a configuration with mistakes")
 	flows("after it")
-	ping.stop(t)
+	stopped(t, ping)
 	if got := l.counts(t); got.Clear != 0 {
 		t.Errorf("expected no clear text, got %+v", got)
 	}

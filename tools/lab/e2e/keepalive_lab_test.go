@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"espalier/dataplane/xfrm"
 	"espalier/tools/lab/topo"
@@ -56,9 +57,7 @@ func TestKeepalives(t *testing.T) {
 				return
 			}
 			before := l.counts(t).Keepalive
-			if _, err := l.client(l.ours).Run(t.Context(), "ping", "-q", "-i", "0.2", "-w", "6", l.client(l.theirs).Inner(s.inner).String()); err != nil {
-				t.Error(err)
-			}
+			l.countedPings(t, s, 200*time.Millisecond, 30)
 			if n := l.counts(t).Keepalive - before; n > 1 { // one may have been due
 				t.Errorf("%d keepalives in 6 s of traffic", n)
 			}

@@ -49,9 +49,7 @@ func TestPeerGone(t *testing.T) {
 
 	// Traffic that comes in is a sign of life: no questions.
 	asked := strings.Count(l.swan.Log(), "parsed INFORMATIONAL request")
-	if _, err := l.client(l.ours).Run(t.Context(), "ping", "-q", "-i", "0.2", "-w", "6", l.client(l.theirs).Inner(s.inner).String()); err != nil {
-		t.Error(err)
-	}
+	l.countedPings(t, s, 200*time.Millisecond, 30)
 	if n := strings.Count(l.swan.Log(), "parsed INFORMATIONAL request") - asked; n > 1 {
 		t.Errorf("expected no liveness checks while traffic came in, got %d in 6 s", n)
 	}
@@ -136,10 +134,7 @@ func TestVolumes(t *testing.T) {
 		if _, err := l.client(l.ours).Transfer(t.Context(), l.client(l.theirs), to, 150_000); err != nil {
 			t.Fatal(err)
 		}
-		out, err := l.client(l.ours).Run(t.Context(), "ping", "-q", "-i", "0.02", "-c", "25", to.String())
-		if err != nil || !strings.Contains(out, " 0% packet loss") {
-			t.Errorf("expected no loss, got %v %s", err, out)
-		}
+		l.countedPings(t, s, 20*time.Millisecond, 25)
 	}
 	children := 0
 	for _, m := range l.lines(t) {

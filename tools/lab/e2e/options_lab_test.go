@@ -187,10 +187,8 @@ func (l *lab) squeezed(t *testing.T, s shape, o option) {
 	t.Helper()
 	const packets, size = 10, 1000
 	before := l.counts(t)
-	out, err := l.client(l.ours).Run(t.Context(), "ping", "-n", "-q", "-c", fmt.Sprint(packets), "-i", "0.05", "-s", fmt.Sprint(size), "-p", "00",
-		l.client(l.theirs).Inner(s.inner).String())
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if _, err := l.client(l.ours).Echo(t.Context(), topo.Echo{To: l.client(l.theirs).Inner(s.inner), Count: packets, Size: size}); err != nil {
+		t.Fatal(err)
 	}
 	if got := l.counts(t).Bytes - before.Bytes; (got < 2*packets*size/2) != o.squeezes {
 		t.Errorf("%d bytes of zeros were %d on the wire; expected compression: %v", 2*packets*size, got, o.squeezes)

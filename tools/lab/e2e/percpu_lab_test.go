@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"espalier/tools/lab/topo"
 )
@@ -59,10 +59,7 @@ func replaced(was, now map[int]sender) error {
 
 // pingOn sends count pings one after the other from a CPU of the host, from its inner address.
 func pingOn(ctx context.Context, h *topo.Host, cpu int, to netip.Addr, count int) error {
-	out, err := h.Run(ctx, "taskset", "-c", strconv.Itoa(cpu), "ping", "-n", "-q", "-c", strconv.Itoa(count), "-i", "0.05", "-W", "5", "-I", h.Inner(topo.IPv4).String(), to.String())
-	if err == nil && !strings.Contains(out, fmt.Sprintf(" %d received,", count)) {
-		err = errors.New(out)
-	}
+	_, err := h.Echo(ctx, topo.Echo{CPU: &cpu, From: h.Inner(topo.IPv4), To: to, Count: count})
 	return err
 }
 
@@ -95,7 +92,8 @@ func (l *lab) onDemand(t *testing.T, to netip.Addr) map[int]sender {
 	}
 	for cpu := range 2 {
 		l.eventually(t, fmt.Sprintf("an SA of CPU %d", cpu), func() error {
-			_ = pingOn(t.Context(), l.ours, cpu, to, 1) // may be the one that is lost between the kernel's report and our answer
+			// May be the one that is lost between the kernel's report and our answer.
+			_, _ = l.ours.Echo(t.Context(), topo.Echo{CPU: &cpu, From: l.ours.Inner(topo.IPv4), To: to, Count: 1, Wait: time.Second})
 			if out := look(); len(out[cpu].spis) == 0 {
 				return fmt.Errorf("%v", out)
 			}

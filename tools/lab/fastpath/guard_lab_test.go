@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"espalier/tools/bench/esp"
 	"espalier/tools/lab/topo"
@@ -34,8 +35,6 @@ func receivePackets(t testing.TB, h *topo.Host, device, mask string) {
 		`mount -t sysfs sysfs /sys && echo `+mask+` > /sys/class/net/`+device+`/queues/rx-0/rps_cpus`))
 }
 
-var received = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
-
 // flood is a sender of forged ESP.
 func (g *gateway) flood() *esp.LiveFrames {
 	g.Helper()
@@ -59,29 +58,16 @@ func (g *gateway) loss(s *esp.LiveFrames, pace esp.Pace) float64 {
 		failed <- err
 		sent <- r
 	}()
-	var sum, answered int
-	for done := false; !done; {
-		out, _ := g.n.Client1.Run(g.Context(), "ping", "-n", "-q", "-c", "20", "-i", "0.02", "-W", "1", g.n.Client2.Inner(topo.IPv4).String()) // lost ones are what it is about
-		m := received.FindStringSubmatch(out)
-		if m == nil {
-			g.Fatalf("ping printed %q", out)
-		}
-		select {
-		case err := <-failed: // the flood has ended within this one: it does not count
-			must(g, err)
-			done = true
-		default:
-			a, _ := strconv.Atoi(m[1])
-			b, _ := strconv.Atoi(m[2])
-			sum, answered = sum+a, answered+b
-		}
-	}
+	p, err := g.n.Client1.StartEcho(topo.Echo{To: g.n.Client2.Inner(topo.IPv4), Interval: 20 * time.Millisecond})
+	must(g, err)
+	must(g, <-failed)
+	a := p.Stop()
 	r := <-sent
-	if sum == 0 {
-		g.Fatalf("the flood was over before the first pings: %s", r)
+	if a.Sent < 20 {
+		g.Fatalf("the flood was over before there were 20 pings: %s", r)
 	}
-	g.Logf("%s; %d of %d pings answered", r, answered, sum)
-	return 1 - float64(answered)/float64(sum)
+	g.Logf("%s; %d of %d pings answered", r, a.Answered, a.Sent)
+	return float64(len(a.Missing)) / float64(a.Sent)
 }
 
 // guard switches it and waits until that holds.

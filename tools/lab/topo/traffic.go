@@ -9,27 +9,18 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
 )
 
 // Ping sends count echo requests, 50 ms apart, to the address and fails unless each is answered.
 func (h *Host) Ping(ctx context.Context, to netip.Addr, count int) error {
-	return h.ping(ctx, to, count)
+	_, err := h.Echo(ctx, Echo{To: to, Count: count})
+	return err
 }
 
 // PingFrom is Ping with a source address; needed where a gateway itself talks from its inner address.
 func (h *Host) PingFrom(ctx context.Context, from, to netip.Addr, count int) error {
-	return h.ping(ctx, to, count, "-I", from.String())
-}
-
-func (h *Host) ping(ctx context.Context, to netip.Addr, count int, more ...string) error {
-	argv := append([]string{"ping", "-n", "-q", "-c", strconv.Itoa(count), "-i", "0.05", "-W", "5"}, more...)
-	out, err := h.Run(ctx, append(argv, to.String())...)
-	if want := fmt.Sprintf(" %d received,", count); err == nil && !strings.Contains(out, want) {
-		err = fmt.Errorf("%s: ping %s: expected %d answers, got: %s", h.Name, to, count, strings.TrimSpace(out))
-	}
+	_, err := h.Echo(ctx, Echo{From: from, To: to, Count: count})
 	return err
 }
 
