@@ -13,9 +13,11 @@ func (m *Machine) nextTask() {
 	m.deleteOthers()
 	k := &m.s.IKE
 	// A successor that the peer has not moved to yet stops what is new.
-	for m.s.Phase == Established && k.Request == nil && m.s.Own == nil && m.next() == nil && len(m.s.Tasks) > 0 {
-		t := m.s.Tasks[0]
-		m.s.Tasks = m.s.Tasks[1:]
+	for m.s.Phase == Established && k.Request == nil && m.s.Own == nil && m.next() == nil {
+		t, ok := m.takeTask()
+		if !ok {
+			return
+		}
 		switch t.Kind {
 		case taskRekeyIKE:
 			m.beginCreate(&Create{Kind: RekeyIKESA})
@@ -48,6 +50,27 @@ func (m *Machine) nextTask() {
 			m.beginOther(k, t)
 		}
 	}
+}
+
+// takeTask takes the first task that has nothing to wait for. A rekeying waits until
+// the peer has confirmed that the child before is deleted, which is our next request
+// as soon as the kernel has stopped sending on it. charon 6.0 does not follow two
+// rekeyings with two deletes after them: it gives up its outbound policy with the
+// second, and what it sends is clear text until the next rekeying.
+func (m *Machine) takeTask() (Task, bool) {
+	i := slices.IndexFunc(m.s.Tasks, func(t Task) bool { return t.Kind != taskRekeyChild || !m.replaces(t.Child) })
+	if i < 0 {
+		return Task{}, false
+	}
+	t := m.s.Tasks[i]
+	m.s.Tasks = slices.Delete(m.s.Tasks, i, i+1)
+	return t, true
+}
+
+// replaces reports whether a child came of our rekeying of another that is not
+// deleted yet.
+func (m *Machine) replaces(child uint64) bool {
+	return slices.ContainsFunc(m.s.Children, func(o Child) bool { return o.OwnNew == child && o.Status <= ChildDeleting })
 }
 
 // deleteOthers deletes replaced IKE SAs, each in its own window.

@@ -3,6 +3,7 @@ package sa_test
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,46 @@ func TestRekeyChild(t *testing.T) {
 				assertNothing(t, moon)
 				assertNothing(t, sun)
 			})
+		}
+	}
+}
+
+// TestRekeyAfterDelete: a child that is to be rekeyed as soon as it is there waits until the one before it is deleted. charon 6.0 does not follow two
+// rekeyings and then two deletes: it gives up its outbound policy with the second one, and what it sends is clear text until the next rekeying.
+func TestRekeyAfterDelete(t *testing.T) {
+	for seed := range uint64(8) {
+		w, moon, sun := established(t, seed, seed%2 == 0)
+		first := moon.Live()[0].Info().Children[0].UniqueID
+		second := uint64(0)
+		w.Stepped = func(n *satest.Node) { // before the kernel has done what the step asked for
+			if n != moon || second != 0 {
+				return
+			}
+			for _, c := range moon.Live()[0].Info().Children {
+				if c.UniqueID != first && c.State == sa.ChildSAInstalled {
+					second = c.UniqueID
+					moon.Do(0, sa.Rekey{ChildID: second})
+				}
+			}
+		}
+		var asked []wire.ExchangeType
+		w.Mangle = func(p satest.Packet) []satest.Packet {
+			if h := satest.Must(wire.ParseHeader(p.Data)); !h.IsResponse() {
+				asked = append(asked, h.Exchange)
+			}
+			return []satest.Packet{p}
+		}
+		moon.Do(0, sa.Rekey{ChildID: first})
+		w.Settle(100) // with no wait: the delete's answer is what is waited for
+		want := []wire.ExchangeType{wire.ExchangeCreateChildSA, wire.ExchangeInformational, wire.ExchangeCreateChildSA, wire.ExchangeInformational}
+		if second == 0 || !slices.Equal(asked, want) {
+			t.Errorf("seed %d: second %d, asked for %v, expected %v", seed, second, asked, want)
+		}
+		w.Advance(time.Minute)
+		assertUp(t, moon, sun)
+		noErrors(t, moon, sun)
+		if now := moon.Live()[0].Info().Children[0].UniqueID; now == first || now == second {
+			t.Errorf("seed %d: child %d, expected another than %d and %d", seed, now, first, second)
 		}
 	}
 }
