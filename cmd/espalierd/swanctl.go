@@ -13,8 +13,10 @@ import (
 	"espalier/ike/vici"
 )
 
-// helpTimeout bounds how long swanctl may take to say its version.
-const helpTimeout = 5 * time.Second
+// helpTimeout bounds how long swanctl may take to say its version, which holds until
+// the program is another one: on a box that has just started, or has much to do, five
+// seconds were not enough.
+const helpTimeout = 30 * time.Second
 
 // installedSwanctl asks the box's swanctl for its version, when somebody wants a
 // listing, and again when the program is another one.
