@@ -75,11 +75,24 @@ func (l *lab) collide(t *testing.T, weStart bool) {
 	load := l.iperf(t, s)
 	l.meet(t)
 	load(t)
-	if n := stopped(t, ping); n < 300 {
+	if n := l.stopPings(t, ping); n < 300 {
 		t.Errorf("expected at least 300 answers in this time, got %d", n)
 	}
-	time.Sleep(time.Second) // the last packets of the stream's connection
+	l.quiet(t) // the last packets of the stream's connection
 	l.end(t, "conn down")
+}
+
+// quiet waits until no packet has passed the wire for a second.
+func (l *lab) quiet(t *testing.T) {
+	t.Helper()
+	l.eventually(t, "a second without packets", func() error {
+		before := l.counts(t).Protected()
+		time.Sleep(time.Second)
+		if n := l.counts(t).Protected() - before; n > 0 {
+			return fmt.Errorf("%d packets", n)
+		}
+		return nil
+	})
 }
 
 // iperfRate is what iperf3 sends: much for an emulated machine, but not all that it can do, or its queues drop packets.

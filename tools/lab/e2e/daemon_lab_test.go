@@ -95,7 +95,7 @@ func TestReload(t *testing.T) {
 	l.refused(t, strings.Replace(strings.Replace(two, "version = 2", "version = two", 1), "remote_ts", "remote_tz", 1))
 	same("a configuration with mistakes")
 	flows("after it")
-	stopped(t, ping)
+	l.stopPings(t, ping)
 	if got := l.counts(t); got.Clear != 0 {
 		t.Errorf("expected no clear text, got %+v", got)
 	}

@@ -386,7 +386,7 @@ func kernelOf(h *topo.Host) (kernel, error) {
 // expectNothing waits until no state and no policy is left.
 func (l *lab) expectNothing(t *testing.T, h *topo.Host, when string) {
 	t.Helper()
-	deadline := time.Now().Add(patience / 4)
+	deadline := time.Now().Add(patience)
 	for {
 		k, err := kernelOf(h)
 		if err == nil && len(k.states)+len(k.policies) == 0 {

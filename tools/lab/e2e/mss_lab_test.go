@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -125,10 +124,10 @@ func synWatch(t *testing.T, h *topo.Host) *syns {
 		if err != nil {
 			return err
 		}
-		patience := unix.NsecToTimeval(int64(5 * time.Second))
+		limit := unix.NsecToTimeval(int64(patience))
 		return errors.Join(unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index}),
 			unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20),
-			unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience))
+			unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
 	})
 	if err != nil {
 		t.Fatalf("watching %s: %v", h.Name, err)

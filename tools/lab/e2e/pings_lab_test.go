@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -19,23 +20,48 @@ func (l *lab) pings(t *testing.T, s shape, interval time.Duration) *topo.Echoes 
 	return p
 }
 
-// stopped ends pings and shows that every request was answered; it returns how many.
-func stopped(t *testing.T, p *topo.Echoes) int {
+// stopPings ends them and shows that every request was answered; it returns how many.
+func (l *lab) stopPings(t *testing.T, p *topo.Echoes) int {
 	t.Helper()
 	a := p.Stop()
-	if err := a.Err(); err != nil {
-		t.Error(err)
+	return l.all(t, a, a.Err())
+}
+
+// steadyPings are six seconds of traffic both ways, of which every ping is answered. The machine may stand still meanwhile, and no traffic be there for
+// so long that something is done for want of it: then look is called again, and another six seconds begin.
+func (l *lab) steadyPings(t *testing.T, s shape, look func()) {
+	t.Helper()
+	for range 5 {
+		look()
+		a, err := l.client(l.ours).Echo(t.Context(), topo.Echo{To: l.client(l.theirs).Inner(s.inner), Interval: 200 * time.Millisecond, Count: 30})
+		l.all(t, a, err)
+		if pause := a.Pause(); pause > time.Second {
+			t.Logf("nothing for %s: once more", pause)
+			continue
+		}
+		return
 	}
-	t.Log(a)
-	return a.Answered
+	t.Fatal("no six seconds of traffic without a pause of a second, in five attempts")
 }
 
 // countedPings sends n requests, and shows that every one was answered.
 func (l *lab) countedPings(t *testing.T, s shape, interval time.Duration, n int) {
 	t.Helper()
 	a, err := l.client(l.ours).Echo(t.Context(), topo.Echo{To: l.client(l.theirs).Inner(s.inner), Interval: interval, Count: n})
+	l.all(t, a, err)
+}
+
+// all shows that every request was answered, or where packets were dropped; it returns how many answers there were.
+func (l *lab) all(t *testing.T, a topo.Answers, err error) int {
+	t.Helper()
 	if err != nil {
 		t.Error(err)
+		for _, h := range []*topo.Host{l.ours, l.theirs} {
+			out, err := h.Run(t.Context(), "awk", "$2 > 0", "/proc/net/xfrm_stat")
+			t.Logf("XFRM of %s dropped: %s %v", h.Name, strings.Join(strings.Fields(out), " "), err)
+		}
+		return a.Answered
 	}
 	t.Log(a)
+	return a.Answered
 }

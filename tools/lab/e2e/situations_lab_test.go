@@ -243,7 +243,7 @@ func (r *situationRun) box(t *testing.T) string {
 // expect waits until the box is as it was before.
 func (r *situationRun) expect(t *testing.T, when, before string) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		now := r.box(t)
 		if now == before {
 			return
@@ -293,7 +293,7 @@ func (r *situationRun) settled(t *testing.T, commands string) string {
 func (r *situationRun) same(t *testing.T, title, commands, want string) {
 	t.Helper()
 	var got string
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if got = r.show(t, commands); got == want {
 			return
 		}

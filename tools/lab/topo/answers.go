@@ -3,6 +3,7 @@ package topo
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,7 +28,9 @@ type Answers struct {
 	// Missing are the requests that were not answered.
 	Missing []Missing
 
-	what string // who asked whom
+	what string      // who asked whom
+	went []time.Time // when requests went
+	came []time.Time // when answers came, of the requests in their order
 	err  error
 }
 
@@ -42,6 +45,7 @@ type Missing struct {
 func collect(host string, e Echo, requests []request, err error) Answers {
 	a := Answers{Sent: len(requests), what: fmt.Sprintf("%s to %s", host, e.To), err: err}
 	for i, r := range requests {
+		a.went = append(a.went, r.at)
 		a.Duplicates += r.again
 		if !r.answered {
 			why := r.refusal
@@ -52,6 +56,7 @@ func collect(host string, e Echo, requests []request, err error) Answers {
 			continue
 		}
 		a.Answered++
+		a.came = append(a.came, r.at.Add(r.took))
 		if r.took >= a.Slowest {
 			a.Slowest, a.Late = r.took, i+1
 		}
@@ -65,6 +70,17 @@ func (a Answers) Err() error {
 		return nil
 	}
 	return errors.Join(a.err, errors.New(a.String()))
+}
+
+// Pause is the longest time in which no request went or no answer came: whoever asserts what happens while there is traffic has to know whether there was.
+func (a Answers) Pause() (longest time.Duration) {
+	slices.SortFunc(a.came, time.Time.Compare)
+	for _, times := range [][]time.Time{a.went, a.came} {
+		for i := 1; i < len(times); i++ {
+			longest = max(longest, times[i].Sub(times[i-1]))
+		}
+	}
+	return longest
 }
 
 // clock is how times are written, as in the daemons' logs.

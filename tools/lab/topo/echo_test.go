@@ -240,3 +240,30 @@ func TestEchoesCancelled(t *testing.T) {
 		}
 	})
 }
+
+// TestPause: a pause is one of either direction, however the answers came.
+func TestPause(t *testing.T) {
+	at := func(ms int) time.Time {
+		return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
+	}
+	of := func(sent, took int) request {
+		return request{at: at(sent), answered: took > 0, took: time.Duration(took) * time.Millisecond}
+	}
+	for _, c := range []struct {
+		requests []request
+		want     time.Duration
+	}{
+		{nil, 0},
+		{[]request{of(0, 1)}, 0},
+		{[]request{of(0, 1), of(200, 1), of(400, 1)}, 200 * time.Millisecond},
+		{[]request{of(0, 1), of(200, 1), of(1500, 1)}, 1300 * time.Millisecond},                  // nothing was sent
+		{[]request{of(0, 1), of(200, 1801), of(400, 1601)}, 2000 * time.Millisecond},             // nothing came
+		{[]request{of(0, 601), of(200, 1), of(400, 2)}, 201 * time.Millisecond},                  // in another order
+		{[]request{of(0, 1), of(200, 0), of(400, 0), of(600, 1)}, 600 * time.Millisecond},        // lost
+		{[]request{of(0, 2001), of(200, 1801), of(400, 1), of(600, 1)}, 1400 * time.Millisecond}, // late
+	} {
+		if got := collect("client1", Echo{}, c.requests, nil).Pause(); got != c.want {
+			t.Errorf("%v: expected %v, got %v", c.requests, c.want, got)
+		}
+	}
+}
