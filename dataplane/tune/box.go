@@ -51,7 +51,7 @@ type KernelBox struct {
 	sas    map[SAID]*counted
 	round  int
 	wait   map[int]int64 // packets that may be in each CPU's queue
-	short  map[int]bool  // CPUs that lose packets for want of time, or must be taken to
+	short  map[int]bool  // CPUs that lose packets for want of time
 }
 
 // counts are the CPUs' counters at one moment.
@@ -191,7 +191,7 @@ func (b *KernelBox) cpus(o *Observation, now *counts, steered []int) {
 		b.wait[id] = min(max(left, 0), int64(b.paths.Queue()))
 		lost[id] = uint64(max(left-b.wait[id], 0))
 		c.Dropped = lost[id]
-		b.short[id] = lost[id] > 0 || c.Busy > saturated && c.Foreign < 1-c.Foreign && handed[id] == 0
+		b.short[id] = lost[id] > 0 || handed[id] == 0 && c.Squeezed > 0 && c.Busy-c.Foreign > saturated
 		o.CPUs = append(o.CPUs, c)
 		o.System.Dropped += now.net[id].Dropped - b.before.net[id].Dropped
 		o.System.Squeezed += c.Squeezed
@@ -203,8 +203,10 @@ func (b *KernelBox) cpus(o *Observation, now *counts, steered []int) {
 	}
 }
 
-// saturated is the share of its time from which on a CPU that receives packets has
-// none left. What it loses then is lost at the card, where nobody here sees it.
+// saturated is the share of its time from which on a CPU that receives packets, and
+// leaves some at the card when it may take no more at a time (squeezed), has none left.
+// What it loses then is lost there, where few drivers count it, and a hypervisor does not
+// tell. Other programs that have the CPU meanwhile leave it time: it comes to its packets.
 const saturated = 0.97
 
 // Move implements Box.
@@ -215,7 +217,7 @@ func (b *KernelBox) Move(ctx context.Context, moves []Move) []Moved {
 		if c := b.sas[m.SA]; from == NoCPU && c != nil {
 			from = c.arrives
 		}
-		shifts[i] = flow.Shift{Slot: m.SA.Slot, Generation: m.SA.Generation, To: m.To, MayShed: m.MayShed || b.short[from]}
+		shifts[i] = flow.Shift{Slot: m.SA.Slot, Generation: m.SA.Generation, To: m.To, MayShed: b.short[from]}
 	}
 	out := make([]Moved, len(moves))
 	for i, s := range b.paths.Shift(ctx, shifts) {

@@ -99,12 +99,6 @@ func TestKernelBox(t *testing.T) {
 	if want := []flow.Shift{{Slot: 1, Generation: 1, To: 0, MayShed: true}, {Slot: 0, Generation: 1, To: 1}}; !reflect.DeepEqual(p.shifts, want) {
 		t.Errorf("shifts %+v; expected %+v", p.shifts, want)
 	}
-	defer func() {
-		p.answer = []flow.Shifted{{}}
-		if b.Move(t.Context(), []Move{{SA: SAID{0, 1}, From: NoCPU, To: 1, MayShed: true}}); !p.shifts[0].MayShed {
-			t.Error("a move that may lose packets may not")
-		}
-	}()
 	if m[0].Err != nil || !strings.Contains(m[0].Note, "CPU 1 did not get through, so 12 packets were dropped") || m[1].Err == nil {
 		t.Errorf("moved %+v", m)
 	}
@@ -124,6 +118,49 @@ func TestKernelBox(t *testing.T) {
 	p.steer = nil
 	if o := observe(); len(o.SAs) != 0 || o.CPUs != nil && o.CPUs[0].Online {
 		t.Errorf("not steered: %+v", o)
+	}
+}
+
+// TestMayShed: packets are dropped for a move only off a CPU that loses some anyway.
+func TestMayShed(t *testing.T) {
+	const busy, half = 990 * time.Millisecond, 500 * time.Millisecond
+	for name, c := range map[string]struct {
+		times     host.CPUTime
+		soft      host.Softnet
+		from      int // CPU that the SA is steered to
+		by, taken uint64
+		want      bool
+	}{
+		"a receiver that never gets through its card":        {host.CPUTime{SoftIRQ: busy}, host.Softnet{Squeezed: 3}, NoCPU, 0, 0, true},
+		"one that does, each time":                           {host.CPUTime{SoftIRQ: busy}, host.Softnet{}, NoCPU, 0, 0, false},
+		"one that another program keeps busy":                {host.CPUTime{SoftIRQ: busy - half, Processes: half}, host.Softnet{Squeezed: 3}, NoCPU, 0, 0, false},
+		"one that another program has a little of":           {host.CPUTime{SoftIRQ: busy - 50*time.Millisecond, Processes: 50 * time.Millisecond}, host.Softnet{Squeezed: 3}, NoCPU, 0, 0, false},
+		"one with time":                                      {host.CPUTime{SoftIRQ: half}, host.Softnet{Squeezed: 3}, NoCPU, 0, 0, false},
+		"a CPU that takes all it is given, if barely":        {host.CPUTime{Kernel: busy}, host.Softnet{Squeezed: 3}, 0, 1, 1000, false},
+		"a CPU that takes less than its queue can have left": {host.CPUTime{Kernel: busy}, host.Softnet{}, 0, 1, 800, true},
+		"a CPU whose queue has what it did not take":         {host.CPUTime{Kernel: busy}, host.Softnet{}, 0, 1, 900, false},
+	} {
+		p := &fakePaths{sas: []flow.Traffic{{Generation: 1, CPU: c.from, Packets: make([]uint64, 2), Bytes: make([]uint64, 2)}}, steer: []int{0, 1}, answer: []flow.Shifted{{}}}
+		b := NewBox(p)
+		b.wires = stillNetwork()
+		now, times, soft := time.Unix(1000, 0), host.CPUTime{}, host.Softnet{}
+		b.now = func() time.Time { return now }
+		b.times = func() ([]host.CPUTime, error) { return []host.CPUTime{times, {CPU: 1}}, nil }
+		b.net = func() ([]host.Softnet, error) { return []host.Softnet{soft, {CPU: 1}}, nil }
+		if _, err := b.Observe(); err != nil {
+			t.Fatal(err)
+		}
+		now, times, soft = now.Add(time.Second), c.times, c.soft
+		times.Idle = time.Second - times.Total()
+		p.count(0, int(c.by), 1000)
+		p.taken[0] = c.taken
+		if _, err := b.Observe(); err != nil {
+			t.Fatal(err)
+		}
+		b.Move(t.Context(), []Move{{From: c.from, To: 1, SA: SAID{0, 1}}})
+		if got := p.shifts[0].MayShed; got != c.want {
+			t.Errorf("off %s: packets may be dropped: %v; expected %v", name, got, c.want)
+		}
 	}
 }
 

@@ -35,7 +35,6 @@ type memory struct {
 	moved    int     // round in which it was to move last; 0: never
 	to       int     // where to
 	made     int     // round of the last such move that was made
-	failed   int     // how many moves in a row were not made
 	rest     int     // rounds it stays after moved
 	hot      int     // rounds in a row that it filled a CPU by itself
 	spare    int     // rounds in a row that an SA of one CPU had no packets
@@ -188,9 +187,7 @@ func (t *Tuner) remember(s *SA, unit float64) *memory {
 	}
 	m.seen, m.now = t.round, now
 	if m.moved != 0 && m.moved == t.round-1 && s.CPU == m.to {
-		m.made, m.failed = m.moved, 0
-	} else if m.moved != 0 && m.moved == t.round-1 {
-		m.failed++
+		m.made = m.moved
 	}
 	if now >= m.load {
 		m.load = 0.5*now + 0.5*m.load
@@ -230,9 +227,6 @@ const (
 	// swapGain is what swaps must gain of the load that they swap: a move that finds no
 	// moment leaves one half done until the next round.
 	swapGain = 0.15
-	// insistAfter is how many moves in a row must have found no moment for one that may
-	// drop packets, off a CPU that is full: its queue hardly ever runs empty.
-	insistAfter = 3
 )
 
 // moves searches a better assignment and takes as many steps towards it as the
@@ -349,9 +343,6 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
 		m.moved, m.to = t.round, to.ID
 		move := Move{SA: it.sa.ID, Clear: it.sa.Clear, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
-		if m.failed >= insistAfter && from.Busy > full {
-			move.MayShed = true
-		}
 		made = append(made, move)
 		r := Reason{Before: before, After: after}
 		if !from.Online {
@@ -359,9 +350,6 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		} else {
 			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",
 				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), asking(it.sa), percent(it.load), to.ID)
-		}
-		if move.MayShed {
-			r.Text += fmt.Sprintf("; %d moves found no moment without one of its packets under way, so some may be dropped", m.failed)
 		}
 		out = append(out, Planned{Action: move, Reason: r})
 	}

@@ -112,7 +112,7 @@ func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) 
 		t.ban(m)
 		t.sas[m.SA].moved, t.sas[m.SA].to = t.round, m.From
 		back := m
-		back.From, back.To, back.MayShed = m.To, m.From, false
+		back.From, back.To = m.To, m.From
 		out = append(out, Planned{Action: back, Reason: Reason{
 			Text: fmt.Sprintf("made things worse: %.0f of %.0f kbit/s got through after it, %.0f of %.0f before",
 				now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125),
@@ -123,7 +123,7 @@ func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) 
 
 func (t *Tuner) ban(m Move) {
 	key := m
-	key.Name, key.From, key.MayShed = "", 0, false
+	key.Name, key.From = "", 0
 	b := t.banned[key]
 	b.times++
 	b.until = t.round + banRounds<<min(b.times-1, 5)

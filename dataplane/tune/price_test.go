@@ -91,35 +91,6 @@ func TestLoadFollowsPrice(t *testing.T) {
 	}
 }
 
-// TestMoveInsists: an SA that finds no moment time and again may lose packets for it
-// when its CPU is full, not otherwise.
-func TestMoveInsists(t *testing.T) {
-	t.Parallel()
-	for _, busy := range []float64{0.95, 0.7} {
-		tuner := New(Limits{})
-		o := Observation{Interval: time.Second, CPUs: []CPU{{Online: true, Busy: busy}, {ID: 1, Online: true}}}
-		for i := range uint32(4) {
-			o.SAs = append(o.SAs, SA{ID: SAID{Slot: i}, CPU: 0, Arrives: 1, Packets: 10_000, Bytes: 10_000_000})
-		}
-		failed := map[SAID]int{}
-		insisted := false
-		for range 40 {
-			for _, p := range tuner.Decide(o).Actions {
-				if m, is := p.Action.(Move); is {
-					if m.MayShed && failed[m.SA] < insistAfter {
-						t.Errorf("busy %.2f: %v may lose packets after %d moves that failed", busy, m, failed[m.SA])
-					}
-					insisted = insisted || m.MayShed
-					failed[m.SA]++
-				}
-			}
-		}
-		if len(failed) == 0 || insisted != (busy > full) {
-			t.Errorf("busy %.2f: moves that may lose packets: %v, %d SAs moved", busy, insisted, len(failed))
-		}
-	}
-}
-
 // TestPriceOfFewPackets: the packets of an SA that has hardly any do not cost what its CPU does besides.
 func TestPriceOfFewPackets(t *testing.T) {
 	tuner := New(Limits{})

@@ -304,7 +304,7 @@ func (q *queues) carry(moves []Move) (made []Move) {
 	for i, mv := range moves {
 		at := &q.m.sas[q.m.index(mv.SA)]
 		sa, c := q.sa(at), at.place()
-		shifts[i] = flow.Shift{Slot: sa.slot, Generation: sa.generation, To: mv.To, MayShed: mv.MayShed || q.m.demand(c) > q.m.capacity(c)}
+		shifts[i] = flow.Shift{Slot: sa.slot, Generation: sa.generation, To: mv.To, MayShed: q.m.demand(c) > q.m.capacity(c)}
 	}
 	for i, r := range q.shift.Shift(context.Background(), shifts) {
 		if r.Err != nil {

@@ -90,9 +90,6 @@ type (
 		SPI      uint32
 		Name     string
 		From, To int
-		// MayShed: packets may be dropped for it, for it found no moment without one under
-		// way, time and again, and the CPU is full.
-		MayShed bool
 	}
 	// Split asks IKE for one more SA beside this one, of a CPU (RFC 9611), since it
 	// fills a CPU by itself and moving cannot help it.

@@ -10,8 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -178,10 +176,7 @@ func (g *gateway) history() (h tuneHistory) {
 	return h
 }
 
-// shedBy finds how many packets a move says that it dropped.
-var shedBy = regexp.MustCompile(`(\d+) (?:packets )?were dropped`)
-
-// expectMoves: there are moves, and no packets were dropped for them but those that they say.
+// expectMoves: there are moves, and no packets were dropped for them.
 func expectMoves(g *gateway, j journal, r *flow.Reader) {
 	g.Helper()
 	text, _ := json.MarshalIndent(j, "", " ")
@@ -190,21 +185,14 @@ func expectMoves(g *gateway, j journal, r *flow.Reader) {
 	if g.Logf("%d moves", n); n < 2 {
 		g.Errorf("%d moves; expected at least 2", n)
 	}
-	said, dropped := uint64(0), uint64(0)
 	for _, e := range j {
 		if e.Reason == "" {
 			g.Errorf("an entry without a reason: %+v", e)
 		}
-		if m := shedBy.FindStringSubmatch(e.How + e.Error); m != nil {
-			said += need[uint64](g)(strconv.ParseUint(m[1], 10, 64))
-		}
 	}
 	for _, total := range need[[]flow.TotalCount](g)(r.Totals()) {
-		if total.Total.String() == "shed" {
-			dropped = total.Count
+		if total.Total.String() == "shed" && total.Count != 0 {
+			g.Errorf("%d packets were dropped for moves; expected none", total.Count)
 		}
-	}
-	if g.Logf("%d packets dropped for moves off a CPU that lost packets", dropped); dropped > said {
-		g.Errorf("%d packets were dropped for moves, which say that it was %d", dropped, said)
 	}
 }
