@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -32,6 +33,9 @@ type Shifted struct {
 	// Shed is how many of its packets were dropped while its CPU, which did not get
 	// through what it had, worked off those before them.
 	Shed uint64
+	// Unsure: this program got no CPU while they were dropped, for so long that the SA went
+	// over by itself. Packets before that may come after those behind them.
+	Unsure bool
 }
 
 // Errors of Shift.
@@ -153,6 +157,9 @@ type mover struct {
 	tab   *table.Table
 	on    int           // CPU that the thread runs on, plus one
 	began time.Duration // of Now, as the other times
+	// turn is from when on a CPU that loses packets is waited for by those that are to
+	// leave it: the end of the last one's shedding there.
+	turn map[uint32]time.Duration
 }
 
 // shift is one of them under way.
@@ -173,6 +180,7 @@ type shift struct {
 	done     bool
 
 	shed   time.Duration // since when; 0: not
+	off    []uint32      // CPUs that are to get through meanwhile
 	lease  time.Duration // until when, unless it is renewed
 	before uint64        // packets counted until then
 	taken  uint64        // by the old CPU's thread until then
@@ -180,7 +188,7 @@ type shift struct {
 }
 
 func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
-	m.began = m.Now()
+	m.began, m.turn = m.Now(), map[uint32]time.Duration{}
 	var open []*shift
 	for i, s := range shifts {
 		// Where the packets of one that has departed are is not what a second departure would begin from.
@@ -205,6 +213,9 @@ func (m *mover) run(ctx context.Context, shifts []Shift, out []Shifted) {
 			}
 			if s.done {
 				s.out.Waited = m.Now() - m.began
+				for _, cpu := range s.off {
+					m.turn[cpu] = m.Now()
+				}
 			} else {
 				left = append(left, s)
 			}
@@ -399,7 +410,7 @@ func (m *mover) decide(ctx context.Context, s *shift, passed time.Duration) {
 		m.keepShed(s)
 	case ctx.Err() != nil:
 		m.giveUp(s, ctx.Err())
-	case s.mayShed && passed > s.patience() && m.visible(s):
+	case s.mayShed && m.waited(s) > s.patience() && m.visible(s):
 		m.beginShed(s)
 	case passed > shiftBound:
 		m.giveUp(s, fmt.Errorf("%w in %v", ErrNoMoment, passed.Round(time.Millisecond)))
@@ -413,6 +424,17 @@ func (s *shift) patience() time.Duration {
 		return shiftBound / 2
 	}
 	return shiftPatience
+}
+
+// waited is how long there was no moment for an SA since nothing was dropped for another
+// one that leaves its CPU. One goes at a time: the others' packets are done while its own
+// are dropped, and when it is gone, they may find a moment.
+func (m *mover) waited(s *shift) time.Duration {
+	since := m.began
+	for _, cpu := range s.holders() {
+		since = max(since, m.turn[cpu])
+	}
+	return m.Now() - since
 }
 
 func (m *mover) visible(s *shift) bool {
@@ -457,6 +479,10 @@ func (m *mover) beginShed(s *shift) {
 	s.before = m.tab.Counters(s.slot).Packets
 	s.shed = m.Now()
 	s.lease = s.shed + shedLease
+	for _, cpu := range s.holders() {
+		s.off = append(s.off, cpu)
+		m.turn[cpu] = math.MaxInt64
+	}
 	if err := m.tab.Shed(s.slot, s.generation, s.lease); err != nil {
 		m.fail(s, err)
 		return
@@ -474,23 +500,22 @@ func (m *mover) beginShed(s *shift) {
 // them. The SA stays where it is when that takes too long.
 func (m *mover) keepShed(s *shift) {
 	// The programs end it by themselves only when this thread was away for long.
-	lapsed := m.Now() >= s.lease
-	if !lapsed && !m.drained(s) && m.Now()-s.shed <= shedBound {
+	s.out.Unsure = m.Now() >= s.lease
+	switch {
+	case s.out.Unsure || m.drained(s):
+		m.arrive(s, false, nil)
+	case m.Now()-s.shed > shedBound:
+		err := m.tab.Return(s.slot, s.generation, s.from)
+		m.tell(s)
+		m.fail(s, errors.Join(fmt.Errorf("%w in %v; %d were dropped", ErrNotDone, (m.Now()-s.shed).Round(time.Millisecond), s.out.Shed), err))
+	default:
 		ends := s.lease
 		s.lease = m.Now() + shedLease
 		m.fail(s, m.tab.Shed(s.slot, s.generation, s.lease))
-		if m.Now() < ends || s.done {
-			return
+		if s.out.Unsure = m.Now() >= ends; s.out.Unsure && !s.done { // it ended before it was renewed, so packets may have gone over
+			m.arrive(s, false, nil)
 		}
-		lapsed = true // meanwhile, so packets may have gone over
 	}
-	if lapsed || m.drained(s) {
-		m.arrive(s, false, nil)
-		return
-	}
-	err := m.tab.Return(s.slot, s.generation, s.from)
-	m.tell(s)
-	m.fail(s, errors.Join(fmt.Errorf("%w in %v; %d were dropped", ErrNotDone, (m.Now()-s.shed).Round(time.Millisecond), s.out.Shed), err))
 }
 
 // tell says how many packets were dropped, as soon as no more are.

@@ -34,6 +34,7 @@ type twoCPUs struct {
 	next  []uint64 // sequence numbers
 	last  []uint64 // delivered
 	shed  []int
+	turns []int // SAs that packets were dropped of, each as often as it came to it
 
 	left  []item // passed, and left over by the receiver: soft interrupts that wait for ksoftirqd
 	queue []item // of CPU 1
@@ -112,6 +113,9 @@ func (s *twoCPUs) poll() {
 			flush = append(flush, it)
 		case 1:
 			s.shed[i]++
+			if len(s.turns) == 0 || s.turns[len(s.turns)-1] != i {
+				s.turns = append(s.turns, i)
+			}
 		default:
 			s.t.Fatalf("action %d", action)
 		}
@@ -288,6 +292,17 @@ func TestShiftOffAnOverloadedCPU(t *testing.T) {
 	if s.shed[0] != before {
 		t.Error("shedding goes on")
 	}
+	// Of several, one at a time is dropped: while all were, the CPU would only get through
+	// what it has, and more be lost than without any move.
+	s.turns = nil
+	for i, r := range s.move(-1, true, 1, 2, 3) {
+		if r.Err != nil {
+			t.Errorf("SA %d of three: %v", i, r.Err)
+		}
+	}
+	if seen := slices.Compact(slices.Sorted(slices.Values(s.turns))); len(s.turns) != len(seen) || len(seen) < 2 {
+		t.Errorf("of three SAs, packets were dropped by turns, %v; expected of one after the other", s.turns)
+	}
 }
 
 // TestShiftSaysWhatItSheds: also when the moment that was found just before it began
@@ -326,6 +341,40 @@ func TestShiftSaysWhatItSheds(t *testing.T) {
 	m.run(t.Context(), []Shift{{Slot: s.slots[0], Generation: sa.Generation, To: -1, MayShed: true}}, out)
 	if out[0].Err != nil || shed == 0 || out[0].Shed != shed {
 		t.Errorf("%+v, %d packets dropped; expected that it says so", out[0], shed)
+	}
+}
+
+// TestShiftThatLapsed: the mover gets no CPU while packets are dropped; then the programs
+// end that by themselves, and it says that the order is not certain.
+func TestShiftThatLapsed(t *testing.T) {
+	needKernel(t)
+	onFirstCPU(t)
+	for _, away := range []time.Duration{shedLease / 2, shedLease} {
+		s := newTwoCPUs(t, 1, 1)
+		sa, _ := s.tab.Slot(s.slots[0])
+		must(t, s.tab.SetCPU(s.slots[0], 1))
+		began := s.now
+		m := &mover{tab: s.tab, Kernel: Kernel{
+			Asleep: func(uint32, bool) (is, known bool) { return s.now-began > time.Second, true },
+			RunOn:  func(int) error { return nil },
+			Now:    func() time.Duration { return s.now },
+			Pause: func(time.Duration) {
+				if s.now += time.Millisecond; s.shed[0] > 10 && s.now-began < time.Second {
+					s.now += away
+				}
+				if action, _, err := s.prog.Test(espFor(0)); err != nil {
+					t.Fatal(err)
+				} else if action == 1 {
+					s.shed[0]++
+				}
+			},
+			Received: func(uint32) (uint64, bool) { return 0, true },
+		}}
+		out := make([]Shifted, 1)
+		m.run(t.Context(), []Shift{{Slot: s.slots[0], Generation: sa.Generation, To: -1, MayShed: true}}, out)
+		if out[0].Err != nil || out[0].Shed == 0 || out[0].Unsure != (away >= shedLease) {
+			t.Errorf("away for %v: %+v, %d shed", away, out[0], s.shed[0])
+		}
 	}
 }
 

@@ -224,6 +224,9 @@ func (b *KernelBox) Move(ctx context.Context, moves []Move) []Moved {
 		out[i].Err = s.Err
 		switch {
 		case s.Err != nil:
+		case s.Unsure:
+			out[i].Note = fmt.Sprintf("after %v, by itself, since espalierd got no CPU for long; %d packets were dropped, and some before them may have come late",
+				s.Waited.Round(time.Millisecond), s.Shed)
 		case s.Shed > 0:
 			out[i].Note = fmt.Sprintf("after %v; %s did not get through, so %d packets were dropped until those before them were done",
 				s.Waited.Round(time.Millisecond), cpuName(moves[i].From), s.Shed)
