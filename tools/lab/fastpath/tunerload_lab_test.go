@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -121,7 +123,8 @@ func TestTunerChangingLoad(t *testing.T) {
 		t.Errorf("%d of %d packets late: expected each in its turn", o.late, o.got)
 	}
 	j.read(g)
-	expectMoves(g, j, r)
+	expectMoves(g, j)
+	expectNothingDropped(g, j, r, o)
 	if changed := settingsOf(g.n.GW1); fmt.Sprint(changed) == fmt.Sprint(before) {
 		t.Errorf("settings %v: expected that the tuner has raised some", changed)
 	}
@@ -176,8 +179,8 @@ func (g *gateway) history() (h tuneHistory) {
 	return h
 }
 
-// expectMoves: there are moves, and no packets were dropped for them.
-func expectMoves(g *gateway, j journal, r *flow.Reader) {
+// expectMoves: there are moves, each with its reason.
+func expectMoves(g *gateway, j journal) {
 	g.Helper()
 	text, _ := json.MarshalIndent(j, "", " ")
 	g.Logf("%s", text)
@@ -190,9 +193,29 @@ func expectMoves(g *gateway, j journal, r *flow.Reader) {
 			g.Errorf("an entry without a reason: %+v", e)
 		}
 	}
-	for _, total := range need[[]flow.TotalCount](g)(r.Totals()) {
-		if total.Total.String() == "shed" && total.Count != 0 {
-			g.Errorf("%d packets were dropped for moves; expected none", total.Count)
+}
+
+// shedBy finds how many packets a move says that it dropped.
+var shedBy = regexp.MustCompile(`(\d+) (?:packets )?were dropped`)
+
+// expectNothingDropped: no packets were dropped for moves. Where the machine is so slow, or so busy with other things, that the gateway loses
+// packets besides, it may drop some of an SA that leaves such a CPU, and says of each move how many.
+func expectNothingDropped(g *gateway, j journal, r *flow.Reader, o order) {
+	g.Helper()
+	said, dropped := uint64(0), uint64(0)
+	for _, e := range j {
+		if m := shedBy.FindStringSubmatch(e.How + e.Error); m != nil {
+			said += need[uint64](g)(strconv.ParseUint(m[1], 10, 64))
 		}
+	}
+	for _, total := range need[[]flow.TotalCount](g)(r.Totals()) {
+		if total.Total.String() == "shed" {
+			dropped = total.Count
+		}
+	}
+	lost := max(o.missing-o.late-int(dropped), 0)
+	g.Logf("%d packets dropped for moves, %d lost besides", dropped, lost)
+	if dropped > said || dropped > 0 && lost == 0 {
+		g.Errorf("%d packets were dropped for moves, which say that it was %d, and %d were lost besides; expected none, as long as no CPU loses any by itself", dropped, said, lost)
 	}
 }
