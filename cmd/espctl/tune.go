@@ -205,7 +205,10 @@ func entryText(b *bytes.Buffer, e *tune.EntryReport) {
 	case e.How != "":
 		line(b, 2, "done", printable(e.How))
 	}
-	if e.Helped != nil {
+	switch {
+	case e.Helped != nil:
 		line(b, 2, "helped", yesNo(*e.Helped)+": "+printable(e.Outcome))
+	case e.Outcome != "":
+		line(b, 2, "helped", printable(e.Outcome)) // it cannot be told, and why
 	}
 }

@@ -35,6 +35,7 @@ func tunerOf() map[string]vici.Command {
 		{ID: 1, At: vicitest.Now, Times: 1, Planned: move, Loads: status.Loads, Note: "after 140 µs, at a moment without one of its packets under way",
 			Outcome: "the busiest CPU with SAs has 70 % to do, 140 % before", Helped: true},
 		{ID: 2, At: vicitest.Now.Add(time.Second), Times: 4, Planned: set, Advised: true},
+		{ID: 3, At: vicitest.Now.Add(2 * time.Second), Times: 1, Planned: set, Outcome: "cannot be told: 7 kbit/s arrive now, 9 did before", Unknown: true},
 		{ID: 5, At: vicitest.Now.Add(time.Minute), Times: 1, Planned: move, Error: "there was no moment"},
 	}
 	return map[string]vici.Command{

@@ -17,6 +17,7 @@ type Entry struct {
 	// Outcome says whether it helped, as soon as that is known, Helped the same in a word.
 	Outcome string
 	Helped  bool
+	Unknown bool // it cannot be told
 	// Times is how often the same was decided in a row, At when last.
 	Times int
 }
@@ -68,7 +69,7 @@ func (j *journal) judge(v *Verdict) {
 	for _, a := range v.Actions {
 		e := j.find(func(e *Entry) bool { return same(e.Planned.Action, a) && e.Outcome == "" }, journalSize)
 		if e != nil && !e.Advised && e.Error == "" {
-			e.Outcome, e.Helped = v.Text, v.Helped
+			e.Outcome, e.Helped, e.Unknown = v.Text, v.Helped, v.Unknown
 		}
 	}
 }

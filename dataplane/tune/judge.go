@@ -68,7 +68,7 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	}
 	less := now.delivered < tr.before.delivered*(1-worse)
 	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) && !(less && t.crowded(o, tr)) {
-		verdict.Text = fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
+		verdict.Unknown, verdict.Text = true, fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
 		return nil, []Verdict{verdict} // another load: says nothing about the moves
 	}
 	busiest := newPlan(o.CPUs, v.base, v.open, slices.Clone(v.items)).worst()

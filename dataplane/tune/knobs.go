@@ -262,7 +262,7 @@ func (t *Tuner) judgeKnobs(v *view) ([]Planned, []Verdict) {
 		verdict.Actions = append(verdict.Actions, s)
 	}
 	if was.in == 0 || was.out == 0 || now.in > was.in*(1+comparable) || now.in < was.in*(1-comparable) {
-		verdict.Text = fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.in/125, was.in/125)
+		verdict.Unknown, verdict.Text = true, fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.in/125, was.in/125)
 		return nil, []Verdict{verdict}
 	}
 	top := busiest(v)

@@ -99,7 +99,7 @@ func (t *Tuner) judgeSpreading(v *view) (*Planned, *Verdict) {
 	verdict := &Verdict{Actions: []Action{Set{Setting: Pcrypt, From: "off", To: "on"}},
 		Text: fmt.Sprintf("%.0f of %.0f kbit/s get through, %.0f of %.0f before", now.delivered/125, now.offered/125, was.delivered/125, was.offered/125)}
 	if now.offered > was.offered*(1+comparable) || now.offered < was.offered*(1-comparable) {
-		verdict.Text = "cannot be told: " + verdict.Text
+		verdict.Unknown, verdict.Text = true, "cannot be told: "+verdict.Text
 		return nil, verdict
 	}
 	verdict.Helped = now.delivered > was.delivered*(1+worse)

@@ -85,7 +85,7 @@ func (e *Entry) Report() EntryReport {
 		before, after := round(100*p.Reason.Before), round(100*p.Reason.After)
 		r.Before, r.After = &before, &after
 	}
-	if e.Outcome != "" {
+	if e.Outcome != "" && !e.Unknown {
 		r.Helped = &e.Helped
 	}
 	return r

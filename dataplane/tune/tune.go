@@ -183,6 +183,7 @@ type Decision struct {
 type Verdict struct {
 	Actions []Action
 	Helped  bool
+	Unknown bool // whether it helped cannot be told: the load is another one
 	Text    string
 }
 

@@ -3,6 +3,7 @@ package tune
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -331,6 +332,35 @@ func TestTakesBackWhatMadeThingsWorse(t *testing.T) {
 		if s.cpu == 1 {
 			t.Errorf("SA %d is still where nothing gets through", s.id)
 		}
+	}
+}
+
+// TestSaysWhatCannotBeTold: when the load changes with a move, that says nothing of it,
+// in the journal neither yes nor no.
+func TestSaysWhatCannotBeTold(t *testing.T) {
+	t.Parallel()
+	m := randomModel(1)
+	m.cpus = m.cpus[:2]
+	m.add(0.4)
+	m.add(0.4)
+	tuner := New(Limits{})
+	var j journal
+	for range 10 {
+		d := tuner.Decide(m.observe(time.Second))
+		for _, p := range d.Actions {
+			j.add(Entry{Planned: p})
+		}
+		for i := range d.Verdicts {
+			j.judge(&d.Verdicts[i])
+		}
+		m.perform(d)
+		if len(d.Actions) > 0 {
+			m.sas[0].off = true
+		}
+	}
+	e := j.entries()
+	if len(e) == 0 || !strings.HasPrefix(e[0].Outcome, "cannot be told: ") || e[0].Report().Helped != nil {
+		t.Errorf("%+v; expected that it cannot be told whether it helped", e)
 	}
 }
 
