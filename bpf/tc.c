@@ -80,6 +80,8 @@ static __always_inline int esp_leaves(CONTEXT *ctx, int link)
 			sa_count(e, 1, p.bytes);
 		return TC_ACT_UNSPEC;
 	}
+	if (p.udp == UDP_PEERS)
+		return TC_ACT_UNSPEC; /* from anybody's port: that is no sign of ESP */
 	total_add(cpu, TOTAL_ESP_OUT_UNKNOWN);
 	dst.family = p.family;
 	__builtin_memcpy(dst.addr, p.key.addr, 16);

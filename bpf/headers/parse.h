@@ -22,6 +22,8 @@ enum kind {
 	KIND_MALFORMED      /* broken before that is known */
 };
 
+enum via { UDP_NONE = 0, UDP_OURS, UDP_PEERS }; /* whose port it is by which ESP or IKE is known */
+
 enum link { LINK_ETHERNET, LINK_RAW }; /* LINK_RAW: begins with the IP header */
 
 struct packet {
@@ -34,7 +36,7 @@ struct packet {
 	__u8 family;           /* 4, 6; 0: not IP */
 	__u8 proto;            /* of what header points to: IPPROTO_ESP, _UDP, _TCP ... */
 	__u8 first_fragment;   /* more fragments follow */
-	__u8 udp;              /* ESP, IKE: on a UDP port */
+	__u8 udp;              /* ESP, IKE: enum via */
 	__u16 l4_offset;       /* from the beginning of the packet to the header after IP's */
 	__be16 sport, dport;   /* TCP and UDP, else 0 */
 	__be32 seq;            /* ESP's sequence number */
@@ -152,7 +154,8 @@ static __always_inline __u16 port_kind(const struct config *c, __be16 port)
 	return 0;
 }
 
-/* parse_udp: IKE, keepalives and ESP in UDP (RFC 3948 2) on a port of ours. */
+/* parse_udp: IKE, keepalives and ESP in UDP (RFC 3948 2) on a port of ours; what leaves from
+ * another one, to the port for it, may be of an SA of a single CPU, which has its own. */
 static __always_inline void parse_udp(const struct config *c, struct packet *p, void *end)
 {
 	struct udp *udp = p->header;
@@ -166,9 +169,16 @@ static __always_inline void parse_udp(const struct config *c, struct packet *p, 
 	p->sport = udp->sport;
 	p->dport = udp->dport;
 	kind = port_kind(c, p->key.dir == DIR_IN ? udp->dport : udp->sport);
-	if (!kind)
-		return;
-	p->udp = 1;
+	if (kind) {
+		p->udp = UDP_OURS;
+	} else {
+		if (p->key.dir == DIR_IN)
+			return;
+		kind = port_kind(c, udp->dport);
+		if (kind != PORT_NATT)
+			return;
+		p->udp = UDP_PEERS;
+	}
 	p->header = udp + 1;
 	length = bpf_ntohs(udp->length) - (__u32)sizeof(*udp);
 	if (kind == PORT_NATT) {
