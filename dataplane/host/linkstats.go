@@ -14,8 +14,10 @@ import (
 
 // LinkShape is what a network interface is.
 type LinkShape struct {
-	Name               string
-	Device             bool // there is one behind it: it may have interrupts and features
+	Name   string
+	Device bool // there is one behind it: it may have interrupts and features
+	// Queues are those whose packets can be spread over CPUs: a VLAN has none, since its
+	// packets stay where the device beneath it has received them.
 	Queues, SendQueues int
 	IRQs               []int // of the device
 }
@@ -76,6 +78,9 @@ func (l Local) shapeOf(link string) LinkShape {
 	at := "/sys/class/net/" + link
 	s := LinkShape{Name: link, Device: l.exists(at + "/device")}
 	s.Queues, s.SendQueues = l.queues(at)
+	if l.passedOn(at) {
+		s.Queues = 0
+	}
 	if !s.Device {
 		return s
 	}
@@ -98,6 +103,19 @@ func (l Local) shapeOf(link string) LinkShape {
 	}
 	slices.Sort(s.IRQs)
 	return s
+}
+
+// passedOn tells whether the packets of an interface are another one's first, which the
+// kernel passes on without a look at RPS. A bridge's and a tunnel's are received anew.
+func (l Local) passedOn(link string) bool {
+	text, _ := l.read(link + "/uevent")
+	for line := range strings.Lines(text) {
+		switch strings.TrimSpace(line) {
+		case "DEVTYPE=vlan", "DEVTYPE=bond", "DEVTYPE=macvlan":
+			return true
+		}
+	}
+	return false
 }
 
 // queues counts an interface's receive and transmit queues.

@@ -17,7 +17,9 @@ func TestLinkStats(t *testing.T) {
 		pci + "/virtio0/features": "", pci + "/msi_irqs/25": "msix", pci + "/msi_irqs/24": "msix",
 		"/sys/class/net/eth0/statistics/rx_missed_errors": "4", "/sys/class/net/veth1/statistics/rx_missed_errors": "0",
 		"/sys/class/net/eth0/queues/rx-0/rps_cpus": "0", "/sys/class/net/eth0/queues/rx-1/rps_cpus": "0", "/sys/class/net/eth0/queues/tx-0/xps_cpus": "0",
-		"/sys/class/net/veth1/queues/rx-0/rps_cpus": "0",
+		"/sys/class/net/veth1/queues/rx-0/rps_cpus":   "0",
+		"/sys/class/net/eth0.10/queues/rx-0/rps_cpus": "0", "/sys/class/net/eth0.10/uevent": "DEVTYPE=vlan\nINTERFACE=eth0.10\nIFINDEX=4\n",
+		"/sys/class/net/br0/queues/rx-0/rps_cpus": "0", "/sys/class/net/br0/uevent": "DEVTYPE=bridge\nINTERFACE=br0\nIFINDEX=5\n",
 	})
 	must(t, os.Symlink(l.path(pci+"/virtio0"), l.path("/sys/class/net/eth0/device")))
 	got, err := l.linkStats([]LinkShape{l.shapeOf("eth0"), l.shapeOf("veth1"), l.shapeOf("gone")}, func(link string) ([]uint64, uint64) {
@@ -36,6 +38,9 @@ func TestLinkStats(t *testing.T) {
 	}
 	if v.Device || v.Received != 1 || v.IRQs != nil || v.Shares != nil || v.Queues != 1 {
 		t.Errorf("veth1: %+v", v)
+	}
+	if vlan, bridge := l.shapeOf("eth0.10"), l.shapeOf("br0"); vlan.Queues != 0 || bridge.Queues != 1 {
+		t.Errorf("%+v, %+v: expected no queue to spread of the VLAN, and the bridge's", vlan, bridge)
 	}
 	for _, text := range []string{"eth0: 1 2 3\n", "eth0: a b c d e f g h i j\n"} {
 		l := fakeRoot(t, map[string]string{"/proc/thread-self/net/dev": text})

@@ -39,8 +39,12 @@ func newCard(seed uint64, cpus, queues int) *card {
 	return c
 }
 
+// cable is the card's interrupt that no queue has.
+const cable = Setting("irq/29")
+
 // device gives the inside interface a device whose queues' interrupts are served by a CPU.
 func (c *card) device(cpu int) {
+	c.settings[cable] = fmt.Sprint(cpu)
 	for q := range c.work {
 		c.irqs = append(c.irqs, cpu)
 		c.settings[Setting(host.IRQAffinity(30+q))] = fmt.Sprint(cpu)
@@ -99,6 +103,9 @@ func (c *card) observe(d time.Duration) Observation {
 	in := Link{Name: "in0", Inside: true, Device: len(c.irqs) > 0, Queues: len(c.work), SendQueues: 1, Received: n, ReceivedBytes: 1000 * n}
 	for q := range c.irqs {
 		in.IRQs = append(in.IRQs, IRQ{Number: 30 + q, CPU: c.irqs[q], Count: uint64(100 * (1 + c.work[q]))})
+	}
+	if len(c.irqs) > 0 { // of the cable
+		in.IRQs = append(in.IRQs, IRQ{Number: 29, CPU: c.irqs[0], Count: 1})
 	}
 	o.Links = []Link{in, {Name: "out0", Device: len(c.irqs) > 0, Queues: 1, SendQueues: 2, Sent: through, SentBytes: 1050 * through}}
 	o.System.Settings, o.System.Refused, c.refused = c.settings, c.refused, nil

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -25,6 +26,11 @@ func (t *Tuner) queues(v *view) (out []Planned) {
 	return out[:min(len(out), t.limits.Queues)]
 }
 
+// fewInterrupts is how much less often than the busiest of its card an interrupt comes
+// that is none of a queue in use: what the card has to say of its cable, once in two
+// seconds. That on another CPU would help nobody.
+const fewInterrupts = 20
+
 // interrupts moves one interrupt from a CPU that serves several queues to one with
 // room. The queue with least to do goes: the others stay where their caches are.
 func (t *Tuner) interrupts(v *view, hot int) []Planned {
@@ -39,7 +45,10 @@ func (t *Tuner) interrupts(v *view, hot int) []Planned {
 				here = append(here, q)
 			}
 		}
-		slices.SortFunc(here, func(a, b IRQ) int { return int(a.Count) - int(b.Count) })
+		slices.SortFunc(here, func(a, b IRQ) int { return cmp.Compare(a.Count, b.Count) })
+		for len(here) > 0 && here[0].Count < here[len(here)-1].Count/fewInterrupts {
+			here = here[1:]
+		}
 		if len(here) < 2 {
 			continue
 		}
@@ -81,7 +90,7 @@ func (t *Tuner) packetSteering(v *view, hot int) (out []Planned) {
 		if !l.Inside || l.Steered || perSec(l.Received, v.o.Interval) < knobRate || !l.arrivesOn(v.o.CPUs[hot].ID) {
 			continue
 		}
-		why := fmt.Sprintf("%s has %d receive queues for %d CPUs", l.Name, l.Queues, len(cpus))
+		why := fmt.Sprintf("%s has %s for %d CPUs", l.Name, count(l.Queues, "receive queue", "receive queues"), len(cpus))
 		if share := l.fullest(); l.Queues >= len(cpus) && share < skewed {
 			continue
 		} else if l.Queues >= len(cpus) {

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"time"
@@ -50,7 +51,9 @@ type Set struct {
 
 func (Set) isAction() {}
 
-func (s Set) String() string { return fmt.Sprintf("set %s from %s to %s", s.Setting, s.From, s.To) }
+func (s Set) String() string {
+	return fmt.Sprintf("set %s from %s to %s", s.Setting, cmp.Or(s.From, "none"), cmp.Or(s.To, "none"))
+}
 
 // rule says when a setting is raised.
 type rule struct {
