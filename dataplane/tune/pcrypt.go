@@ -58,7 +58,7 @@ func (t *Tuner) parallel(v *view) (out []Planned, verdicts []Verdict) {
 			it := &v.items[i]
 			if k.sas[it.sa.ID].full >= 2*hotRounds && !it.sa.Fixed && (!it.sa.CanSplit || t.limits.Splits < 0) {
 				*p = spreading{since: t.round, before: yield(v.o)}
-				return []Planned{{Action: Set{Setting: Pcrypt, From: now, To: "on"}, Reason: Reason{Before: it.load, Text: fmt.Sprintf(
+				return []Planned{{Action: Set{Setting: Pcrypt, From: now, To: "on"}, Reason: Reason{Text: fmt.Sprintf(
 					"%s asks for %s of a CPU by itself; it can be neither moved nor get others beside it, and another CPU is idle", saName(it.sa.Name, it.sa.SPI), percent(it.load))}}}, verdicts
 			}
 		}

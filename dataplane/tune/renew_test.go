@@ -121,7 +121,7 @@ func (b *parallelBox) step(t *testing.T, tuner *Tuner) Decision {
 	for _, p := range d.Actions {
 		switch a := p.Action.(type) {
 		case Set:
-			if a.Setting != Pcrypt || p.Reason.Text == "" || (a.To == "on") == b.on {
+			if a.Setting != Pcrypt || p.Reason.Text == "" || p.Reason.Before > 0 && p.Reason.After == 0 || (a.To == "on") == b.on {
 				t.Errorf("%v, %+v, it is on: %v", a, p.Reason, b.on)
 			}
 			b.on = a.To == "on"
