@@ -276,8 +276,12 @@ func (r *Runner) SetMode(m Mode) error {
 	r.work.Lock()
 	defer r.work.Unlock()
 	r.mu.Lock()
+	was := r.mode
 	r.mode = m
 	r.mu.Unlock()
+	if was == Advise && m == On {
+		r.tuner = New(r.tuner.limits) // it waits for what comes of what was only said
+	}
 	if m == Off {
 		r.last = Observation{}
 	}

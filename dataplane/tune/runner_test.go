@@ -280,3 +280,57 @@ func TestJournalIsBounded(t *testing.T) {
 		t.Errorf("the latest is of %v", l.At)
 	}
 }
+
+// cardBox is a box of a model of a card's queues.
+type cardBox struct {
+	c    *card
+	last time.Time
+}
+
+func (b *cardBox) Observe() (Observation, error) {
+	now := time.Now()
+	d := now.Sub(b.last)
+	b.last = now
+	if d > time.Hour {
+		return Observation{}, nil
+	}
+	return b.c.observe(d), nil
+}
+
+func (b *cardBox) Move(context.Context, []Move) []Moved { return nil }
+
+// TestRunnerDoesWhatItAdvised: what was only said is done as soon as it may be, not when
+// it would be tried again.
+func TestRunnerDoesWhatItAdvised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCard(1, 2, 2)
+		c.work = []float64{0.5, 0.6}
+		c.device(0)
+		s := &fakeSettings{now: map[string]string{}, before: map[string]string{}, missing: true}
+		for k, v := range c.settings {
+			s.now[string(k)] = v
+		}
+		r, err := NewRunner(Config{Box: &cardBox{c: c}, Settings: s, Mode: Advise, Log: zerolog.Nop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(20 * time.Second)
+		if h := r.History(); len(h) == 0 || s.now["irq/30"] != "0" {
+			t.Errorf("irq/30 is %s, and it advised %+v", s.now["irq/30"], h)
+		}
+		if err := r.SetMode(On); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if s.now["irq/30"] != "1" {
+			t.Errorf("irq/30 is %s, expected 1, as was advised: %+v", s.now["irq/30"], r.History())
+		}
+		cancel()
+		if err := <-done; err != nil || s.now["irq/30"] != "0" {
+			t.Errorf("%v, irq/30 is %s after the end", err, s.now["irq/30"])
+		}
+	})
+}
