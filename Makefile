@@ -75,7 +75,7 @@ UML ?= $(or $(ESPALIER_LAB_UML),$(lastword $(sort $(wildcard ../shared/lab/linux
 fast-test: build
 	@if [ -n "$(UML)" ]; then \
 		echo "== tests that want a fast machine, in User-Mode Linux: $(UML)"; \
-		$(LAB) test --uml "$(UML)" --run 'TestGuard$$|TestFlowSteering$$|TestTunerSplits$$|TestDaemonKilled$$|TestCounters$$|TestReplayWindowGrows$$' ./tools/lab/fastpath; \
+		$(LAB) test --uml "$(UML)" --run 'TestGuard$$|TestFlowSteering$$|TestTunerSplits$$|TestTunerSpreads$$|TestTunerPcrypt$$|TestDaemonKilled$$|TestCounters$$|TestReplayWindowGrows$$' ./tools/lab/fastpath; \
 		$(LAB) test --uml "$(UML)" --run 'TestSwanctlControl$$' ./tools/lab/e2e; \
 		echo "== numbered packets of SAs that move"; \
 		$(LAB) test --uml "$(UML)" --run 'TestMovesKeepOrder$$' ./tools/lab/fastpath -- -tuner-load 100s; \

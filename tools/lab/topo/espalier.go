@@ -25,6 +25,7 @@ type Espalier struct {
 	bin        string
 	args       []string
 	plain      bool
+	sys        string // where its own /sys is made ready; empty: it has the machine's
 	supervisor *Supervisor
 }
 
@@ -38,6 +39,9 @@ type EspalierConfig struct {
 	Args []string
 	// Plain leaves the BPF programs out: an emulated machine verifies them for many seconds at each start.
 	Plain bool
+	// OwnSys gives the daemon a /sys with its namespace's interfaces, as a container has it. Without, it is the machine's: the daemon finds
+	// neither queues nor devices of its interfaces there.
+	OwnSys bool
 	// KeepSockets has the IKE sockets held while the daemon is dead, as systemd does with FileDescriptorStoreMax=.
 	KeepSockets bool
 }
@@ -68,7 +72,12 @@ func (h *Host) PrepareEspalier(cfg EspalierConfig) (*Espalier, error) {
 		StateDir: filepath.Join(h.net.dir, h.Name+"-state"), host: h, bin: bin, args: cfg.Args, plain: cfg.Plain,
 		supervisor: &Supervisor{keeps: cfg.KeepSockets}}
 	e.Conf = filepath.Join(e.Dir, "espalier.conf")
-	for _, dir := range []string{e.RunDir, e.StateDir} {
+	dirs := []string{e.RunDir, e.StateDir}
+	if cfg.OwnSys {
+		e.sys = filepath.Join(h.net.dir, h.Name+"-sys")
+		dirs = append(dirs, e.sys)
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
@@ -158,10 +167,17 @@ func (e *Espalier) Espctl(ctx context.Context, args ...string) (string, error) {
 	return e.Command(ctx, append([]string{bin}, args...)...)
 }
 
+// ownSys has the namespace's interfaces in /sys, and what is mounted there of the machine's.
+const ownSys = `mount -t sysfs sysfs "$2" && for at in fs/bpf kernel/tracing; do [ ! -d /sys/$at ] || mount --bind /sys/$at "$2/$at" || exit; done && mount --rbind "$2" /sys && `
+
 // inMountNamespace wraps a command so that RunDir is its /run/espalier and StateDir its /var/lib/espalier.
 func (e *Espalier) inMountNamespace(argv []string) []string {
-	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && shift && export LISTEN_PID=$$ && exec "$@"`
-	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir, e.StateDir}, argv...)
+	script := `mkdir -p /run/espalier /var/lib/espalier && mount --bind "$0" /run/espalier && mount --bind "$1" /var/lib/espalier && `
+	if e.sys != "" {
+		script += ownSys
+	}
+	script += `shift 2 && export LISTEN_PID=$$ && exec "$@"`
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, e.RunDir, e.StateDir, e.sys}, argv...)
 }
 
 // EspalierdPath is the path of the daemon's program.
