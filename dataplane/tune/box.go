@@ -179,7 +179,9 @@ func (b *KernelBox) cpus(o *Observation, now *counts, steered []int) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(now.times)) {
 		t, old := now.times[id], b.before.times[id]
-		c := CPU{ID: id, Online: slices.Contains(steered, id)}
+		// Where packets stay where they come there are no SAs to give a CPU to: all of
+		// them may get what the kernel spreads.
+		c := CPU{ID: id, Online: len(steered) == 0 || slices.Contains(steered, id)}
 		if total := t.Total() - old.Total(); total > 0 {
 			share := func(d time.Duration) float64 { return min(max(float64(d)/float64(total), 0), 1) }
 			c.Busy = 1 - share(t.Idle-old.Idle)

@@ -114,9 +114,12 @@ func TestKernelBox(t *testing.T) {
 	if o := observe(); len(o.SAs) != 1 || o.SAs[0].Arrives != 1 || o.SAs[0].Packets != 5 {
 		t.Errorf("packets arrive elsewhere: %+v", o)
 	}
-	// Without steering there is nothing to move.
+	// Without steering there is nothing to move, but to be set.
 	p.steer = nil
-	if o := observe(); len(o.SAs) != 0 || o.CPUs != nil && o.CPUs[0].Online {
+	now = now.Add(time.Second)
+	cpus[0].Idle += ms(500)
+	cpus[0].SoftIRQ += ms(500)
+	if o := observe(); len(o.SAs) != 0 || len(o.CPUs) != 2 || !o.CPUs[0].Online || !o.CPUs[1].Online || o.CPUs[0].Busy != 0.5 {
 		t.Errorf("not steered: %+v", o)
 	}
 }

@@ -174,13 +174,20 @@ func (s *turning) heavy() (pace esp.Pace) {
 	return esp.Pace{Rate: 3000, Batch: 8}
 }
 
-// TestTunerSpreads: clear packets come to one CPU by an interface that no program steers, more than it encrypts. The tuner has the kernel spread them (RPS).
+// TestTunerSpreads: clear packets come to one CPU by an interface that no program steers, more than it encrypts. The tuner has the kernel spread them
+// (RPS), and does so where it can move nothing, with steering = off.
 func TestTunerSpreads(t *testing.T) {
 	if !userModeLinux() {
 		t.Skip("an emulated processor gets fewer packets through than the tuner cares about; 'make fast-test' runs it")
 	}
+	for _, steering := range []string{"auto", "off"} {
+		t.Run("steering = "+steering, func(t *testing.T) { spreads(t, steering) })
+	}
+}
+
+func spreads(t *testing.T, steering string) {
 	g := networkOnly(t)
-	s := newTurning(t, g, turningConf,
+	s := newTurning(t, g, strings.Replace(turningConf, "{", "{\n steering = "+steering, 1),
 		kernelSetting{"rps/in0/0", []string{"cat", "/sys/class/net/in0/queues/rx-0/rps_cpus"}, "0", "3"})
 	g.tunnel(gcm, topo.IPv4)
 	must(t, g.n.Client1.Ping(t.Context(), g.n.Client2.Inner(topo.IPv4), 1))
