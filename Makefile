@@ -119,6 +119,8 @@ soak: build sid
 	done
 	@echo "== tests with the build tag soak"
 	@$(GO) test -tags soak -timeout 4h ./...
+	@echo "== what the tuner turns of a card"
+	@$(LAB) test $(LAB_FLAGS) --run 'TestTunerCard$$' ./tools/lab/fastpath -- -tuner-load 1s
 	@echo "== half an hour of changing load with the tuner"
 	@$(LAB) test $(LAB_FLAGS) --time-limit 60m --run 'TestMovesKeepOrder$$|TestTunerChangingLoad$$' ./tools/lab/fastpath -- -tuner-load 30m
 
