@@ -102,12 +102,11 @@ func (l *lab) ip(t *testing.T, h *topo.Host, line string) {
 	}
 }
 
-// passes waits until a ping from the side of strongSwan passes.
+// passes waits until pings from the side of strongSwan pass.
 func (l *lab) passes(t *testing.T) {
 	t.Helper()
 	l.eventually(t, "traffic to go on", func() error {
-		_, err := l.client(l.theirs).Echo(t.Context(), topo.Echo{To: l.client(l.ours).Inner(topo.IPv4), Count: 1, Wait: 2 * time.Second}) // one may be lost
-		return err
+		return trial(t, l.client(l.theirs), l.client(l.ours).Inner(topo.IPv4))
 	})
 }
 
@@ -116,7 +115,7 @@ func (l *lab) passes(t *testing.T) {
 func (l *lab) pingMeanwhile(t *testing.T) func(moves int) {
 	t.Helper()
 	from, to := l.client(l.theirs), l.client(l.ours).Inner(topo.IPv4)
-	p, err := from.StartEcho(topo.Echo{To: to, Interval: 20 * time.Millisecond})
+	p, err := from.StartEcho(topo.Echo{To: to, Interval: 20 * time.Millisecond, Wait: time.Second}) // some are lost, while a move lasts
 	if err != nil {
 		t.Fatal(err)
 	}

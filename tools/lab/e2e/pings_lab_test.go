@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,12 @@ func (l *lab) stopPings(t *testing.T, p *topo.Echoes) int {
 	t.Helper()
 	a := p.Stop()
 	return l.all(t, a, a.Err())
+}
+
+// trial pings twice, where one may be lost and whoever asks does so until both are answered.
+func trial(t *testing.T, from *topo.Host, to netip.Addr) error {
+	_, err := from.Echo(t.Context(), topo.Echo{To: to, Count: 2, Wait: 2 * time.Second})
+	return err
 }
 
 // steadyPings are six seconds of traffic both ways, of which every ping is answered. The machine may stand still meanwhile, and no traffic be there for

@@ -47,7 +47,7 @@ func TestShunts(t *testing.T) {
 	tunnel := func(when string) {
 		t.Helper()
 		before := l.counts(t)
-		l.eventually(t, "answers through the tunnel "+when, func() error { return a.Ping(t.Context(), b.Inner(topo.IPv4), 2) })
+		l.eventually(t, "answers through the tunnel "+when, func() error { return trial(t, a, b.Inner(topo.IPv4)) })
 		if after := l.counts(t); after.Clear != before.Clear || after.ESP < before.ESP+4 {
 			t.Errorf("%s: expected 4 packets of ESP more and no clear text, got %+v after %+v", when, after, before)
 		}

@@ -44,7 +44,7 @@ func TestTrap(t *testing.T) {
 		if _, err := a.Run(t.Context(), "ping", "-n", "-q", "-c", "50", "-i", "0.01", "-W", "1", to.String()); err != nil {
 			t.Logf("%s: the first pings: %v", when, err)
 		}
-		l.eventually(t, "answers through the tunnel "+when, func() error { return a.Ping(t.Context(), to, 2) })
+		l.eventually(t, "answers through the tunnel "+when, func() error { return trial(t, a, to) })
 		k, err := kernelOf(l.ours)
 		if err != nil || len(k.states) != 2 || len(k.policies) != 3 {
 			t.Errorf("%s: expected 2 states and 3 policies, got %v\n%s", when, err, k)
@@ -97,7 +97,7 @@ func TestPeersTrap(t *testing.T) {
 			}
 			return nil
 		})
-		l.eventually(t, "answers through the tunnel", func() error { return b.Ping(t.Context(), a.Inner(s.inner), 2) })
+		l.eventually(t, "answers through the tunnel", func() error { return trial(t, b, a.Inner(s.inner)) })
 		l.states(t, 2)
 		if n := l.messages(t, "CHILD SA installed"); n != i+1 {
 			t.Errorf("%d CHILD SAs since the start, expected %d", n, i+1)

@@ -47,7 +47,7 @@ func (l *lab) virtualTrapped(t *testing.T) {
 	l.event(t, "trap installed", "child", "net")
 	for _, f := range []topo.Family{topo.IPv4, topo.IPv6} {
 		to := l.theirs.Inner(f)
-		l.eventually(t, "answers through the tunnel", func() error { return l.ours.Ping(t.Context(), to, 2) })
+		l.eventually(t, "answers through the tunnel", func() error { return trial(t, l.ours, to) })
 		l.virtualPing(t, l.ours, l.client(l.theirs), false)
 		if err := l.strongSwan(t.Context(), "terminate", "ike", "peer", "timeout", "30000"); err != nil {
 			t.Fatal(err)
