@@ -514,12 +514,18 @@ func (m *Machine) loses(c *Create) bool {
 }
 
 func (m *Machine) deleteRekeyed(id uint64) {
-	if c := m.child(id); c != nil && c.Status == ChildInstalled {
-		// First we stop sending on it: the peer drops what arrives after our
-		// delete, and the kernel may prefer it to the SA that stays.
-		c.Status, c.EndReason, c.Stop = ChildDeleting, "rekeyed", StopDue
-		m.sweep()
+	c := m.child(id)
+	if c == nil || c.Status != ChildInstalled {
+		return
 	}
+	// First we stop sending on it: the peer drops what arrives after our delete.
+	c.Status, c.EndReason = ChildDeleting, "rekeyed"
+	if m.outlasts(c) {
+		c.Stop, c.RekeyAt = StopWait, m.env.Now.Add(stopPause)
+	} else {
+		c.Stop = StopDue
+	}
+	m.sweep()
 }
 
 // lower is the lower of two nonces.

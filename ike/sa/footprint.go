@@ -10,7 +10,14 @@ import (
 // session has there, or may have once its outstanding jobs are done. What a
 // start finds in the kernel and no session holds is left over.
 func (m *Machine) Footprint() []dataplane.Op {
-	ops := m.cleanOps()
+	var ops []dataplane.Op
+	for _, c := range m.s.Children {
+		c.Fade = false // what stays of it for a moment is there as well
+		ops = c.appendRemove(ops)
+	}
+	for _, o := range m.s.Orphans {
+		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
+	}
 	if c := m.negotiated(); c != nil && m.hasJob(jobInstall) {
 		as := *c
 		as.Status = ChildInstalling
@@ -19,6 +26,7 @@ func (m *Machine) Footprint() []dataplane.Op {
 	for i := range m.s.Children {
 		if c := m.s.Children[i]; c.Moving != nil { // by now it may be there
 			c.put(*c.Moving)
+			c.Fade = false
 			ops = c.appendRemove(ops)
 		}
 	}

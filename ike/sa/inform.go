@@ -179,7 +179,7 @@ func (m *Machine) deleted(t Task) {
 		c := &m.s.Children[i]
 		// A request of state version 1 does not say what it was for: then it is the
 		// child that no task waits for any more.
-		if c.Status != ChildDeleting || t.Kind != 0 && t != (Task{Kind: taskDeleteChild, Child: c.UniqueID}) || m.hasTask(c.UniqueID) || c.Stop == StopDue || c.Stop == StopGoes {
+		if c.Status != ChildDeleting || t.Kind != 0 && t != (Task{Kind: taskDeleteChild, Child: c.UniqueID}) || m.hasTask(c.UniqueID) || c.Stop == StopWait || c.Stop == StopDue || c.Stop == StopGoes {
 			continue
 		}
 		c.Fade = c.replaced() || c.bound()

@@ -170,6 +170,9 @@ func (m *Machine) Deadline() time.Time {
 		if m.s.Phase == Established && c.Status == ChildFading {
 			sooner(c.FadeAt)
 		}
+		if m.s.Phase == Established && c.Stop == StopWait {
+			sooner(c.RekeyAt)
+		}
 	}
 	sooner(m.laterDeadline())
 	sooner(m.reauthDeadline())

@@ -236,7 +236,7 @@ func TestMoveWaitsForRemoval(t *testing.T) {
 		return nil
 	}
 	moon.Do(0, sa.Rekey{ChildID: id})
-	w.Settle(100)
+	w.Advance(time.Second) // it is deleted half a second later
 	if len(held) != 1 {
 		t.Fatalf("%d jobs at the delete of the rekeyed child, expected one", len(held))
 	}

@@ -22,6 +22,21 @@ func (c *Child) canRekey() bool {
 // packets that are still under way.
 const fadeTime = 5 * time.Second
 
+// stopPause is how long the outbound SA of a replaced child outlives the installation of
+// the one that takes over: a packet that the kernel has on its way through the old one
+// would be lost with it. A processor that is shared may be away for that long.
+const stopPause = 500 * time.Millisecond
+
+// outlasts reports whether a child's outbound SA may stay for that pause: another of
+// the same selectors, which is newer, has taken over, so that the kernel chooses that one.
+// Of one that is to go in favour of an older one, it would choose this one.
+func (m *Machine) outlasts(c *Child) bool {
+	return c.Stop == StopNot && slices.ContainsFunc([]uint64{c.OwnNew, c.PeerNew}, func(id uint64) bool {
+		n := m.child(id)
+		return n != nil && n.Status == ChildInstalled && !n.InboundOnly
+	})
+}
+
 // schedule is the instant of a rekeying: the time less a random part of the
 // margin, so that the two sides, and many tunnels, do not do it at once.
 func (m *Machine) schedule(after, margin time.Duration) time.Time {
@@ -103,6 +118,9 @@ func (m *Machine) rekeyDue(now time.Time) {
 				continue
 			}
 			m.s.Tasks = append(m.s.Tasks, Task{Kind: taskRekeyChild, Child: c.UniqueID})
+		}
+		if c.Stop == StopWait && due(&c.RekeyAt) {
+			c.Stop = StopDue
 		}
 		if c.Status == ChildFading && due(&c.FadeAt) {
 			c.Status = ChildRemoving

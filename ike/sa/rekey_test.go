@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"espalier/dataplane"
 	"espalier/ike/sa"
 	"espalier/ike/sa/satest"
 	"espalier/ike/suite"
@@ -107,7 +108,7 @@ func TestRekeyAfterDelete(t *testing.T) {
 			return []satest.Packet{p}
 		}
 		moon.Do(0, sa.Rekey{ChildID: first})
-		w.Settle(100) // with no wait: the delete's answer is what is waited for
+		w.Advance(1100 * time.Millisecond) // half a second for each: the delete's answer is what is waited for, and no more
 		want := []wire.ExchangeType{wire.ExchangeCreateChildSA, wire.ExchangeInformational, wire.ExchangeCreateChildSA, wire.ExchangeInformational}
 		if second == 0 || !slices.Equal(asked, want) {
 			t.Errorf("seed %d: second %d, asked for %v, expected %v", seed, second, asked, want)
@@ -117,6 +118,53 @@ func TestRekeyAfterDelete(t *testing.T) {
 		noErrors(t, moon, sun)
 		if now := moon.Live()[0].Info().Children[0].UniqueID; now == first || now == second {
 			t.Errorf("seed %d: child %d, expected another than %d and %d", seed, now, first, second)
+		}
+	}
+}
+
+// TestOldOutboundOutlasts: a packet that the kernel has on its way through the outbound SA that was rekeyed is not lost with it, whoever rekeys: that one
+// stays for a moment. Who asked deletes it when it is gone; who was asked answers the delete at once.
+func TestOldOutboundOutlasts(t *testing.T) {
+	w, moon, sun := established(t, 1, false)
+	keys := map[*satest.Node]dataplane.SAKey{}
+	for _, n := range []*satest.Node{moon, sun} {
+		c := n.Live()[0].Info().Children[0]
+		keys[n] = dataplane.SAKey{Dst: c.Remote.Addr(), Proto: dataplane.ESP, SPI: c.SPIOut}
+	}
+	has := func(when string, n *satest.Node, want bool) {
+		t.Helper()
+		if got := satest.Must(n.DP.HasSA(keys[n])); got != want {
+			t.Errorf("%s: %s has the old outbound SA: %v, expected %v", when, n.Addr, got, want)
+		}
+	}
+	deletes := 0
+	w.Mangle = func(p satest.Packet) []satest.Packet {
+		if h := satest.Must(wire.ParseHeader(p.Data)); h.Exchange == wire.ExchangeInformational && !h.IsResponse() {
+			deletes++
+		}
+		return []satest.Packet{p}
+	}
+	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+	w.Advance(400 * time.Millisecond)
+	has("0.4 s after the rekeying", moon, true)
+	has("0.4 s after the rekeying", sun, true)
+	if deletes != 0 {
+		t.Errorf("%d deletes while packets may leave with the old SA", deletes)
+	}
+	w.Advance(200 * time.Millisecond)
+	has("0.6 s after it", moon, false)
+	has("0.1 s after the delete", sun, true)
+	if deletes != 1 {
+		t.Errorf("%d deletes, expected one", deletes)
+	}
+	w.Advance(500 * time.Millisecond)
+	has("0.6 s after the delete", sun, false)
+	w.Advance(time.Minute)
+	assertUp(t, moon, sun)
+	noErrors(t, moon, sun)
+	for _, n := range []*satest.Node{moon, sun} {
+		if s, _, _ := n.DP.Counts(); s != 2 {
+			t.Errorf("%s: %d SAs at the end", n.Addr, s)
 		}
 	}
 }

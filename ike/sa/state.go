@@ -289,6 +289,7 @@ const (
 	StopDue  StopStep = 1
 	StopGoes StopStep = 2 // the jobRemove under way does it
 	StopDone StopStep = 3
+	StopWait StopStep = 4 // due at RekeyAt
 )
 
 // ChildStatus is where a CHILD SA stands.
@@ -352,7 +353,7 @@ type Child struct {
 	Keys            suite.ChildKeys // until installed; then only the kernel has them
 	InstalledAt     time.Time
 	// RekeyAt is when we rekey it; of one that the peer has rekeyed, when it should
-	// have deleted it.
+	// have deleted it; of one that has been replaced, when its outbound SA goes (Stop).
 	RekeyAt time.Time
 	// InboundOnly: the peer rekeyed, and what we send stays on the old SA until
 	// the peer has deleted that one, which shows that it has the new one.
@@ -375,7 +376,7 @@ type Child struct {
 	Armed   bool
 	RearmAt time.Time
 	Stop    StopStep
-	// Fade: only the outbound half goes now.
+	// Fade: only the outbound half goes now, or that only in a moment (Stop).
 	Fade bool
 	// FadeAt ends a replaced child's inbound SA, which outlives the exchange for
 	// packets that are still under way.

@@ -53,6 +53,8 @@ func (m *Machine) sweepOps() []dataplane.Op {
 	}
 	for i := range m.s.Children {
 		switch c := &m.s.Children[i]; {
+		case c.Goes && c.Fade && m.outlasts(c):
+			ops = appendPolicies(ops, c, nil, false) // its outbound SA goes a moment later
 		case c.Goes:
 			ops = c.appendRemove(ops)
 		case c.Stop == StopGoes:
@@ -97,8 +99,10 @@ func (m *Machine) removed() {
 				look = append(look, c.OwnNew, c.PeerNew)
 				continue
 			}
+			if c.RekeyAt = noTime; m.outlasts(&c) {
+				c.Stop, c.RekeyAt = StopWait, m.env.Now.Add(stopPause)
+			}
 			c.Status, c.Fade, c.FadeAt = ChildFading, false, m.env.Now.Add(fadeTime)
-			c.RekeyAt = noTime
 		}
 		kept = append(kept, c)
 	}
