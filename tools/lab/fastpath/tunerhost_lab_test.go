@@ -178,7 +178,7 @@ func (s *turning) heavy() (pace esp.Pace) {
 // (RPS), and does so where it can move nothing, with steering = off.
 func TestTunerSpreads(t *testing.T) {
 	if !userModeLinux() {
-		t.Skip("an emulated processor gets fewer packets through than the tuner cares about; 'make fast-test' runs it")
+		t.Skip("an emulated processor gets fewer packets through than the tuner cares about; 'make soak' runs it in User-Mode Linux")
 	}
 	for _, steering := range []string{"auto", "off"} {
 		t.Run("steering = "+steering, func(t *testing.T) { spreads(t, steering) })
@@ -341,7 +341,7 @@ func servedBySecond(t testing.TB, interrupts []string) (sum uint64) {
 // rekeyed, says what that was good for, and takes it back at the end.
 func TestTunerPcrypt(t *testing.T) {
 	if !userModeLinux() {
-		t.Skip("on an emulated processor most of a CPU is other work than the SA's; 'make fast-test' runs it")
+		t.Skip("on an emulated processor most of a CPU is other work than the SA's; 'make soak' runs it in User-Mode Linux")
 	}
 	s := newSplitTunnel(t, networkOnly(t), "no", "tune = advise\n tune_settings = 0")
 	s.up()
