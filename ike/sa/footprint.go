@@ -10,14 +10,7 @@ import (
 // session has there, or may have once its outstanding jobs are done. What a
 // start finds in the kernel and no session holds is left over.
 func (m *Machine) Footprint() []dataplane.Op {
-	var ops []dataplane.Op
-	for _, c := range m.s.Children {
-		c.Fade = false // what stays of it for a moment is there as well
-		ops = c.appendRemove(ops)
-	}
-	for _, o := range m.s.Orphans {
-		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
-	}
+	ops := m.cleanOps()
 	if c := m.negotiated(); c != nil && m.hasJob(jobInstall) {
 		as := *c
 		as.Status = ChildInstalling

@@ -300,8 +300,9 @@ func (c *Child) appendRemove(ops []dataplane.Op) []dataplane.Op {
 // cleanOps are everything that the session has in the kernel.
 func (m *Machine) cleanOps() []dataplane.Op {
 	var ops []dataplane.Op
-	for i := range m.s.Children {
-		ops = m.s.Children[i].appendRemove(ops)
+	for _, c := range m.s.Children {
+		c.Fade = false // what stays of it for a moment is there as well
+		ops = c.appendRemove(ops)
 	}
 	for _, o := range m.s.Orphans {
 		ops = append(ops, dataplane.DeleteSA{Key: o.key()})
