@@ -22,6 +22,7 @@ import (
 type machineFlags struct {
 	Kernel    string        `help:"Guest kernel for QEMU: a Debian suite (trixie-backports, trixie, bookworm, sid), or newest, which is the default." placeholder:"SUITE"`
 	UML       string        `name:"uml" help:"Run in this User-Mode Linux kernel, an executable or an .xz of it. Without --kernel and --accel, $$ESPALIER_LAB_UML does the same." placeholder:"PATH"`
+	Steady    bool          `help:"For measuring, with User-Mode Linux: each CPU of the guest is one of this machine, which is kept awake."`
 	Accel     string        `help:"Accelerator for QEMU: auto, kvm or tcg." enum:"auto,kvm,tcg" default:"auto"`
 	Here      bool          `help:"Run on this very machine, without a guest. Refused while there are XFRM states or policies."`
 	CPUs      int           `name:"cpus" help:"Processors of the guest." default:"2"`

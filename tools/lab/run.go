@@ -109,7 +109,10 @@ func (f *machineFlags) pick(ctx context.Context, st *store.Store, host *debian.H
 			return nil, err
 		}
 		kernel, err := vm.UMLKernel(st, uml)
-		return &vm.UML{Kernel: kernel, Why: why}, err
+		return &vm.UML{Kernel: kernel, Why: why, Steady: f.Steady}, err
+	}
+	if f.Steady {
+		return nil, fmt.Errorf("%w: --steady: expected a User-Mode Linux kernel (--uml, or %s)", errUsage, umlVar)
 	}
 	if err := needQEMU(ctx, host); err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ type process struct {
 	cmd    *exec.Cmd
 	answer *os.File // frames come out here
 	log    string   // the guest kernel's console, shown when the machine dies
+	// started, unless nil, is told the machine's process.
+	started func(pid int)
 }
 
 // run starts the machine, passes its output on and ends it, whatever happens.
@@ -37,6 +39,9 @@ func (p *process) run(ctx context.Context, job *Job) (int, error) {
 		return 0, fmt.Errorf("starting %s: %w", p.cmd.Path, err)
 	}
 	defer p.kill()
+	if p.started != nil {
+		p.started(p.cmd.Process.Pid)
+	}
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {

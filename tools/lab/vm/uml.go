@@ -21,11 +21,17 @@ type UML struct {
 	Kernel string
 	// Why says why this runner was picked.
 	Why string
+	// Steady has each of the guest's CPUs be one of this machine, that is awake: for measuring.
+	Steady bool
 }
 
 // Describe implements Runner.
 func (u *UML) Describe() string {
-	return fmt.Sprintf("User-Mode Linux %s (%s)", filepath.Base(u.Kernel), u.Why)
+	steady := ""
+	if u.Steady {
+		steady = ", steady"
+	}
+	return fmt.Sprintf("User-Mode Linux %s (%s%s)", filepath.Base(u.Kernel), u.Why, steady)
 }
 
 // Run implements Runner.
@@ -65,6 +71,14 @@ func (u *UML) Run(ctx context.Context, job *Job) (int, error) {
 	// with a last string of more than a page, it computes nonsense and dies. A short variable of its own makes it independent of the caller's environment.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LAB=uml"}
 	p := &process{cmd: cmd, answer: answer, log: logFile.Name()}
+	if u.Steady {
+		s, err := newSteady(job.CPUs)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = s.close() }()
+		p.started = s.place
+	}
 	return p.run(ctx, job)
 }
 
