@@ -33,6 +33,7 @@ type plan struct {
 	base  []float64 // foreign load
 	load  []float64 // all of it
 	open  []bool    // may get work
+	eager []bool    // other programs there have packets come; nil: none
 	items []item
 	on    [][]int // items of each CPU; search sorts them, biggest first
 }
@@ -82,6 +83,9 @@ func (p *plan) lost(cpu int, load float64) float64 {
 // makes way, may be what the packets come from.
 func (p *plan) value(from, to int, out, in float64) float64 {
 	x, y := p.load[from], p.load[to]
+	if y+in > 1 && p.eager != nil && p.eager[to] {
+		return -lossPrice
+	}
 	if y+in > 1 && p.lost(from, x)+p.lost(to, y)-p.lost(from, x-out)-p.lost(to, y+in) < min(in, 1)/4 {
 		return -lossPrice
 	}

@@ -23,6 +23,7 @@ type Tuner struct {
 	tried  map[Setting]attempt
 	wanted int             // rounds in a row in which a move was worth it
 	split  map[uint32]bool // groups of SAs in which one of a single CPU was asked for
+	eager  map[int]int     // CPUs whose other programs have packets come, until a round
 	knobs  knobs
 }
 
@@ -49,7 +50,7 @@ type memory struct {
 
 // New makes a tuner that knows nothing yet.
 func New(l Limits) *Tuner {
-	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}, split: map[uint32]bool{}}
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}, split: map[uint32]bool{}, eager: map[int]int{}}
 }
 
 // Decide takes the next observation and says what to do. Actions are expected to
@@ -236,9 +237,10 @@ func (t *Tuner) moves(v *view) []Planned {
 		return nil
 	}
 	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
-	before, mean, lost, least := p.worst(), meanLoad(p), p.unserved(), p.least()
+	p.eager = t.eagerCPUs(v.o.CPUs)
+	was := p.figures()
 	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
-	urgent := leaving || before-mean > urgency
+	urgent := leaving || was.worst-was.mean > urgency
 	for i := range p.items {
 		it := &p.items[i]
 		// Moving what is idle would change nothing; an SA whose part was asked for is
@@ -247,15 +249,35 @@ func (t *Tuner) moves(v *view) []Planned {
 			it.fixed = true
 		}
 	}
-	worth := leaving || p.uneven(mean)
-	idle := mean-least > 2*t.limits.Gain // a CPU has less to do than its part
-	if !worth && !idle && before-mean < t.limits.Gain {
+	if steps := t.balance(p, was, leaving, urgent); len(steps) > 0 {
+		return t.carry(v, steps, was, p.worst(), false)
+	}
+	return t.carry(v, t.makeWay(v, p), was, was.worst, true)
+}
+
+// figures are those of an assignment.
+type figures struct {
+	worst, mean     float64 // load of the busiest CPU that has work to give, and of all
+	unserved, least float64 // the SAs' work that no CPU gets done, and the load of the CPU with least to do
+}
+
+func (p *plan) figures() figures {
+	return figures{p.worst(), meanLoad(p), p.unserved(), p.least()}
+}
+
+// balance searches a better assignment, and chooses the steps of this round; none when
+// that would not be worth it.
+func (t *Tuner) balance(p *plan, was figures, leaving, urgent bool) []item {
+	worth := leaving || p.uneven(was.mean)
+	idle := was.mean-was.least > 2*t.limits.Gain // a CPU has less to do than its part
+	if !worth && !idle && was.worst-was.mean < t.limits.Gain {
 		t.wanted = 0
 		return nil // no assignment can gain enough
 	}
 	p.search(4*t.limits.Moves, 1e-6)
 	after := p.worst()
-	if !(worth && after < before || leaving || idle && p.least()-least >= t.limits.Gain) && max(min(before-after, p.moved()), lost-p.unserved()) < max(t.limits.Gain, swapGain*p.swapped()) {
+	if !(worth && after < was.worst || leaving || idle && p.least()-was.least >= t.limits.Gain) &&
+		max(min(was.worst-after, p.moved()), was.unserved-p.unserved()) < max(t.limits.Gain, swapGain*p.swapped()) {
 		t.wanted = 0
 		return nil
 	}
@@ -263,8 +285,7 @@ func (t *Tuner) moves(v *view) []Planned {
 		return nil
 	}
 	t.wanted = 0
-	steps := t.pick(p)
-	return t.carry(v, steps, before, after, mean)
+	return t.pick(p)
 }
 
 // meanLoad is that of the CPUs, of each as far as it can be done.
@@ -329,10 +350,11 @@ func boolCompare(a, b bool) int {
 	return 1
 }
 
-// carry turns steps into actions with reasons, and remembers them to be judged.
-func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Planned {
+// carry turns steps into actions with reasons, and remembers them to be judged. With
+// eager, they are off CPUs that are.
+func (t *Tuner) carry(v *view, steps []item, was figures, after float64, eager bool) []Planned {
 	var out []Planned
-	var made []Move
+	tr := &trial{round: t.round, before: yield(v.o), busiest: was.worst, eager: eager}
 	for _, it := range steps {
 		m := it.mem
 		if m.made != 0 && t.round-m.made < 8*m.rest {
@@ -343,18 +365,22 @@ func (t *Tuner) carry(v *view, steps []item, before, after, mean float64) []Plan
 		from, to := v.o.CPUs[it.start], v.o.CPUs[it.at]
 		m.moved, m.to = t.round, to.ID
 		move := Move{SA: it.sa.ID, Clear: it.sa.Clear, SPI: it.sa.SPI, Name: it.sa.Name, From: it.sa.CPU, To: to.ID}
-		made = append(made, move)
-		r := Reason{Before: before, After: after}
-		if !from.Online {
+		tr.add(move, v, it)
+		r := Reason{Before: was.worst, After: after}
+		switch {
+		case !from.Online:
 			r.Text = fmt.Sprintf("CPU %d takes no more work", from.ID)
-		} else {
+		case eager:
+			r.Text = fmt.Sprintf("CPU %d is full (%s of it other than IPsec), and the less it has to do of that, the more comes; this is tried with one more, which asks for %s, as CPU %d gets through what it has",
+				from.ID, percent(v.base[it.start]), percent(it.load), to.ID)
+		default:
 			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",
-				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(mean), asking(it.sa), percent(it.load), to.ID)
+				from.ID, percent(v.total[it.start]), percent(v.base[it.start]), percent(was.mean), asking(it.sa), percent(it.load), to.ID)
 		}
 		out = append(out, Planned{Action: move, Reason: r})
 	}
-	if len(made) > 0 {
-		t.trial = &trial{round: t.round, moves: made, before: yield(v.o), busiest: before}
+	if len(tr.moves) > 0 {
+		t.trial = tr
 	}
 	return out
 }

@@ -10,6 +10,9 @@ type trial struct {
 	round  int
 	moves  []Move
 	before outcome
+	// left and joined are CPUs that SAs went from or to, where other programs wait for time.
+	left, joined []int
+	eager        bool // it is to have more come
 	// busiest was the load of the busiest CPU that had work to give.
 	busiest float64
 }
@@ -66,7 +69,12 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	for _, m := range tr.moves {
 		verdict.Actions = append(verdict.Actions, m)
 	}
-	less := now.delivered < tr.before.delivered*(1-worse)
+	t.found(tr, now)
+	less, more := now.delivered < tr.before.delivered*(1-worse), now.delivered > tr.before.delivered*(1+worse)
+	if tr.eager && more {
+		verdict.Helped, verdict.Text = true, fmt.Sprintf("%.0f kbit/s get through, %.0f before", now.delivered/125, tr.before.delivered/125)
+		return nil, []Verdict{verdict}
+	}
 	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) && !(less && t.crowded(o, tr)) {
 		verdict.Unknown, verdict.Text = true, fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
 		return nil, []Verdict{verdict} // another load: says nothing about the moves
@@ -74,11 +82,12 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	busiest := newPlan(o.CPUs, v.base, v.open, slices.Clone(v.items)).worst()
 	verdict.Text = fmt.Sprintf("the busiest CPU with SAs has %s to do, %s before; %.0f of %.0f kbit/s get through, %.0f of %.0f before",
 		percent(busiest), percent(tr.busiest), now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
-	verdict.Helped = busiest < tr.busiest-0.01 || now.delivered > tr.before.delivered*(1+worse)
+	verdict.Helped = busiest < tr.busiest-0.01 || more
 	if !less || now.delivered >= now.offered*(1-worse/2) && !t.crowded(o, tr) {
 		return nil, []Verdict{verdict}
 	}
 	verdict.Helped = false
+	t.foundWorse(tr)
 	return t.takeBack(o, tr, now), []Verdict{verdict}
 }
 
