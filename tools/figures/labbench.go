@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strconv"
 )
@@ -14,14 +15,26 @@ type labBench struct {
 	pkg   string // import path
 	bench string // name
 	count int    // how often; odd, for the median
+	// steady has each CPU of the User-Mode Linux guest be one of this machine.
+	steady bool
 }
 
-func (l *labBench) String() string { return fmt.Sprintf("%s of %s in the lab", l.bench, l.pkg) }
+func (l *labBench) String() string {
+	lab := "the lab"
+	if l.steady {
+		lab = "the steady lab"
+	}
+	return fmt.Sprintf("%s of %s in %s", l.bench, l.pkg, lab)
+}
 
 func (l *labBench) measure(ctx context.Context, progress io.Writer) (metrics, error) {
 	const cpus = "2" // go test appends them to the names
-	cmd := exec.CommandContext(ctx, "go", "run", "./tools/lab", "test", "--cpus", cpus, "--time-limit", "30m", "--run", "^$", l.pkg, "--",
-		"-test.bench="+(&goBench{bench: l.bench}).pattern(), "-test.benchtime=1x", "-test.count="+strconv.Itoa(l.count), "-test.cpu="+cpus)
+	args := []string{"run", "./tools/lab", "test", "--cpus", cpus, "--time-limit", "30m", "--run", "^$"}
+	if l.steady && os.Getenv("ESPALIER_LAB_UML") != "" {
+		args = append(args, "--steady")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, l.pkg, "--",
+		"-test.bench="+(&goBench{bench: l.bench}).pattern(), "-test.benchtime=1x", "-test.count="+strconv.Itoa(l.count), "-test.cpu="+cpus)...)
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
