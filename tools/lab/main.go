@@ -22,7 +22,7 @@ import (
 type machineFlags struct {
 	Kernel    string        `help:"Guest kernel for QEMU: a Debian suite (trixie-backports, trixie, bookworm, sid), or newest, which is the default." placeholder:"SUITE"`
 	UML       string        `name:"uml" help:"Run in this User-Mode Linux kernel, an executable or an .xz of it. Without --kernel and --accel, $$ESPALIER_LAB_UML does the same." placeholder:"PATH"`
-	Steady    bool          `help:"For measuring, with User-Mode Linux: each CPU of the guest is one of this machine, which is kept awake."`
+	Steady    bool          `help:"For measuring, with User-Mode Linux: each CPU of the guest is one of this machine, which is kept awake; its programs run on the first."`
 	Accel     string        `help:"Accelerator for QEMU: auto, kvm or tcg." enum:"auto,kvm,tcg" default:"auto"`
 	Here      bool          `help:"Run on this very machine, without a guest. Refused while there are XFRM states or policies."`
 	CPUs      int           `name:"cpus" help:"Processors of the guest." default:"2"`
@@ -111,6 +111,8 @@ func (f *machineFlags) check() error {
 		return fmt.Errorf("%w: --mem %d: expected at least 256 MiB", errUsage, f.Mem)
 	case f.UML != "" && (f.Kernel != "" || f.Accel != "auto"):
 		return fmt.Errorf("%w: --uml is a kernel and a way to run it; it goes with neither --kernel nor --accel", errUsage)
+	case f.Steady && f.Here:
+		return fmt.Errorf("%w: --steady with --here: expected a guest", errUsage)
 	case f.TimeLimit <= 0:
 		return fmt.Errorf("%w: --time-limit %s: expected more than 0", errUsage, f.TimeLimit)
 	}

@@ -19,8 +19,8 @@ type process struct {
 	cmd    *exec.Cmd
 	answer *os.File // frames come out here
 	log    string   // the guest kernel's console, shown when the machine dies
-	// started, unless nil, is told the machine's process.
-	started func(pid int)
+	// started, unless nil, is told the machine's process, and what it returns is called before that is waited for.
+	started func(pid int) (end func())
 }
 
 // run starts the machine, passes its output on and ends it, whatever happens.
@@ -40,7 +40,7 @@ func (p *process) run(ctx context.Context, job *Job) (int, error) {
 	}
 	defer p.kill()
 	if p.started != nil {
-		p.started(p.cmd.Process.Pid)
+		defer p.started(p.cmd.Process.Pid)()
 	}
 	ended := make(chan struct{})
 	defer close(ended)

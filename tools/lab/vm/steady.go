@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,50 +23,68 @@ import (
 // up: what the guest gets done in a second varies by three times then, from one second
 // to the next.
 //
-// With it, each CPU of the guest keeps one of the host, user space of all of them
+// With it, each CPU of the guest keeps one of the host, the programs of all of them
 // the first one, and no CPU of the host sleeps: a loop of the least priority has what
 // time is left.
 type steady struct {
-	cpus  int
-	loops []*exec.Cmd
-	stop  chan struct{}
-	ended sync.WaitGroup
+	cpus   []int // of the host: one for each of the guest
+	loops  []*exec.Cmd
+	stop   chan struct{}
+	once   sync.Once
+	ended  sync.WaitGroup
+	placed bool // all CPUs of the guest were
 }
 
 // placeEvery is how often new threads and processes of the guest are looked for.
 const placeEvery = 20 * time.Millisecond
 
-// newSteady has the host's CPUs stay awake.
+// newSteady has CPUs of the host stay awake. The calling thread must live until close.
 func newSteady(cpus int) (*steady, error) {
-	if have := runtime.NumCPU(); cpus > have {
-		return nil, fmt.Errorf("%d CPUs that are CPUs of this machine: it has %d", cpus, have)
+	s := &steady{stop: make(chan struct{})}
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return nil, err
 	}
-	s := &steady{cpus: cpus, stop: make(chan struct{})}
-	for cpu := range cpus {
+	for cpu := 0; cpu < len(may)*64 && len(s.cpus) < cpus; cpu++ {
+		if may.IsSet(cpu) {
+			s.cpus = append(s.cpus, cpu)
+		}
+	}
+	if len(s.cpus) < cpus {
+		return nil, fmt.Errorf("%d CPUs that are CPUs of this machine: it has %d", cpus, len(s.cpus))
+	}
+	for _, cpu := range s.cpus {
 		loop := exec.Command("/bin/sh", "-c", "while :; do :; done")
 		loop.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := loop.Start(); err != nil {
-			return nil, errors.Join(err, s.close())
+			return nil, errors.Join(err, s.sleep())
 		}
 		s.loops = append(s.loops, loop)
 		idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
 		if err := errors.Join(unix.SchedSetAttr(loop.Process.Pid, &idle, 0), bind(loop.Process.Pid, cpu)); err != nil {
-			return nil, errors.Join(fmt.Errorf("keeping CPU %d awake: %w", cpu, err), s.close())
+			return nil, errors.Join(fmt.Errorf("keeping CPU %d awake: %w", cpu, err), s.sleep())
 		}
 	}
 	return s, nil
 }
 
-// place goes on placing the guest's threads and processes until close.
-func (s *steady) place(pid int) {
+// place goes on placing the guest's threads and processes until the function that it
+// returns is called.
+func (s *steady) place(pid int) (end func()) {
 	s.ended.Go(func() {
-		placed := map[int]bool{}
+		done := map[int]bool{}
 		for {
-			for id, cpu := range s.wanted(pid) {
-				if !placed[id] {
-					placed[id] = bind(id, cpu) == nil // else it has ended, or is to be seen again
-				}
+			now := map[int]bool{} // what has ended is forgotten: another one may get its number
+			cpus, programs := s.tasks(pid)
+			all := len(cpus) == len(s.cpus)
+			for i, id := range cpus {
+				now[id] = done[id] || bind(id, s.cpus[i]) == nil
+				all = all && now[id]
 			}
+			for _, id := range programs {
+				now[id] = done[id] || bind(id, s.cpus[0]) == nil
+			}
+			done, s.placed = now, s.placed || all
 			select {
 			case <-s.stop:
 				return
@@ -75,42 +92,54 @@ func (s *steady) place(pid int) {
 			}
 		}
 	})
+	return s.end
 }
 
-// wanted says where the threads of the kernel, and the processes in which its programs
-// run, are to be. The threads of its CPUs are its first ones; others wait for input.
-func (s *steady) wanted(pid int) map[int]int {
-	out := map[int]int{}
+// end ends what place has begun.
+func (s *steady) end() {
+	s.once.Do(func() { close(s.stop) })
+	s.ended.Wait()
+}
+
+// tasks are the threads of the kernel that are the guest's CPUs, its first ones (others
+// wait for input), and the processes in which its programs run.
+func (s *steady) tasks(pid int) (cpus, programs []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
-	var threads []int
 	for _, task := range tasks {
 		if id, err := strconv.Atoi(filepath.Base(task)); err == nil {
-			threads = append(threads, id)
+			cpus = append(cpus, id)
 		}
 		children, _ := os.ReadFile(filepath.Join(task, "children"))
 		for _, child := range strings.Fields(string(children)) {
 			if id, err := strconv.Atoi(child); err == nil {
-				out[id] = 0
+				programs = append(programs, id)
 			}
 		}
 	}
-	slices.Sort(threads)
-	for cpu, id := range threads[:min(s.cpus, len(threads))] {
-		out[id] = cpu
-	}
-	return out
+	slices.Sort(cpus)
+	return cpus[:min(len(s.cpus), len(cpus))], programs
 }
 
-// close ends what newSteady and place have begun.
-func (s *steady) close() error {
-	close(s.stop)
-	s.ended.Wait()
+// sleep ends the loops. Errors: one had ended before.
+func (s *steady) sleep() error {
 	var errs []error
-	for _, loop := range s.loops {
-		errs = append(errs, loop.Process.Kill())
+	for i, loop := range s.loops {
+		if err := loop.Process.Kill(); err != nil {
+			errs = append(errs, fmt.Errorf("CPU %d was not kept awake: %w", s.cpus[i], err))
+		}
 		_ = loop.Wait() // "signal: killed" is what we asked for
 	}
 	return errors.Join(errs...)
+}
+
+// close ends all. Errors: it was not steady.
+func (s *steady) close() error {
+	s.end()
+	err := s.sleep()
+	if !s.placed {
+		err = errors.Join(err, errors.New("the guest's CPUs did not get CPUs of this machine"))
+	}
+	return err
 }
 
 // bind has a thread run on one CPU.

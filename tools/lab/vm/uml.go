@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,17 @@ func (u *UML) Describe() string {
 
 // Run implements Runner.
 func (u *UML) Run(ctx context.Context, job *Job) (int, error) {
+	var st *steady
+	if u.Steady {
+		// The loops end with the thread that starts them.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		var err error
+		if st, err = newSteady(job.CPUs); err != nil {
+			return 0, err
+		}
+		defer func() { _ = st.close() }() // a second time changes nothing
+	}
 	dir, err := os.MkdirTemp("", "espalier-uml-")
 	if err != nil {
 		return 0, err
@@ -71,15 +83,15 @@ func (u *UML) Run(ctx context.Context, job *Job) (int, error) {
 	// with a last string of more than a page, it computes nonsense and dies. A short variable of its own makes it independent of the caller's environment.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LAB=uml"}
 	p := &process{cmd: cmd, answer: answer, log: logFile.Name()}
-	if u.Steady {
-		s, err := newSteady(job.CPUs)
-		if err != nil {
-			return 0, err
-		}
-		defer func() { _ = s.close() }()
-		p.started = s.place
+	if st == nil {
+		return p.run(ctx, job)
 	}
-	return p.run(ctx, job)
+	p.started = st.place
+	status, err := p.run(ctx, job)
+	if wobble := st.close(); err == nil && status == 0 {
+		err = wobble
+	}
+	return status, err
 }
 
 // umlBoot makes the directory that the kernel takes as its initial root: the init, its job, and the two devices that a process
