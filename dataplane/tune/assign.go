@@ -34,8 +34,10 @@ type plan struct {
 	load  []float64 // all of it
 	open  []bool    // may get work
 	eager []bool    // other programs there have packets come; nil: none
-	items []item
-	on    [][]int // items of each CPU; search sorts them, biggest first
+	// barred tells of an item that is not to go to a CPU; nil: all may.
+	barred func(item, to int) bool
+	items  []item
+	on     [][]int // items of each CPU; search sorts them, biggest first
 }
 
 func newPlan(cpus []CPU, base []float64, open []bool, items []item) *plan {
@@ -178,7 +180,7 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 		some = append(some, head(p.on[from])...) // what giving them away takes counts as well
 	}
 	for _, i := range some {
-		if p.items[i].fixed {
+		if p.stays(i, to) {
 			continue
 		}
 		if g := value(p.counts(i, from, over), p.counts(i, to, over)) - p.price(i, to); g > gain {
@@ -189,12 +191,12 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 		return first, second, gain
 	}
 	for _, i := range head(p.on[from]) {
-		if p.items[i].fixed {
+		if p.stays(i, to) {
 			continue
 		}
 		for _, j := range head(p.on[to]) {
 			out, in := p.counts(i, from, over)-p.counts(j, from, over), p.counts(i, to, over)-p.counts(j, to, over)
-			if p.items[j].fixed || out <= 0 && in >= 0 {
+			if p.stays(j, from) || out <= 0 && in >= 0 {
 				continue
 			}
 			if g := value(out, in) - p.price(i, to) - p.price(j, from); g > gain {
@@ -203,6 +205,11 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 		}
 	}
 	return first, second, gain
+}
+
+// stays tells whether an item is not to go to a CPU.
+func (p *plan) stays(i, to int) bool {
+	return p.items[i].fixed || p.barred != nil && p.barred(i, to)
 }
 
 // counts is what an item counts for on a CPU. While the CPU that it would leave gets

@@ -21,9 +21,10 @@ type Tuner struct {
 	still  int             // rounds since the last action
 	short  map[Setting]int // rounds in a row in which the box ran short of it
 	tried  map[Setting]attempt
-	wanted int             // rounds in a row in which a move was worth it
-	split  map[uint32]bool // groups of SAs in which one of a single CPU was asked for
-	eager  map[int]int     // CPUs whose other programs have packets come, until a round
+	wanted int                   // rounds in a row in which a move was worth it
+	split  map[uint32]bool       // groups of SAs in which one of a single CPU was asked for
+	at     time.Duration         // of the last observation
+	eager  map[int]time.Duration // CPUs whose other programs have packets come, until when
 	knobs  knobs
 }
 
@@ -50,7 +51,7 @@ type memory struct {
 
 // New makes a tuner that knows nothing yet.
 func New(l Limits) *Tuner {
-	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}, split: map[uint32]bool{}, eager: map[int]int{}}
+	return &Tuner{limits: l.withDefaults(), sas: map[SAID]*memory{}, other: map[int]float64{}, banned: map[Move]ban{}, short: map[Setting]int{}, tried: map[Setting]attempt{}, split: map[uint32]bool{}, eager: map[int]time.Duration{}}
 }
 
 // Decide takes the next observation and says what to do. Actions are expected to
@@ -58,6 +59,7 @@ func New(l Limits) *Tuner {
 // not shows in that observation, and is decided anew.
 func (t *Tuner) Decide(o Observation) Decision {
 	t.round++
+	t.clock(o.At)
 	v := t.understand(o)
 	var d Decision
 	undo, verdicts := t.judge(v)
@@ -237,9 +239,13 @@ func (t *Tuner) moves(v *view) []Planned {
 		return nil
 	}
 	p := newPlan(v.o.CPUs, v.base, v.open, v.items)
-	p.eager = t.eagerCPUs(v.o.CPUs)
+	p.eager = t.eagerCPUs(v)
+	p.barred = func(i, to int) bool { return t.isBanned(p, i, to) }
 	was := p.figures()
 	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
+	if t.trial != nil && t.trial.through != nil && !leaving {
+		return nil // it goes against what loads say, and is to be judged by what comes
+	}
 	urgent := leaving || was.worst-was.mean > urgency
 	for i := range p.items {
 		it := &p.items[i]
@@ -252,7 +258,14 @@ func (t *Tuner) moves(v *view) []Planned {
 	if steps := t.balance(p, was, leaving, urgent); len(steps) > 0 {
 		return t.carry(v, steps, was, p.worst(), false)
 	}
-	return t.carry(v, t.makeWay(v, p), was, was.worst, true)
+	out := t.carry(v, t.makeWay(v, p), figures{}, 0, true)
+	if len(out) > 0 {
+		t.trial.through = map[SAID]float64{}
+		for _, s := range v.o.SAs {
+			t.trial.through[s.ID] = s.through(v.o)
+		}
+	}
+	return out
 }
 
 // figures are those of an assignment.
@@ -307,7 +320,7 @@ func (t *Tuner) pick(p *plan) []item {
 	all := 0.0
 	for _, it := range p.items {
 		all += it.load
-		if it.at != it.start && !t.isBanned(it.sa, p, it) {
+		if it.at != it.start {
 			steps = append(steps, it)
 		}
 	}
@@ -351,10 +364,10 @@ func boolCompare(a, b bool) int {
 }
 
 // carry turns steps into actions with reasons, and remembers them to be judged. With
-// eager, they are off CPUs that are.
+// eager, they are off CPUs that are, and what loads they lead to is not known.
 func (t *Tuner) carry(v *view, steps []item, was figures, after float64, eager bool) []Planned {
 	var out []Planned
-	tr := &trial{round: t.round, before: yield(v.o), busiest: was.worst, eager: eager}
+	tr := &trial{round: t.round, before: yield(v.o), busiest: was.worst, ends: map[SAID]ends{}}
 	for _, it := range steps {
 		m := it.mem
 		if m.made != 0 && t.round-m.made < 8*m.rest {
@@ -371,7 +384,7 @@ func (t *Tuner) carry(v *view, steps []item, was figures, after float64, eager b
 		case !from.Online:
 			r.Text = fmt.Sprintf("CPU %d takes no more work", from.ID)
 		case eager:
-			r.Text = fmt.Sprintf("CPU %d is full (%s of it other than IPsec), and the less it has to do of that, the more comes; this is tried with one more, which asks for %s, as CPU %d gets through what it has",
+			r.Text = fmt.Sprintf("CPU %d is full, with %s of other work, and more came when an SA had left it; one more is tried, which asks for %s, as CPU %d gets through what it has",
 				from.ID, percent(v.base[it.start]), percent(it.load), to.ID)
 		default:
 			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",

@@ -1,23 +1,29 @@
 package tune
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // A CPU is eager when a program runs on it that makes more packets come the more time
 // it gets: a sender, or what senders wait for. Loads do not show that: the program has
 // what SAs leave it, whatever that is. It shows when an SA goes, and much more comes.
-// From then on SAs leave that CPU, one by one, as long as another one gets through what
-// it has, and none comes to it that it has no room for. What made less come is taken
-// back, as any move is.
+// Then SAs leave that CPU, one by one, as long as each has more get through and another
+// CPU gets through what it has; and none comes to it that it has no room for. One that
+// has less get through is taken back, one with which no more does is the last.
 
 const (
-	// eagerShare is the least part of a CPU that other programs must have for one of
-	// them to be what packets come from.
-	eagerShare = 0.3
+	// eagerShare is the least part of a CPU that what is no SA must have for it to be what
+	// packets come from; aloneShare what it has when it has the CPU for itself.
+	eagerShare, aloneShare = 0.3, 0.6
 	// eagerBusy is the share of its time from which on a CPU is taken to have none left for
 	// them: they wait for others at times, or for the CPU that has their packets.
 	eagerBusy = 0.9
-	// eagerRounds is for how long it is taken to be so: a minute at least.
-	eagerRounds = 240
+	// eagerTime is for how long it is taken to be so.
+	eagerTime = 2 * time.Minute
+	// starved is the part of what an SA had got through that it must keep.
+	starved = 0.7
 )
 
 // waits tells whether what a CPU has to do besides SAs would do with more time.
@@ -25,43 +31,60 @@ func (v *view) waits(cpu int) bool {
 	return v.o.CPUs[cpu].Busy >= eagerBusy && v.base[cpu] >= eagerShare
 }
 
+// ends are the CPUs that a move was between; waits: of the one that it left, see view.
+type ends struct {
+	from, to int
+	waits    bool
+}
+
 // add adds a move to those that are to be judged.
 func (tr *trial) add(m Move, v *view, it item) {
 	tr.moves = append(tr.moves, m)
-	if v.waits(it.start) {
-		tr.left = appendNew(tr.left, v.o.CPUs[it.start].ID)
-	}
-	if v.base[it.at] >= eagerShare {
-		tr.joined = appendNew(tr.joined, v.o.CPUs[it.at].ID)
-	}
+	tr.ends[m.SA] = ends{v.o.CPUs[it.start].ID, v.o.CPUs[it.at].ID, v.waits(it.start)}
 }
 
 // isEager tells whether a CPU was found to be eager of late.
-func (t *Tuner) isEager(cpu int) bool { return t.round < t.eager[cpu] }
+func (t *Tuner) isEager(cpu int) bool { return t.at < t.eager[cpu] }
 
-// found notes what a trial says about programs beside the SAs.
+// clock takes the time of an observation. When the box was looked at anew it begins again.
+func (t *Tuner) clock(at time.Duration) {
+	if at < t.at {
+		clear(t.eager)
+	}
+	t.at = at
+}
+
+// found notes which CPUs moves that were made show to be eager: more comes, and gets
+// through, since SAs have left, and none went there instead.
 func (t *Tuner) found(tr *trial, now outcome) {
-	for _, cpu := range tr.left {
-		if now.offered > tr.before.offered*(1+comparable) && now.delivered > tr.before.delivered {
-			t.eager[cpu] = t.round + eagerRounds
+	if now.offered <= tr.before.offered*(1+comparable) || now.delivered <= tr.before.delivered*(1+worse) {
+		return
+	}
+	for _, m := range tr.moves {
+		e := tr.ends[m.SA]
+		joined := slices.ContainsFunc(tr.moves, func(other Move) bool { return tr.ends[other.SA].to == e.from })
+		if e.waits && !joined {
+			t.eager[e.from] = t.at + eagerTime
 		}
 	}
 }
 
-// foundWorse is found for moves that are taken back.
-func (t *Tuner) foundWorse(tr *trial) {
-	for _, cpu := range tr.left {
-		delete(t.eager, cpu)
+// foundWorse is found for moves that are taken back: less comes since SAs have joined.
+func (t *Tuner) foundWorse(v *view, tr *trial, now outcome) {
+	if now.offered >= tr.before.offered*(1-worse) {
+		return
 	}
-	for _, cpu := range tr.joined {
-		t.eager[cpu] = t.round + eagerRounds
+	for _, m := range tr.moves {
+		if to, known := v.index[m.To]; known && v.waits(to) {
+			t.eager[m.To] = t.at + eagerTime
+		}
 	}
 }
 
 // makeWay is a step that takes an SA off an eager CPU, if another one may have room:
 // that it got through all that it had is what counts, for a packet costs a CPU with
 // time to spare more than one that has none.
-func (t *Tuner) makeWay(v *view, p *plan) []item {
+func (t *Tuner) makeWay(v *view, p *plan) (step []item) {
 	if t.trial != nil {
 		return nil // that one's verdict is to be of nothing else
 	}
@@ -74,10 +97,12 @@ func (t *Tuner) makeWay(v *view, p *plan) []item {
 	if to < 0 {
 		return nil
 	}
-	var step []item
-	for _, it := range p.items {
+	for i, it := range p.items {
 		from := v.o.CPUs[it.start]
-		if it.at = to; it.fixed || it.load == 0 || !t.isEager(from.ID) || !v.waits(it.start) || t.isBanned(it.sa, p, it) {
+		if it.at = to; it.fixed || it.load == 0 || !t.isEager(from.ID) || !v.waits(it.start) || t.isBanned(p, i, to) {
+			continue
+		}
+		if it.load > t.limits.Elephant && t.limits.Elephants < 0 {
 			continue
 		}
 		if step == nil || it.load > step[0].load {
@@ -87,19 +112,44 @@ func (t *Tuner) makeWay(v *view, p *plan) []item {
 	return step
 }
 
-// eagerCPUs says which of the plan's CPUs are.
-func (t *Tuner) eagerCPUs(cpus []CPU) []bool {
-	out := make([]bool, len(cpus))
-	for i, c := range cpus {
-		out[i] = t.isEager(c.ID)
+// judgeEager judges a move that was to have more come.
+func (t *Tuner) judgeEager(v *view, tr *trial, now outcome, verdict Verdict) ([]Planned, []Verdict) {
+	verdict.Text = fmt.Sprintf("%.0f of %.0f kbit/s get through, %.0f of %.0f before",
+		now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
+	less := now.delivered < tr.before.delivered*(1-worse)
+	if now.delivered > tr.before.delivered*(1+worse) && !tr.starves(v.o) {
+		verdict.Helped = true
+		t.found(tr, now)
+		return nil, []Verdict{verdict}
 	}
-	return out
+	for _, m := range tr.moves {
+		delete(t.eager, tr.ends[m.SA].from)
+	}
+	switch {
+	case less && now.offered < tr.before.offered*(1-comparable) && !t.crowded(v.o, tr):
+		verdict.Unknown, verdict.Text = true, "cannot be told: "+verdict.Text // other senders have stopped, or pause
+	case less || tr.starves(v.o):
+		return t.takeBack(v.o, tr, now), []Verdict{verdict}
+	}
+	return nil, []Verdict{verdict}
 }
 
-// appendNew appends what is not there yet.
-func appendNew(s []int, x int) []int {
-	if slices.Contains(s, x) {
-		return s
+// starves tells whether an SA loses packets, and gets much less through than before the
+// trial: those for which more comes are not to have it from others.
+func (tr *trial) starves(o Observation) bool {
+	return slices.ContainsFunc(o.SAs, func(s SA) bool { return s.Lost > 0 && s.through(o) < starved*tr.through[s.ID] })
+}
+
+// through is what of an SA got to its CPU, in octets per second.
+func (s SA) through(o Observation) float64 {
+	return float64(s.Bytes) * s.delivered() / o.Interval.Seconds()
+}
+
+// eagerCPUs says which of the plan's CPUs are, and are full without SAs.
+func (t *Tuner) eagerCPUs(v *view) []bool {
+	out := make([]bool, len(v.o.CPUs))
+	for i, c := range v.o.CPUs {
+		out[i] = t.isEager(c.ID) && v.base[i] >= aloneShare
 	}
-	return append(s, x)
+	return out
 }

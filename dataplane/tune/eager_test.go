@@ -11,6 +11,7 @@ import (
 // time. Above 1 it has no room for some.
 type elastic struct {
 	rates, busy [5]float64
+	steady      float64 // rate of the last SA, which comes from elsewhere; 0: it is as the others
 	cpu         [4]int
 	moves       int
 }
@@ -29,7 +30,11 @@ func (e *elastic) round(t *Tuner, at time.Duration) Decision {
 	here := e.here()
 	o := Observation{At: at, Interval: interval, CPUs: []CPU{{ID: 0, Online: true, Busy: 1}, {ID: 1, Online: true, Busy: min(e.busy[here], 1)}}}
 	for i, cpu := range e.cpu {
-		n := uint64(e.rates[here] / 4 * interval.Seconds())
+		rate := e.rates[here] / 4
+		if i == 3 && e.steady > 0 {
+			rate = e.steady
+		}
+		n := uint64(rate * interval.Seconds())
 		s := SA{ID: SAID{uint32(i + 1), 1}, SPI: 0x1000 + uint32(i), CPU: cpu, Packets: n, Bytes: 1400 * n}
 		if cpu == 1 && e.busy[here] > 1 {
 			s.Lost = uint64(float64(n) * (1 - 1/e.busy[here]))
@@ -99,5 +104,66 @@ func TestNotEager(t *testing.T) {
 		if e.here() == 0 {
 			t.Fatalf("round %d: nothing is done on CPU 0, and CPU 1 loses packets", round)
 		}
+	}
+}
+
+// TestEagerStarves: more comes, but another tunnel's packets are lost for it: that is
+// taken back.
+func TestEagerStarves(t *testing.T) {
+	t.Parallel()
+	e := &elastic{rates: measuredRates, busy: measuredBusy, cpu: [4]int{NoCPU, NoCPU, 1, 1}}
+	e.busy[0] = 1.6
+	e.steady = 7_000 // of the last SA, which sends from elsewhere
+	tuner := New(Limits{})
+	tried := 0
+	for round := range 200 {
+		e.round(tuner, time.Duration(round)*250*time.Millisecond)
+		if e.here() == 0 {
+			tried++
+		}
+	}
+	if e.here() != 1 || tried == 0 || tried > 4 {
+		t.Errorf("%d SAs are beside the sender in the end, and none was for %d rounds of 200; expected one, as the last SA is starved otherwise", e.here(), tried)
+	}
+}
+
+// TestEagerByMistake: a load that rises while SAs leave a CPU that others keep busy looks as
+// if it rose for that. What is moved for it has no more come, and that is the end of it.
+func TestEagerByMistake(t *testing.T) {
+	t.Parallel()
+	tried := 0
+	for seed := range uint64(300) {
+		m := randomModel(seed)
+		m.cpus = m.cpus[:2]
+		between := func(low, high float64) float64 { return low + (high-low)*m.rng.Float64() }
+		m.cpus[0].foreign = between(0.35, 0.65)
+		m.cpus[0].seen = m.cpus[0].foreign * float64(m.rng.IntN(2))
+		n := 4 + m.rng.IntN(8)
+		for i := range n {
+			s := m.add(between(0.7, 1) * (1.9 - m.cpus[0].foreign) / float64(n))
+			s.weight, s.cpu = 1, []int{NoCPU, NoCPU, 1}[i%3]
+		}
+		tuner, interval, late := New(Limits{}), time.Second, 0
+		for round := range phaseRounds {
+			if round == quietFrom {
+				tuner.eager[0] = time.Hour
+			}
+			d := tuner.Decide(m.observe(interval))
+			m.perform(d)
+			interval = d.Next
+			for _, p := range d.Actions {
+				if mv, ok := p.Action.(Move); ok && round >= quietFrom {
+					if tr := tuner.trial; tr != nil && tr.through != nil {
+						tried++
+					}
+					if late++; late > 8 {
+						t.Fatalf("seed %d, round %d: %v is one more move under constant load: %s", seed, round, mv, p.Reason.Text)
+					}
+				}
+			}
+		}
+	}
+	if tried < 30 {
+		t.Errorf("no more than %d of 300 gateways tried it", tried)
 	}
 }

@@ -10,9 +10,9 @@ type trial struct {
 	round  int
 	moves  []Move
 	before outcome
-	// left and joined are CPUs that SAs went from or to, where other programs wait for time.
-	left, joined []int
-	eager        bool // it is to have more come
+	ends   map[SAID]ends
+	// through is what each SA got through before, of a trial that is to have more come; else nil.
+	through map[SAID]float64
 	// busiest was the load of the busiest CPU that had work to give.
 	busiest float64
 }
@@ -69,12 +69,11 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	for _, m := range tr.moves {
 		verdict.Actions = append(verdict.Actions, m)
 	}
-	t.found(tr, now)
-	less, more := now.delivered < tr.before.delivered*(1-worse), now.delivered > tr.before.delivered*(1+worse)
-	if tr.eager && more {
-		verdict.Helped, verdict.Text = true, fmt.Sprintf("%.0f kbit/s get through, %.0f before", now.delivered/125, tr.before.delivered/125)
-		return nil, []Verdict{verdict}
+	if tr.through != nil {
+		return t.judgeEager(v, tr, now, verdict)
 	}
+	t.found(tr, now)
+	less := now.delivered < tr.before.delivered*(1-worse)
 	if now.offered > tr.before.offered*(1+comparable) || now.offered < tr.before.offered*(1-comparable) && !(less && t.crowded(o, tr)) {
 		verdict.Unknown, verdict.Text = true, fmt.Sprintf("cannot be told: %.0f kbit/s arrive now, %.0f did before", now.offered/125, tr.before.offered/125)
 		return nil, []Verdict{verdict} // another load: says nothing about the moves
@@ -82,12 +81,12 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	busiest := newPlan(o.CPUs, v.base, v.open, slices.Clone(v.items)).worst()
 	verdict.Text = fmt.Sprintf("the busiest CPU with SAs has %s to do, %s before; %.0f of %.0f kbit/s get through, %.0f of %.0f before",
 		percent(busiest), percent(tr.busiest), now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
-	verdict.Helped = busiest < tr.busiest-0.01 || more
+	verdict.Helped = busiest < tr.busiest-0.01 || now.delivered > tr.before.delivered*(1+worse)
 	if !less || now.delivered >= now.offered*(1-worse/2) && !t.crowded(o, tr) {
 		return nil, []Verdict{verdict}
 	}
 	verdict.Helped = false
-	t.foundWorse(tr)
+	t.foundWorse(v, tr, now)
 	return t.takeBack(o, tr, now), []Verdict{verdict}
 }
 
@@ -144,11 +143,12 @@ func (t *Tuner) ban(m Move) {
 	}
 }
 
-// isBanned tells whether the item's move was taken back lately.
-func (t *Tuner) isBanned(s *SA, p *plan, it item) bool {
-	if len(t.banned) == 0 {
+// isBanned tells whether an item's move to a CPU was taken back lately.
+func (t *Tuner) isBanned(p *plan, i, to int) bool {
+	it := &p.items[i]
+	if len(t.banned) == 0 || to == it.start {
 		return false
 	}
-	b, known := t.banned[Move{SA: s.ID, Clear: s.Clear, SPI: s.SPI, To: p.id(it.at)}]
+	b, known := t.banned[Move{SA: it.sa.ID, Clear: it.sa.Clear, SPI: it.sa.SPI, To: p.id(to)}]
 	return known && t.round < b.until && p.open[it.start]
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -365,6 +366,7 @@ func (r *Runner) Advice(ctx context.Context) ([]Entry, error) {
 // advice is what a tuner decides that sees one observation again and again.
 func (r *Runner) advice(o Observation) (out []Entry) {
 	t := New(r.tuner.limits)
+	t.eager = maps.Clone(r.tuner.eager)
 	for range max(patience, shortRounds) {
 		d := t.Decide(o)
 		for _, p := range d.Actions {

@@ -21,16 +21,19 @@ type labBench struct {
 
 func (l *labBench) String() string {
 	lab := "the lab"
-	if l.steady {
+	if l.isSteady() {
 		lab = "the steady lab"
 	}
 	return fmt.Sprintf("%s of %s in %s", l.bench, l.pkg, lab)
 }
 
+// isSteady: QEMU's guests cannot be.
+func (l *labBench) isSteady() bool { return l.steady && os.Getenv("ESPALIER_LAB_UML") != "" }
+
 func (l *labBench) measure(ctx context.Context, progress io.Writer) (metrics, error) {
 	const cpus = "2" // go test appends them to the names
 	args := []string{"run", "./tools/lab", "test", "--cpus", cpus, "--time-limit", "30m", "--run", "^$"}
-	if l.steady && os.Getenv("ESPALIER_LAB_UML") != "" {
+	if l.isSteady() {
 		args = append(args, "--steady")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, l.pkg, "--",
