@@ -175,7 +175,7 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 		// A CPU that went away is left whatever it costs.
 		value = func(_, in float64) float64 { return 1e6 + in*(1-p.load[to]) }
 	}
-	some := append(p.candidates(from, gap/2), p.candidates(from, 1-p.load[to])...)
+	some := append(p.candidates(from, to, gap/2), p.candidates(from, to, 1-p.load[to])...)
 	if over {
 		some = append(some, head(p.on[from])...) // what giving them away takes counts as well
 	}
@@ -191,15 +191,15 @@ func (p *plan) bestBetween(from, to int) (first, second change, gain float64) {
 		return first, second, gain
 	}
 	for _, i := range head(p.on[from]) {
-		if p.stays(i, to) {
+		if p.items[i].fixed {
 			continue
 		}
 		for _, j := range head(p.on[to]) {
 			out, in := p.counts(i, from, over)-p.counts(j, from, over), p.counts(i, to, over)-p.counts(j, to, over)
-			if p.stays(j, from) || out <= 0 && in >= 0 {
+			if p.items[j].fixed || out <= 0 && in >= 0 {
 				continue
 			}
-			if g := value(out, in) - p.price(i, to) - p.price(j, from); g > gain {
+			if g := value(out, in) - p.price(i, to) - p.price(j, from); g > gain && !p.stays(i, to) && !p.stays(j, from) {
 				first, second, gain = change{i, to}, change{j, from}, g
 			}
 		}
@@ -222,20 +222,20 @@ func (p *plan) counts(i, cpu int, over bool) float64 {
 	return p.items[i].load
 }
 
-// candidates are the items of a CPU around a load, the one that would halve the gap
+// candidates are the items of a CPU that may go to another one, around a load, the one that would halve the gap
 // or that there is room for: the last one above it and the first one below it.
-func (p *plan) candidates(cpu int, around float64) []int {
+func (p *plan) candidates(cpu, to int, around float64) []int {
 	on := p.on[cpu]
 	at, _ := slices.BinarySearchFunc(on, around, func(i int, h float64) int { return cmp.Compare(h, p.items[i].load) })
 	var out []int
 	for k := at - 1; k >= 0; k-- {
-		if !p.items[on[k]].fixed {
+		if !p.stays(on[k], to) {
 			out = append(out, on[k])
 			break
 		}
 	}
 	for k := at; k < len(on); k++ {
-		if !p.items[on[k]].fixed {
+		if !p.stays(on[k], to) {
 			out = append(out, on[k])
 			break
 		}

@@ -10,22 +10,23 @@ import (
 // Tuner decides, and remembers what it needs for the next decision. Its methods
 // are not safe for concurrent use.
 type Tuner struct {
-	limits Limits
-	round  int
-	price  price
-	prices [kinds]price // of a kind of traffic, from CPUs where it is nearly all
-	sas    map[SAID]*memory
-	other  map[int]float64 // foreign load by CPU, smoothed
-	trial  *trial          // the last round's moves, until they are judged
-	banned map[Move]ban    // moves that made things worse; Name is empty
-	still  int             // rounds since the last action
-	short  map[Setting]int // rounds in a row in which the box ran short of it
-	tried  map[Setting]attempt
-	wanted int                   // rounds in a row in which a move was worth it
-	split  map[uint32]bool       // groups of SAs in which one of a single CPU was asked for
-	at     time.Duration         // of the last observation
-	eager  map[int]time.Duration // CPUs whose other programs have packets come, until when
-	knobs  knobs
+	limits  Limits
+	round   int
+	price   price
+	prices  [kinds]price // of a kind of traffic, from CPUs where it is nearly all
+	sas     map[SAID]*memory
+	other   map[int]float64 // foreign load by CPU, smoothed
+	trial   *trial          // the last round's moves, until they are judged
+	banned  map[Move]ban    // moves that made things worse; Name is empty
+	still   int             // rounds since the last action
+	short   map[Setting]int // rounds in a row in which the box ran short of it
+	tried   map[Setting]attempt
+	wanted  int                   // rounds in a row in which a move was worth it
+	split   map[uint32]bool       // groups of SAs in which one of a single CPU was asked for
+	at      time.Duration         // of the last observation
+	eager   map[int]time.Duration // CPUs whose other programs have packets come, until when
+	patient int                   // round from which on an SA may leave an eager CPU
+	knobs   knobs
 }
 
 // memory is what is known of one SA.
@@ -60,6 +61,7 @@ func New(l Limits) *Tuner {
 func (t *Tuner) Decide(o Observation) Decision {
 	t.round++
 	t.clock(o.At)
+	t.forgetBans()
 	v := t.understand(o)
 	var d Decision
 	undo, verdicts := t.judge(v)
@@ -243,7 +245,11 @@ func (t *Tuner) moves(v *view) []Planned {
 	p.barred = func(i, to int) bool { return t.isBanned(p, i, to) }
 	was := p.figures()
 	leaving := slices.ContainsFunc(p.items, func(it item) bool { return !v.open[it.at] })
-	if t.trial != nil && t.trial.through != nil && !leaving {
+	pending := t.trial
+	if pending != nil && pending.through == nil {
+		pending = nil // loads are as good a reason as it had
+	}
+	if pending != nil && !leaving {
 		return nil // it goes against what loads say, and is to be judged by what comes
 	}
 	urgent := leaving || was.worst-was.mean > urgency
@@ -255,7 +261,14 @@ func (t *Tuner) moves(v *view) []Planned {
 			it.fixed = true
 		}
 	}
-	if steps := t.balance(p, was, leaving, urgent); len(steps) > 0 {
+	steps := t.balance(p, was, leaving, urgent)
+	if pending != nil {
+		steps = slices.DeleteFunc(steps, func(it item) bool { return v.open[it.start] })
+		out := t.carry(v, steps, was, p.worst(), false)
+		t.trial = pending
+		return out
+	}
+	if len(steps) > 0 {
 		return t.carry(v, steps, was, p.worst(), false)
 	}
 	out := t.carry(v, t.makeWay(v, p), figures{}, 0, true)
@@ -384,7 +397,7 @@ func (t *Tuner) carry(v *view, steps []item, was figures, after float64, eager b
 		case !from.Online:
 			r.Text = fmt.Sprintf("CPU %d takes no more work", from.ID)
 		case eager:
-			r.Text = fmt.Sprintf("CPU %d is full, with %s of other work, and more came when an SA had left it; one more is tried, which asks for %s, as CPU %d gets through what it has",
+			r.Text = fmt.Sprintf("CPU %d is full, with %s of other work, and how much comes has changed with the SAs there; one more leaves it, which asks for %s, to see whether more comes, as CPU %d gets through what it has",
 				from.ID, percent(v.base[it.start]), percent(it.load), to.ID)
 		default:
 			r.Text = fmt.Sprintf("CPU %d has %s to do (%s of it other than IPsec), the mean is %s; %s for %s, and CPU %d has room",

@@ -85,8 +85,8 @@ func (t *Tuner) foundWorse(v *view, tr *trial, now outcome) {
 // that it got through all that it had is what counts, for a packet costs a CPU with
 // time to spare more than one that has none.
 func (t *Tuner) makeWay(v *view, p *plan) (step []item) {
-	if t.trial != nil {
-		return nil // that one's verdict is to be of nothing else
+	if t.trial != nil || t.knobs.trial != nil || t.round < t.patient || slices.ContainsFunc(v.items, func(it item) bool { return it.mem.pending != nil }) {
+		return nil // the verdicts are to be of one thing each
 	}
 	to := -1
 	for c, cpu := range v.o.CPUs {
@@ -117,7 +117,7 @@ func (t *Tuner) judgeEager(v *view, tr *trial, now outcome, verdict Verdict) ([]
 	verdict.Text = fmt.Sprintf("%.0f of %.0f kbit/s get through, %.0f of %.0f before",
 		now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
 	less := now.delivered < tr.before.delivered*(1-worse)
-	if now.delivered > tr.before.delivered*(1+worse) && !tr.starves(v.o) {
+	if now.delivered > tr.before.delivered*(1+worse) && tr.starves(v.o) == nil {
 		verdict.Helped = true
 		t.found(tr, now)
 		return nil, []Verdict{verdict}
@@ -125,19 +125,30 @@ func (t *Tuner) judgeEager(v *view, tr *trial, now outcome, verdict Verdict) ([]
 	for _, m := range tr.moves {
 		delete(t.eager, tr.ends[m.SA].from)
 	}
-	switch {
+	switch loser := tr.starves(v.o); {
+	case loser != nil:
+		why := fmt.Sprintf("%s lost too much for it: %.0f kbit/s of it got through, %.0f before", steeredName(loser.Clear, loser.Name, loser.SPI), loser.through(v.o)/125, tr.through[loser.ID]/125)
+		verdict.Text += "; " + why
+		return t.takeBack(v.o, tr, why), []Verdict{verdict}
 	case less && now.offered < tr.before.offered*(1-comparable) && !t.crowded(v.o, tr):
 		verdict.Unknown, verdict.Text = true, "cannot be told: "+verdict.Text // other senders have stopped, or pause
-	case less || tr.starves(v.o):
-		return t.takeBack(v.o, tr, now), []Verdict{verdict}
+	case less:
+		return t.takeBack(v.o, tr, madeWorse(tr, now)), []Verdict{verdict}
 	}
 	return nil, []Verdict{verdict}
 }
 
-// starves tells whether an SA loses packets, and gets much less through than before the
-// trial: those for which more comes are not to have it from others.
-func (tr *trial) starves(o Observation) bool {
-	return slices.ContainsFunc(o.SAs, func(s SA) bool { return s.Lost > 0 && s.through(o) < starved*tr.through[s.ID] })
+// starves finds an SA on a CPU that got one that loses much, and gets much less through
+// than before the trial: those for which more comes are not to have it from others.
+func (tr *trial) starves(o Observation) *SA {
+	for i := range o.SAs {
+		s := &o.SAs[i]
+		if s.delivered() < starved && s.Packets > 0 && s.through(o) < starved*tr.through[s.ID] &&
+			slices.ContainsFunc(tr.moves, func(m Move) bool { return m.To == s.place() }) {
+			return s
+		}
+	}
+	return nil
 }
 
 // through is what of an SA got to its CPU, in octets per second.

@@ -65,7 +65,7 @@ func TestEager(t *testing.T) {
 	t.Parallel()
 	e := &elastic{rates: measuredRates, busy: measuredBusy, cpu: [4]int{NoCPU, NoCPU, 1, 1}}
 	tuner := New(Limits{})
-	for round := range 200 {
+	for round := range 4000 {
 		e.round(tuner, time.Duration(round)*250*time.Millisecond)
 		if here := e.here(); round >= 12 && here > 0 {
 			t.Fatalf("round %d: %d SAs are beside the sender; expected none after three seconds", round, here)
@@ -165,5 +165,35 @@ func TestEagerByMistake(t *testing.T) {
 	}
 	if tried < 30 {
 		t.Errorf("no more than %d of 300 gateways tried it", tried)
+	}
+}
+
+// TestBarred: an SA that is not to go to a CPU keeps no other one from going, and no half of
+// a swap with it is planned.
+func TestBarred(t *testing.T) {
+	t.Parallel()
+	plan := func(on1 float64, loads ...float64) *plan {
+		items := make([]item, len(loads))
+		for i, l := range loads {
+			items[i] = item{sa: &SA{ID: SAID{uint32(i), 1}}, load: l, from: -1}
+		}
+		if on1 > 0 {
+			items = append(items, item{sa: &SA{ID: SAID{100, 1}}, load: on1, from: -1, at: 1})
+		}
+		return newPlan([]CPU{{ID: 0, Online: true}, {ID: 1, Online: true}}, []float64{0.1, 0.1}, []bool{true, true}, items)
+	}
+	p := plan(0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+	p.barred = func(i, to int) bool { return i == 0 && to == 1 }
+	p.search(100, 1e-6)
+	if p.items[0].at != 0 || p.load[0]-p.load[1] > 0.05 {
+		t.Errorf("the barred one is on CPU %d, loads are %.2f; expected it on CPU 0, and three SAs on each", p.items[0].at, p.load)
+	}
+	p = plan(0.3, 0.5, 0.05)
+	p.barred = func(i, to int) bool { return i == 0 && to == 1 }
+	p.search(100, 1e-6)
+	for i := range p.items {
+		if it := &p.items[i]; it.load > 0.1 && it.at != it.start {
+			t.Errorf("SA %d goes to CPU %d; expected no half of a swap", i, it.at)
+		}
 	}
 }

@@ -64,6 +64,9 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	verdict := Verdict{}
 	tr.moves = slices.DeleteFunc(tr.moves, func(m Move) bool { return !made(o, m) })
 	if len(tr.moves) == 0 {
+		if tr.through != nil {
+			t.patient = t.round + t.limits.Rest // no moment for it
+		}
 		return nil, nil
 	}
 	for _, m := range tr.moves {
@@ -87,7 +90,7 @@ func (t *Tuner) judge(v *view) ([]Planned, []Verdict) {
 	}
 	verdict.Helped = false
 	t.foundWorse(v, tr, now)
-	return t.takeBack(o, tr, now), []Verdict{verdict}
+	return t.takeBack(o, tr, madeWorse(tr, now)), []Verdict{verdict}
 }
 
 // crowded tells whether a CPU that got an SA has no time left: where senders wait for
@@ -103,8 +106,15 @@ func made(o Observation, m Move) bool {
 	return slices.ContainsFunc(o.SAs, func(s SA) bool { return s.ID == m.SA && s.CPU == m.To })
 }
 
+// madeWorse is why moves are taken back.
+func madeWorse(tr *trial, now outcome) string {
+	return fmt.Sprintf("made things worse: %.0f of %.0f kbit/s got through after it, %.0f of %.0f before",
+		now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125)
+}
+
 // takeBack undoes a round's moves, as far as they can be.
-func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) {
+func (t *Tuner) takeBack(o Observation, tr *trial, why string) (out []Planned) {
+	t.patient = t.round + judgeAfter
 	at := map[SAID]int{}
 	online := map[int]bool{NoCPU: true}
 	for _, s := range o.SAs {
@@ -118,13 +128,12 @@ func (t *Tuner) takeBack(o Observation, tr *trial, now outcome) (out []Planned) 
 			continue
 		}
 		t.ban(m)
-		t.sas[m.SA].moved, t.sas[m.SA].to = t.round, m.From
+		if sa := t.sas[m.SA]; sa != nil { // its CPU may have gone
+			sa.moved, sa.to = t.round, m.From
+		}
 		back := m
 		back.From, back.To = m.To, m.From
-		out = append(out, Planned{Action: back, Reason: Reason{
-			Text: fmt.Sprintf("made things worse: %.0f of %.0f kbit/s got through after it, %.0f of %.0f before",
-				now.delivered/125, now.offered/125, tr.before.delivered/125, tr.before.offered/125),
-		}})
+		out = append(out, Planned{Action: back, Reason: Reason{Text: why}})
 	}
 	return out
 }
@@ -136,6 +145,10 @@ func (t *Tuner) ban(m Move) {
 	b.times++
 	b.until = t.round + banRounds<<min(b.times-1, 5)
 	t.banned[key] = b
+}
+
+// forgetBans lets bans go that ended so long ago that another one begins with the least time.
+func (t *Tuner) forgetBans() {
 	for k, b := range t.banned {
 		if b.until+banRounds < t.round {
 			delete(t.banned, k)

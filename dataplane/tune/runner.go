@@ -280,8 +280,8 @@ func (r *Runner) SetMode(m Mode) error {
 	was := r.mode
 	r.mode = m
 	r.mu.Unlock()
-	if was == Advise && m == On {
-		r.tuner = New(r.tuner.limits) // it waits for what comes of what was only said
+	if was != On && m == On {
+		r.tuner = New(r.tuner.limits) // it waits for what comes of what was only said, or was long ago
 	}
 	if m == Off {
 		r.last = Observation{}
