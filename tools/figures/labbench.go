@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,19 +22,19 @@ type labBench struct {
 
 func (l *labBench) String() string {
 	lab := "the lab"
-	if l.isSteady() {
+	if l.steady {
 		lab = "the steady lab"
 	}
 	return fmt.Sprintf("%s of %s in %s", l.bench, l.pkg, lab)
 }
 
-// isSteady: QEMU's guests cannot be.
-func (l *labBench) isSteady() bool { return l.steady && os.Getenv("ESPALIER_LAB_UML") != "" }
-
 func (l *labBench) measure(ctx context.Context, progress io.Writer) (metrics, error) {
 	const cpus = "2" // go test appends them to the names
+	if l.steady && os.Getenv("ESPALIER_LAB_UML") == "" {
+		return nil, errors.New("it needs User-Mode Linux, in $ESPALIER_LAB_UML: QEMU emulates the CPUs")
+	}
 	args := []string{"run", "./tools/lab", "test", "--cpus", cpus, "--time-limit", "30m", "--run", "^$"}
-	if l.isSteady() {
+	if l.steady {
 		args = append(args, "--steady")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, l.pkg, "--",

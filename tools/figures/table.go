@@ -126,11 +126,11 @@ func table() []figure {
 		{
 			name: "tuner_over_oracle_busy", unit: "ratio", op: atLeast, limit: 0.95, from: busy, metric: "over-oracle", beside: "gain",
 			what: "As tuner_over_oracle_skewed with 4 tunnels that arrive on the CPU that a sender keeps busy, which sends as fast as it can; a hash has left half of them there. " +
-				"The gain over no steering, beside, is what it is where each CPU is one of this machine.",
+				"The gain over no steering is beside: about as much as the best choice has. A sender that waits makes it vary, by a fifth from one measurement of the same choice to the next.",
 		},
 		{
 			name: "tuner_gain_busy", unit: "ratio", op: atLeast, limit: 3.5, from: wandering, metric: "gain", beside: "over-oracle",
-			what: "The same against no steering at all, in the lab as it is without --steady: the sender's program and the kernel that decrypts beside it take turns there, and the machine " +
+			what: "Tunnels and sender as in tuner_over_oracle_busy, against no steering at all, but in another lab, without --steady: the sender's program and the kernel that decrypts beside it take turns there, and the machine " +
 				"gives them different CPUs, so that a turn takes long. One and the same choice of CPUs gets half or twice as much done there from one second to the next, and so does the tuner, whose share of the best choice is beside.",
 		},
 		{

@@ -105,6 +105,8 @@ func (c *testCmd) checkJobs() (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("%w: --jobs %d: expected 1 to 16", errUsage, c.Jobs)
 	case c.Jobs > 1 && c.Here:
 		return nil, fmt.Errorf("%w: --jobs %d with --here: expected one, as there is one machine", errUsage, c.Jobs)
+	case c.Jobs > 1 && c.Steady:
+		return nil, fmt.Errorf("%w: --jobs %d with --steady: expected one, as a guest's CPUs are this machine's", errUsage, c.Jobs)
 	case c.Jobs > 1 && strings.Contains(c.RunRE, "/"):
 		return nil, fmt.Errorf("%w: --jobs %d with --run %s: expected names of whole tests, which are shared out", errUsage, c.Jobs, c.RunRE)
 	case c.Jobs == 1:

@@ -124,11 +124,14 @@ func (s *steady) tasks(pid int) (cpus, programs []int) {
 func (s *steady) sleep() error {
 	var errs []error
 	for i, loop := range s.loops {
-		if err := loop.Process.Kill(); err != nil {
-			errs = append(errs, fmt.Errorf("CPU %d was not kept awake: %w", s.cpus[i], err))
+		if ended, _ := unix.Wait4(loop.Process.Pid, nil, unix.WNOHANG, nil); ended != 0 {
+			errs = append(errs, fmt.Errorf("CPU %d was not kept awake: its loop had ended", s.cpus[i]))
+			continue
 		}
+		_ = loop.Process.Kill()
 		_ = loop.Wait() // "signal: killed" is what we asked for
 	}
+	s.loops = nil
 	return errors.Join(errs...)
 }
 

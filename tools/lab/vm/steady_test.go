@@ -50,15 +50,26 @@ func TestSteady(t *testing.T) {
 			t.Errorf("the loop of CPU %d: %+v, %v; expected SCHED_IDLE, on that CPU", s.cpus[i], attr, err)
 		}
 	}
+	loops := s.loops
 	end()
 	// A shell has one thread, a guest of several CPUs several.
 	if err := s.close(); (err == nil) != (len(s.cpus) == 1) {
 		t.Errorf("%v; expected to be told that %d CPUs were wanted", err, len(s.cpus))
 	}
-	for _, loop := range s.loops {
+	for _, loop := range loops {
 		if err := syscall.Kill(loop.Process.Pid, 0); err == nil {
 			t.Errorf("process %d is still there", loop.Process.Pid)
 		}
+	}
+	s, err = newSteady(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.placed = true
+	_ = syscall.Kill(s.loops[0].Process.Pid, syscall.SIGKILL)
+	time.Sleep(50 * time.Millisecond)
+	if err := s.close(); err == nil || !strings.Contains(err.Error(), "not kept awake") {
+		t.Errorf("%v; expected to be told of a loop that had ended", err)
 	}
 	if s, err := newSteady(runtime.NumCPU() + 1); err == nil || !strings.Contains(err.Error(), "it has") {
 		t.Errorf("%v, %v; expected an error, with one CPU more than there are", s, err)
