@@ -14,6 +14,8 @@ import (
 // TestSteady: a machine's process, and those that it starts later, get their CPUs, the host's
 // CPUs have a loop each that gives way to all, and all of it ends.
 func TestSteady(t *testing.T) {
+	runtime.LockOSThread() // the loops end with the thread that starts them
+	defer runtime.UnlockOSThread()
 	s, err := newSteady(runtime.NumCPU())
 	if err != nil {
 		t.Fatal(err)
