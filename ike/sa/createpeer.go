@@ -139,8 +139,9 @@ func (m *Machine) peerRekeys(c *Create, ps []wire.Payload) (old *Child, ok bool)
 		return nil, false
 	}
 	m.collided(event.RekeyChild, old)
-	// What we are closing is not rekeyed, nor what the peer has rekeyed before.
-	if old.Status != ChildInstalled || old.PeerNew != 0 {
+	// What we are closing is not rekeyed, nor what the peer has rekeyed before, nor what
+	// has just taken over from a child that we are closing.
+	if old.Status != ChildInstalled || old.PeerNew != 0 || m.settling(old) {
 		m.refuseCreate(c, &wire.Notify{NotifyType: wire.NotifyTemporaryFailure})
 		return nil, false
 	}

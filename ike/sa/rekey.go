@@ -309,6 +309,20 @@ func (m *Machine) peerDeletesIKE(k *IKE, id uint32) bool {
 	return true
 }
 
+// settling reports whether a child is the outcome of a rekeying of which we have yet to
+// delete what it has replaced: the old one, or the one that lost a collision with it.
+// charon 6.0 loses track when it rekeys such a one: it takes the old one for what
+// stays, and takes the inbound SA that we send to out of its kernel.
+func (m *Machine) settling(c *Child) bool {
+	deleting := func(id uint64) bool {
+		o := m.child(id)
+		return o != nil && o.Status == ChildDeleting
+	}
+	return slices.ContainsFunc(m.s.Children, func(o Child) bool {
+		return (o.OwnNew == c.UniqueID || o.PeerNew == c.UniqueID) && (o.Status == ChildDeleting || deleting(o.OwnNew) || deleting(o.PeerNew))
+	})
+}
+
 // finishReplaced follows the peer's delete of a child that it has rekeyed: now
 // it surely has the new one, and we send on it.
 func (m *Machine) finishReplaced(old *Child) {

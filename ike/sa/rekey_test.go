@@ -367,3 +367,55 @@ func TestRekeyOfTheNewChild(t *testing.T) {
 		}
 	}
 }
+
+// TestRekeyOfTheOutcome: what has taken over from a child is not rekeyed by the peer as long as we have not deleted that one, or the one that lost to it;
+// then it is. Sun's engine would wait by itself, so a request of it for another child is made one for this.
+func TestRekeyOfTheOutcome(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		for seed := range uint64(6) {
+			w, moon, sun := established(t, seed, true, secondChild)
+			var f forger
+			var target []byte // what sun's request is for
+			var answers []wire.NotifyType
+			w.Mangle = func(p satest.Packet) []satest.Packet {
+				h := satest.Must(wire.ParseHeader(p.Data))
+				switch from := p.From.Addr(); {
+				case target == nil && from == moon.Addr && h.Exchange == wire.ExchangeInformational && !h.IsResponse():
+					return nil // the delete is under way for long enough to ask
+				case target == nil || h.Exchange != wire.ExchangeCreateChildSA:
+				case from == sun.Addr && !h.IsResponse():
+					p.Data = f.rewrite(sun, p.Data, func(ps []wire.Payload) []wire.Payload {
+						return append([]wire.Payload{&wire.Notify{Protocol: wire.ProtoESP, SPI: target, NotifyType: wire.NotifyRekeySA}}, ps...)
+					})
+				case from == moon.Addr && h.IsResponse():
+					f.rewrite(moon, p.Data, func(ps []wire.Payload) []wire.Payload {
+						for n := range wire.All[*wire.Notify](ps) {
+							answers = append(answers, n.NotifyType)
+						}
+						return ps
+					})
+				}
+				return []satest.Packet{p}
+			}
+			moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+			if both {
+				sun.Do(0, sa.Rekey{ChildID: sun.Live()[0].Info().Children[0].UniqueID})
+			}
+			w.Advance(700 * time.Millisecond)
+			for _, c := range moon.Live()[0].Info().Children {
+				if c.State == sa.ChildSAInstalled {
+					target = binary.BigEndian.AppendUint32(nil, c.SPIOut) // the newest is the last
+				}
+			}
+			sun.Do(0, sa.NewChild{Child: "two"})
+			w.Settle(100)
+			if len(answers) != 1 || answers[0] != wire.NotifyTemporaryFailure {
+				t.Errorf("both %v, seed %d: before the delete answered %v, expected TEMPORARY_FAILURE\n%s", both, seed, answers, dump(moon))
+			}
+			w.Advance(time.Minute) // the delete is sent again, and sun asks again
+			if len(answers) < 2 || answers[len(answers)-1] == wire.NotifyTemporaryFailure {
+				t.Errorf("both %v, seed %d: at last answered %v, expected no more TEMPORARY_FAILURE\n%s", both, seed, answers, dump(moon))
+			}
+		}
+	}
+}

@@ -38,6 +38,7 @@ type lab struct {
 	monitor      *topo.Process // prints the SAs that come and go in our kernel
 	// How long the logs were when the case began.
 	swanLog, espLog, monitorLog int
+	theirDrops                  int // XfrmOutStateInvalid of strongSwan's kernel when it was last looked at
 }
 
 // newLab builds the network with strongSwan in gw2, or with the gateways' roles exchanged.

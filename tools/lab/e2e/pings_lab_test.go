@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -58,17 +59,40 @@ func (l *lab) countedPings(t *testing.T, s shape, interval time.Duration, n int)
 	l.all(t, a, err)
 }
 
-// all shows that every request was answered, or where packets were dropped; it returns how many answers there were.
+// all shows that every request was answered, or where packets were dropped; it returns how many answers there were. What strongSwan's kernel itself says it
+// has dropped on the way out is not ours to answer for: charon deletes a rekeyed outbound SA at once, with the packet that is on its way through it.
 func (l *lab) all(t *testing.T, a topo.Answers, err error) int {
 	t.Helper()
-	if err != nil {
-		t.Error(err)
-		for _, h := range []*topo.Host{l.ours, l.theirs} {
-			out, err := h.Run(t.Context(), "awk", "$2 > 0", "/proc/net/xfrm_stat")
-			t.Logf("XFRM of %s dropped: %s %v", h.Name, strings.Join(strings.Fields(out), " "), err)
+	theirs := 0
+	if l.swan != nil {
+		count := xfrmStat(t, l.theirs, "XfrmOutStateInvalid")
+		theirs, l.theirDrops = count-l.theirDrops, count
+	}
+	if err == nil || a.Lost() > 0 && a.Lost() <= theirs {
+		t.Log(a)
+		if theirs > 0 {
+			t.Logf("%s dropped %d packets with SAs that it had deleted", l.theirs.Name, theirs)
 		}
 		return a.Answered
 	}
-	t.Log(a)
+	t.Error(err)
+	for _, h := range []*topo.Host{l.ours, l.theirs} {
+		out, err := h.Run(t.Context(), "awk", "$2 > 0", "/proc/net/xfrm_stat")
+		t.Logf("XFRM of %s dropped: %s %v", h.Name, strings.Join(strings.Fields(out), " "), err)
+	}
 	return a.Answered
+}
+
+// xfrmStat reads a counter of XFRM.
+func xfrmStat(t *testing.T, h *topo.Host, name string) int {
+	t.Helper()
+	out, err := h.Run(t.Context(), "awk", "$1 == \""+name+"\" {print $2}", "/proc/net/xfrm_stat")
+	if err != nil {
+		t.Fatalf("%s of %s: %v", name, h.Name, err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(out))
+	if err != nil {
+		t.Fatalf("%s of %s: %v", name, h.Name, err)
+	}
+	return n
 }

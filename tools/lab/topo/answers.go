@@ -72,6 +72,14 @@ func (a Answers) Err() error {
 	return errors.Join(a.err, errors.New(a.String()))
 }
 
+// Lost is how many requests got no answer, where nothing else went wrong: all were sent, and nobody told why they cannot be answered. 0 otherwise.
+func (a Answers) Lost() int {
+	if a.err != nil || slices.ContainsFunc(a.Missing, func(m Missing) bool { return m.Why != "" }) {
+		return 0
+	}
+	return len(a.Missing)
+}
+
 // Pause is the longest time in which no request went or no answer came: whoever asserts what happens while there is traffic has to know whether there was.
 func (a Answers) Pause() (longest time.Duration) {
 	slices.SortFunc(a.came, time.Time.Compare)

@@ -42,13 +42,13 @@ func TestEchoesLost(t *testing.T) {
 			t.Errorf("%s: expected 25 answers, got %+v", f, a)
 		}
 		for _, lost := range map[Family][][]int{IPv4: {{13}, {25}}, IPv6: {{1, 7, 8, 25}}}[f] {
-			if a := echoes(t, n, f, "drop", lost...); !slices.Equal(numbers(a), lost) || a.Sent != 25 {
+			if a := echoes(t, n, f, "drop", lost...); !slices.Equal(numbers(a), lost) || a.Sent != 25 || a.Lost() != len(lost) {
 				t.Errorf("%s: expected %v to be missing, got %+v", f, lost, a)
 			}
 		}
 		began := time.Now()
 		a := echoes(t, n, f, "reject", 13)
-		if !slices.Equal(numbers(a), []int{13}) || !strings.Contains(a.Missing[0].Why, n.Client2.Inner(f).String()) {
+		if !slices.Equal(numbers(a), []int{13}) || a.Lost() != 0 || !strings.Contains(a.Missing[0].Why, n.Client2.Inner(f).String()) {
 			t.Errorf("%s: expected 13 to be refused by client2, got %+v", f, a)
 		}
 		if took := time.Since(began); took > 5*time.Second {
