@@ -518,13 +518,13 @@ func (m *Machine) deleteRekeyed(id uint64) {
 	if c == nil || c.Status != ChildInstalled {
 		return
 	}
-	// First we stop sending on it: the peer drops what arrives after our delete.
 	c.Status, c.EndReason = ChildDeleting, "rekeyed"
-	if m.outlasts(c) {
-		c.Stop, c.RekeyAt = StopWait, m.env.Now.Add(stopPause)
-	} else {
-		c.Stop = StopDue
+	if m.outlasts(c) { // the kernel sends on the new one; what it has on its way through this one is let out
+		m.queue(Task{Kind: taskDeleteChild, Child: c.UniqueID})
+		return
 	}
+	// First we stop sending on it: the peer drops what arrives after our delete.
+	c.Stop = StopDue
 	m.sweep()
 }
 

@@ -201,7 +201,9 @@ func (m *Machine) hasTask(child uint64) bool {
 // informationalRequest handles the peer's INFORMATIONAL (RFC 7296 1.4): deletes,
 // error notifies, or nothing, which asks whether we live.
 func (m *Machine) informationalRequest(k *IKE, id uint32, ps []wire.Payload) {
-	if k.Role == IKENext && !deletesIKE(ps) { // the peer speaks on it, so it has moved to it
+	// The peer speaks on it, so it has moved to it; unless that may be the loser of a
+	// collision with ours, which it deletes (RFC 7296 2.8.2).
+	if k.Role == IKENext && (!deletesIKE(ps) || m.s.Own == nil || m.s.Own.Kind != RekeyIKESA) {
 		spi := k.LocalSPI()
 		m.promote(k)
 		k = m.ikeBySPI(spi)

@@ -236,7 +236,7 @@ func TestMoveWaitsForRemoval(t *testing.T) {
 		return nil
 	}
 	moon.Do(0, sa.Rekey{ChildID: id})
-	w.Advance(time.Second) // it is deleted half a second later
+	w.Settle(100)
 	if len(held) != 1 {
 		t.Fatalf("%d jobs at the delete of the rekeyed child, expected one", len(held))
 	}

@@ -336,6 +336,13 @@ func (m *Machine) ungroup(gone *Child) {
 		if f != nil {
 			f.Options &^= ChildMaxQueue
 		}
+		// What our exchange makes in its place is that CPU's as well, and comes without a
+		// child to inherit that from.
+		if own := m.s.Own; own != nil && own.Kind == RekeyChildSA && own.Old == gone.UniqueID && own.Candidate == nil {
+			if own.Lost = f == nil; f != nil {
+				own.Fallback, own.CPU = f.UniqueID, gone.CPU
+			}
+		}
 		return
 	}
 	if f != nil || gone.Options&ChildPerCPU == 0 {

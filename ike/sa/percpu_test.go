@@ -579,3 +579,45 @@ func TestFallbackBothWays(t *testing.T) {
 		noErrors(t, moon, sun)
 	}
 }
+
+// TestRekeyedWhileDeleted: the peer deletes an SA of one CPU while our rekeying of it waits for the answer. What comes of that is the CPU's as well, on both
+// sides, and no second fallback on ours; without a fallback it goes.
+func TestRekeyedWhileDeleted(t *testing.T) {
+	for _, fallback := range []bool{true, false} {
+		for seed := range uint64(4) {
+			w, moon, sun := cpuPair(t, seed, 2, 2)
+			split(moon, 1)
+			w.Settle(100)
+			mine, theirs := standing(moon), standing(sun)
+			if len(mine) != 2 || len(theirs) != 2 {
+				t.Fatalf("seed %d: %d and %d CHILD SAs", seed, len(mine), len(theirs))
+			}
+			w.Mangle = func(p satest.Packet) []satest.Packet {
+				if h := satest.Must(wire.ParseHeader(p.Data)); h.IsResponse() && h.Exchange == wire.ExchangeCreateChildSA && p.From.Addr() == sun.Addr {
+					return nil
+				}
+				return []satest.Packet{p}
+			}
+			moon.Do(0, sa.Rekey{ChildID: mine[1].UniqueID})
+			w.Settle(100)
+			sun.Do(0, sa.Terminate{ChildID: theirs[1].UniqueID})
+			if !fallback {
+				sun.Do(0, sa.Terminate{ChildID: theirs[0].UniqueID})
+			}
+			w.Advance(10 * time.Second) // the old inbound SA goes, too
+			w.Mangle = nil
+			w.Advance(time.Minute)
+			noErrors(t, moon, sun)
+			if fallback {
+				assertCPUs(t, moon, -1, 1)
+				assertCPUs(t, sun, -1, cpuOf(theirs[1]))
+				continue
+			}
+			for _, n := range []*satest.Node{moon, sun} {
+				if s, r, p := n.DP.Counts(); s != 0 || r != 0 || p != 0 {
+					t.Errorf("seed %d: %s: %d SAs, %d reserved, %d policies, expected none\n%s", seed, n.Addr, s, r, p, dump(n))
+				}
+			}
+		}
+	}
+}

@@ -108,7 +108,7 @@ func TestRekeyAfterDelete(t *testing.T) {
 			return []satest.Packet{p}
 		}
 		moon.Do(0, sa.Rekey{ChildID: first})
-		w.Advance(1100 * time.Millisecond) // half a second for each: the delete's answer is what is waited for, and no more
+		w.Settle(100) // with no wait: the delete's answer is what is waited for
 		want := []wire.ExchangeType{wire.ExchangeCreateChildSA, wire.ExchangeInformational, wire.ExchangeCreateChildSA, wire.ExchangeInformational}
 		if second == 0 || !slices.Equal(asked, want) {
 			t.Errorf("seed %d: second %d, asked for %v, expected %v", seed, second, asked, want)
@@ -123,7 +123,7 @@ func TestRekeyAfterDelete(t *testing.T) {
 }
 
 // TestOldOutboundOutlasts: a packet that the kernel has on its way through the outbound SA that was rekeyed is not lost with it, whoever rekeys: that one
-// stays for a moment. Who asked deletes it when it is gone; who was asked answers the delete at once.
+// stays for a moment. The delete is sent and answered at once: charon 6.0 goes wrong when it rekeys the new one before that.
 func TestOldOutboundOutlasts(t *testing.T) {
 	w, moon, sun := established(t, 1, false)
 	keys := map[*satest.Node]dataplane.SAKey{}
@@ -146,19 +146,14 @@ func TestOldOutboundOutlasts(t *testing.T) {
 	}
 	moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
 	w.Advance(400 * time.Millisecond)
-	has("0.4 s after the rekeying", moon, true)
-	has("0.4 s after the rekeying", sun, true)
-	if deletes != 0 {
-		t.Errorf("%d deletes while packets may leave with the old SA", deletes)
-	}
-	w.Advance(200 * time.Millisecond)
-	has("0.6 s after it", moon, false)
-	has("0.1 s after the delete", sun, true)
 	if deletes != 1 {
 		t.Errorf("%d deletes, expected one", deletes)
 	}
-	w.Advance(500 * time.Millisecond)
-	has("0.6 s after the delete", sun, false)
+	has("0.4 s after the rekeying", moon, true)
+	has("0.4 s after the rekeying", sun, true)
+	w.Advance(200 * time.Millisecond)
+	has("0.6 s after it", moon, false)
+	has("0.6 s after it", sun, false)
 	w.Advance(time.Minute)
 	assertUp(t, moon, sun)
 	noErrors(t, moon, sun)
@@ -401,7 +396,7 @@ func TestRekeyOfTheOutcome(t *testing.T) {
 			if both {
 				sun.Do(0, sa.Rekey{ChildID: sun.Live()[0].Info().Children[0].UniqueID})
 			}
-			w.Advance(700 * time.Millisecond)
+			w.Settle(100)
 			for _, c := range moon.Live()[0].Info().Children {
 				if c.State == sa.ChildSAInstalled {
 					target = binary.BigEndian.AppendUint32(nil, c.SPIOut) // the newest is the last
@@ -417,5 +412,26 @@ func TestRekeyOfTheOutcome(t *testing.T) {
 				t.Errorf("both %v, seed %d: at last answered %v, expected no more TEMPORARY_FAILURE\n%s", both, seed, answers, dump(moon))
 			}
 		}
+	}
+}
+
+// TestNewIKEDeletedFirst: the peer has rekeyed the IKE SA, and ends the session on the new one while its delete of the old one is lost. That is not the loser
+// of a collision, but all that there is.
+func TestNewIKEDeletedFirst(t *testing.T) {
+	for seed := range uint64(4) {
+		w, moon, sun := established(t, seed, seed%2 == 0)
+		old := moon.Live()[0].State().IKE.SPIi
+		w.Mangle = func(p satest.Packet) []satest.Packet {
+			if h := satest.Must(wire.ParseHeader(p.Data)); h.SPIi == old && h.Exchange == wire.ExchangeInformational {
+				return nil
+			}
+			return []satest.Packet{p}
+		}
+		moon.Do(0, sa.Rekey{})
+		w.Settle(100)
+		moon.Do(0, sa.Terminate{})
+		w.Advance(10 * time.Second)
+		assertNothing(t, moon)
+		assertNothing(t, sun)
 	}
 }

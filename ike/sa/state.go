@@ -279,8 +279,9 @@ type Setup struct {
 	Expected     *Expected    // initiator: the child whose inbound SA is installed before IKE_AUTH; nil: none
 }
 
-// StopStep is how far the outbound SA of a replaced child is on its way out: it
-// leaves the kernel before the child's delete is sent.
+// StopStep is how far the outbound SA of a child that another has made superfluous is on
+// its way out: it leaves the kernel before the delete of the loser of a collision is
+// sent, or some time after that of one that has been replaced.
 type StopStep uint8
 
 // The steps; their numbers are part of the encoding.

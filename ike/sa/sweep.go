@@ -13,7 +13,8 @@ import (
 // one jobRemove at a time. The job covers what bears its mark, and its answer
 // settles that and nothing else: what comes due meanwhile goes with the next, so
 // nothing is done twice and nothing counts as done that was not. The outbound SA of
-// a child that we replaced goes the same way, and then the child's delete is sent.
+// a child goes the same way where it has to be gone before the delete is sent, or
+// outlasts the child for a moment (Stop).
 
 // sweep begins to take out what is due, unless that is under way already or a
 // child is being moved, whose SAs have other keys in a moment.

@@ -44,7 +44,7 @@ var Faults = []Fault{
 	}},
 	{Name: "the old child is not deleted after a rekeying", After: func(st *sa.State, _ sa.Event) {
 		for i := range st.Children {
-			if c := &st.Children[i]; c.Status == sa.ChildDeleting && c.EndReason == "rekeyed" && c.Stop == sa.StopDone {
+			if c := &st.Children[i]; c.Status == sa.ChildDeleting && c.EndReason == "rekeyed" && (c.Stop == sa.StopDone || c.Stop == sa.StopNot) {
 				c.Status, c.Stop = sa.ChildInstalled, sa.StopNot
 				st.Tasks = slices.DeleteFunc(st.Tasks, func(t sa.Task) bool { return t == sa.Task{Kind: taskDelete, Child: c.UniqueID} })
 			}
@@ -70,8 +70,11 @@ var Faults = []Fault{
 		return acts
 	}},
 	{Name: "the inbound SA goes before the peer sends on the new one", Ops: func(st *sa.State, ops []dataplane.Op) []dataplane.Op {
+		if st.Own == nil || st.Own.Candidate == nil {
+			return ops
+		}
 		for i := range st.Children {
-			if c := &st.Children[i]; c.Stop == sa.StopGoes {
+			if c := &st.Children[i]; c.UniqueID == st.Own.Old { // as what replaces it is installed
 				ops = append(ops, dataplane.DeleteSA{Key: dataplane.SAKey{Dst: c.Local, Proto: dataplane.ESP, SPI: c.SPIIn}})
 			}
 		}

@@ -86,8 +86,13 @@ func (s *sim) inward(a netip.AddrPort) (netip.AddrPort, bool) {
 		if in, ok := n.in[a]; ok {
 			return in, true
 		}
-		if g := s.gws[i]; n.forwards && a.Addr() == n.outer && len(g.addrs) > 0 {
-			return netip.AddrPortFrom(g.addrs[len(g.addrs)-1], a.Port()), n.inside(g.addrs[len(g.addrs)-1])
+		if n.forwards && a.Addr() == n.outer {
+			for _, to := range slices.Backward(s.gws[i].addrs) {
+				if n.inside(to) {
+					return netip.AddrPortFrom(to, a.Port()), true
+				}
+			}
+			return a, false
 		}
 	}
 	return a, s.hides(a.Addr()) == nil
