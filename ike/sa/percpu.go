@@ -339,7 +339,9 @@ func (m *Machine) ungroup(gone *Child) {
 		// What our exchange makes in its place is that CPU's as well, and comes without a
 		// child to inherit that from.
 		if own := m.s.Own; own != nil && own.Kind == RekeyChildSA && own.Old == gone.UniqueID && own.Candidate == nil {
-			if own.Lost = f == nil; f != nil {
+			if f == nil {
+				own.Lost = true
+			} else {
 				own.Fallback, own.CPU = f.UniqueID, gone.CPU
 			}
 		}
