@@ -519,8 +519,13 @@ func (m *Machine) deleteRekeyed(id uint64) {
 		return
 	}
 	c.Status, c.EndReason = ChildDeleting, "rekeyed"
-	if m.outlasts(c) { // the kernel sends on the new one; what it has on its way through this one is let out
-		m.queue(Task{Kind: taskDeleteChild, Child: c.UniqueID})
+	if n := m.child(c.OwnNew); m.outlasts(c) && (n == nil || !n.OutboundDue) {
+		// The kernel sends on the new one. What it has on its way through this one leaves
+		// within microseconds, before the peer has read our delete; it would be dropped here
+		// if this one went now, while most peers take it for some seconds more.
+		m.s.Tasks = slices.Insert(m.s.Tasks, 0, Task{Kind: taskDeleteChild, Child: c.UniqueID})
+		m.persist = true
+		m.nextTask()
 		return
 	}
 	// First we stop sending on it: the peer drops what arrives after our delete.

@@ -42,9 +42,8 @@ func (m *Machine) createRequest(k *IKE, id uint32, ps []wire.Payload) {
 
 // refuseCreate answers the peer's request with an error.
 func (m *Machine) refuseCreate(c *Create, n *wire.Notify) {
-	k, id := m.ikeBySPI(c.On), c.MessageID
-	m.dropExchange(&m.s.Peer)
-	m.respond(k, wire.ExchangeCreateChildSA, id, n)
+	m.respond(m.ikeBySPI(c.On), wire.ExchangeCreateChildSA, c.MessageID, n)
+	m.dropExchange(&m.s.Peer) // a delete of ours may wait for this: the peer has our answer first
 	m.sweep()
 	m.nextTask()
 }
@@ -171,10 +170,9 @@ func (m *Machine) answerChild(c *Create, h *Child) {
 		ps = append(ps, &wire.KE{Method: c.KE, Data: c.Public})
 	}
 	ps = append(ps, wireTS(true, h.PeerTS), wireTS(false, h.LocalTS))
-	id := c.MessageID
 	m.tell(k, h)
-	m.dropExchange(&m.s.Peer)
-	m.respond(k, wire.ExchangeCreateChildSA, id, ps...)
+	m.respond(k, wire.ExchangeCreateChildSA, c.MessageID, ps...)
+	m.dropExchange(&m.s.Peer) // a delete of ours may wait for this: the peer has our answer first
 	m.nextTask()
 }
 

@@ -53,10 +53,10 @@ func (m *Machine) nextTask() {
 }
 
 // takeTask takes the first task that has nothing to wait for. A rekeying waits until
-// the peer has confirmed that the child before is deleted, which is our next request
-// as soon as the kernel has stopped sending on it. charon 6.0 does not follow two
-// rekeyings with two deletes after them: it gives up its outbound policy with the
-// second, and what it sends is clear text until the next rekeying.
+// the peer has confirmed that the child before is deleted, which is our next request.
+// charon 6.0 does not follow two rekeyings with two deletes after them: it gives up its
+// outbound policy with the second, and what it sends is clear text until the next
+// rekeying.
 func (m *Machine) takeTask() (Task, bool) {
 	i := slices.IndexFunc(m.s.Tasks, func(t Task) bool { return t.Kind != taskRekeyChild || !m.replaces(t.Child) })
 	if i < 0 {

@@ -364,6 +364,9 @@ func (m *Machine) fail(reason string) {
 		m.orphan(SPIs{st.ReservedSPI, st.ReservedCPI}, m.reserveRequest())
 		st.ReservedSPI, st.ReservedCPI = 0, 0
 	}
+	if m.s.Peer != nil {
+		m.s.Peer.Old = 0 // what of ours has waited for it is not sent any more
+	}
 	m.dropOthers()
 	m.dropExchange(&m.s.Own)
 	m.dropExchange(&m.s.Peer)

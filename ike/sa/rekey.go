@@ -310,9 +310,9 @@ func (m *Machine) peerDeletesIKE(k *IKE, id uint32) bool {
 }
 
 // settling reports whether a child is the outcome of a rekeying of which we have yet to
-// delete what it has replaced: the old one, or the one that lost a collision with it.
-// charon 6.0 loses track when it rekeys such a one: it takes the old one for what
-// stays, and takes the inbound SA that we send to out of its kernel.
+// delete what it has replaced: the old one, or the one that lost a collision with it, as
+// long as the old one is known. charon 6.0 loses track when it rekeys such a one: it
+// takes the old one for what stays, and the inbound SA that we send to out of its kernel.
 func (m *Machine) settling(c *Child) bool {
 	deleting := func(id uint64) bool {
 		o := m.child(id)

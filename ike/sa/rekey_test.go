@@ -435,3 +435,24 @@ func TestNewIKEDeletedFirst(t *testing.T) {
 		assertNothing(t, sun)
 	}
 }
+
+// TestDeleteBeforeOtherTasks: what was rekeyed is deleted before anything else is asked for: until then the peer may not rekey what came of it.
+func TestDeleteBeforeOtherTasks(t *testing.T) {
+	for seed := range uint64(4) {
+		w, moon, sun := established(t, seed, true, secondChild)
+		var asked []wire.ExchangeType
+		w.Mangle = func(p satest.Packet) []satest.Packet {
+			if h := satest.Must(wire.ParseHeader(p.Data)); !h.IsResponse() && p.From.Addr() == moon.Addr {
+				asked = append(asked, h.Exchange)
+			}
+			return []satest.Packet{p}
+		}
+		moon.Do(0, sa.Rekey{ChildID: moon.Live()[0].Info().Children[0].UniqueID})
+		moon.Do(0, sa.NewChild{Child: "two"})
+		w.Settle(100)
+		if want := []wire.ExchangeType{wire.ExchangeCreateChildSA, wire.ExchangeInformational, wire.ExchangeCreateChildSA}; !slices.Equal(asked, want) {
+			t.Errorf("seed %d: asked for %v, expected %v", seed, asked, want)
+		}
+		noErrors(t, moon, sun)
+	}
+}

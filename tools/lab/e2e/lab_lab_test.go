@@ -38,7 +38,7 @@ type lab struct {
 	monitor      *topo.Process // prints the SAs that come and go in our kernel
 	// How long the logs were when the case began.
 	swanLog, espLog, monitorLog int
-	theirDrops                  int // XfrmOutStateInvalid of strongSwan's kernel when it was last looked at
+	before                      [2]counters // what XFRM had dropped when the pings began, at our gateway and the peer's
 }
 
 // newLab builds the network with strongSwan in gw2, or with the gateways' roles exchanged.
