@@ -22,8 +22,8 @@ func (c *Child) canRekey() bool {
 // packets that are still under way.
 const fadeTime = 5 * time.Second
 
-// stopPause is how long the outbound SA of a replaced child outlives the installation of
-// the one that takes over: a packet that the kernel has on its way through the old one
+// stopPause is how long the outbound SA of a replaced child outlives its delete, by when
+// another has taken over: a packet that the kernel has on its way through the old one
 // would be lost with it. A processor that is shared may be away for that long.
 const stopPause = 500 * time.Millisecond
 

@@ -145,22 +145,24 @@ func guardFlood(t *testing.T, g *gateway) {
 		t.Errorf("guard off: expected at least 20 %% of the pings to be lost, got %.0f %%: the flood is too weak to show anything", 100*off)
 	}
 	g.guard("on")
-	// The machine itself may not get to a ping in time, now and then; a guard that costs something loses some each time.
+	// The machine itself may not get to a ping in time, or to some of the flood, now and then; a guard that costs something loses some each time.
 	for left := 2; ; left-- {
 		before, saw := g.totals(), g.xdpPackets()
 		on, answers := g.loss(s, pace)
 		after := g.totals()
-		saw = g.xdpPackets() - saw - uint64(answers) // a busy machine loses some of the flood before
-		if got := after.of("guard-unknown-spi") - before.of("guard-unknown-spi"); got > pace.Count || got < saw*99/100 || got < pace.Count/2 {
+		saw = g.xdpPackets() - saw - uint64(answers)
+		got := after.of("guard-unknown-spi") - before.of("guard-unknown-spi")
+		if got > pace.Count || got < saw*99/100 {
 			t.Errorf("expected the guard to count %d packets at most, and nearly all of the %d that XDP saw beside the answers, got %d", pace.Count, saw, got)
 		}
-		if on == 0 {
+		enough := got >= pace.Count*99/100
+		if on == 0 && enough {
 			return
 		}
 		if left == 0 {
-			t.Fatalf("guard on: %.1f %% of the pings were lost, and some in two runs before", 100*on)
+			t.Fatalf("guard on: %.1f %% of the pings were lost, and it counted %d of %d packets; in two runs before something was missing, too", 100*on, got, pace.Count)
 		}
-		t.Logf("guard on: %.1f %% of the pings were lost: once more", 100*on)
+		t.Logf("guard on: %.1f %% of the pings were lost, it counted %d of %d packets: once more", 100*on, got, pace.Count)
 	}
 }
 
